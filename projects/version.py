@@ -1,0 +1,3 @@
+"""Version of mmplugins; ``setup.py`` reads it from here."""
+
+__version__ = '0.1.0'

