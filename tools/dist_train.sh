@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Train with several processes: one per GPU, or on a machine without GPU one per share of the CPU (gloo).
+# Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: bash $0 CONFIG PROCESSES [options of tools/train.py]" >&2
+    exit 2
+fi
+config=$1
+processes=$2
+shift 2
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes "${NNODES:-1}" \
+    --node-rank "${NODE_RANK:-0}" \
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" \
+    --master-port "${PORT:-29500}" \
+    --nproc-per-node "$processes" \
+    "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher pytorch "$@"

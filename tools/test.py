@@ -1,0 +1,35 @@
+"""Evaluate a checkpoint: ``python tools/test.py CONFIG CHECKPOINT``. See ``--help``."""
+
+import sys
+
+try:
+    from mmplugins.utils import launch
+except ModuleNotFoundError as error:
+    if error.name != 'mmplugins':
+        raise
+    # PYTHONPATH cannot help: the package is a mapped folder.
+    sys.exit('mmplugins is not installed in this Python; in the checkout: pip install --no-build-isolation -e .')
+
+
+def main() -> None:
+    """Parse the arguments, build the runner, test."""
+    parser = launch.build_parser('Evaluate a checkpoint.')
+    parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this pickle file')
+    parser.add_argument('--show-dir', help='write pictures with the predictions to this folder')
+    args = parser.parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+
+    cfg = launch.load_config(args)
+    cfg.load_from = launch.check_file(args.checkpoint, 'Checkpoint')
+    if args.show_dir:
+        launch.enable_pictures(cfg, args.show_dir)
+    runner = launch.build_runner(cfg)
+    if args.out:
+        runner.register_hook(launch.DumpPredictions(args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
