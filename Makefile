@@ -1,0 +1,29 @@
+# Every target that needs the environment makes it first; that takes no time when all is there.
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+.PHONY: help install demo test lint claims bench
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+# To stderr: the last line on stdout of `make demo` is its result.
+install: ## environment in .venv: torch, hosts, mmplugins, test tools
+	@bash tools/install.sh --venv $(VENV) --extras tests,metr >&2
+
+demo: install ## METR on two real data sets: train, evaluate, draw (15 minutes on 2 cores)
+	@$(PYTHON) tools/demo.py
+
+test: install ## the test suite; PYTEST_ARGS='-m "not slow"' for the quick part
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: install ## ruff: rules and format
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+claims: install ## the small experiments behind the READMEs' tables
+	@set -e; for script in tools/claims/*.py; do echo "== $$script"; $(PYTHON) $$script; done
+
+bench: install ## speed and memory against a named peer
+	@set -e; for script in tools/benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done
