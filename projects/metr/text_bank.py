@@ -1,0 +1,95 @@
+"""Language side of METR: one frozen embedding a category name.
+
+Paper: arXiv 2304.03580 (abstract: "a pretrained language model"). The detector never runs the language model: it
+reads vectors that ``python -m mmplugins.metr embed-names`` computed once.
+
+Shapes: ``V`` names in the vocabulary, ``E`` text dimension, ``D`` model dimension.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .embeddings import load_embeddings
+
+
+@MODELS.register_module()
+class TextBank(BaseModule):
+    """Prompt vectors ``c = LN(W t)`` of the names in a vocabulary.
+
+    Note:
+        Not in the paper: our decision. The released code makes the bank a trainable parameter that starts from raw CLIP
+        vectors. Here it is a frozen buffer, kept out of the checkpoint, so that names that were never trained can be
+        looked up later; and the vectors are normalized and scaled by one learned number, because raw CLIP vectors have
+        norms near 10 and a mean pairwise cosine of 0.8. ``trainable=True, normalize=False`` is the released way.
+
+    Args:
+        embeddings: Name of a packaged cache (``'minilm-l6-v2'``) or path of an ``.npz`` that ``embed-names`` wrote.
+        names: The names to hold, in row order; see :meth:`set_names`.
+        embed_dims: ``D``.
+        trainable: Whether the vectors are parameters.
+        normalize: Whether vectors are divided by their L2 norm and multiplied by a learned scale.
+        init_cfg: See :class:`mmengine.model.BaseModule`.
+    """
+
+    def __init__(
+        self,
+        embeddings: str,
+        names: Sequence[str],
+        embed_dims: int = 256,
+        trainable: bool = False,
+        normalize: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.trainable = trainable
+        self.normalize = normalize
+        self.source = load_embeddings(embeddings)
+        text_dims = self.source.lookup(names[:1]).shape[1]
+        self.projection = nn.Linear(text_dims, embed_dims) if text_dims != embed_dims else nn.Identity()
+        self.norm = nn.LayerNorm(embed_dims)
+        if normalize:
+            self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer('fingerprint', self._fingerprint())
+        self.set_names(names)
+
+    def set_names(self, names: Sequence[str]) -> None:
+        """Replace the vocabulary; row ``i`` becomes ``names[i]``.
+
+        Args:
+            names: At least one name.
+
+        Raises:
+            KeyError: A name is not in the embedding file; the message holds the command that adds it.
+        """
+        vectors = torch.from_numpy(self.source.lookup(names)).to(self.norm.weight.device)
+        if self.trainable:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer('vectors', vectors, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return the prompts ``(V, D)``."""
+        vectors = self.vectors
+        if self.normalize:
+            vectors = nn.functional.normalize(vectors, dim=-1) * self.scale
+        return self.norm(self.projection(vectors))
+
+    def _fingerprint(self) -> Tensor:
+        """A number of language model and template, which, unlike the names, must be those of the checkpoint."""
+        digest = hashlib.sha256(f'{self.source.backend}|{self.source.template}'.encode()).digest()
+        return torch.tensor([int.from_bytes(digest[:7], 'big')])
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        saved = state_dict.get(prefix + 'fingerprint')
+        if saved is not None and not torch.equal(saved.cpu(), self.fingerprint.cpu()):
+            raise RuntimeError(
+                'The checkpoint was trained with name embeddings of another language model or template than '
+                f'{self.source.backend!r} / {self.source.template!r}. Give `text_bank.embeddings` the file that '
+                'the checkpoint was trained with, or drop the keys `text_bank.*` from the checkpoint to retrain them.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
