@@ -1,0 +1,332 @@
+"""METR: language-aware multi-dataset pretraining of DETR-like detectors, arXiv 2304.03580.
+
+``backbone → encoder → category extraction → K groups of Q queries, one category each → decoder → one logit a query``
+
+Two base detectors, the same mixin: :class:`METR` on DINO, :class:`DeformableMETR` on two-stage Deformable DETR.
+
+Shapes: ``B`` images, ``N`` memory tokens, ``V`` names, ``K`` kept names, ``Q`` queries a name, ``D`` channels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.detectors import DINO, DeformableDETR
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList, SampleList
+from torch import Tensor
+
+from .cem import Categories
+from .decoder import DeformableMETRDecoder, METRDecoder
+from .denoising import GroupCdnQueryGenerator
+from .vocabulary import Vocabulary
+
+
+class METRMixin:
+    """What METR adds to a two-stage DETR. See :class:`METR` for the arguments."""
+
+    def _init_metr(
+        self, vocabulary: dict, text_bank: dict, cem: dict | None, num_categories: int, mask_unannotated: bool
+    ) -> None:
+        self.vocabulary = Vocabulary(**vocabulary)
+        self.text_bank = MODELS.build(
+            dict(type='TextBank', embed_dims=self.embed_dims, names=self.vocabulary.lookup_names, **text_bank)
+        )
+        self.cem = MODELS.build(dict(dict(type='CategoryExtractionModule', embed_dims=self.embed_dims), **(cem or {})))
+        self.num_categories = num_categories
+        self.mask_unannotated = mask_unannotated
+
+    def set_vocabulary(self, names: Sequence[str]) -> None:
+        """Detect other categories from now on; for test time.
+
+        Labels of the predictions are positions in ``names``. A visualizer that reads ``dataset_meta``, as that of
+        ``DetInferencer`` does, shows the new names.
+
+        Args:
+            names: Category names; each must be in the embedding file of the model.
+
+        Raises:
+            KeyError: A name has no embedding; the message holds the command that adds it.
+        """
+        vocabulary = Vocabulary({'active': list(names)})
+        self.text_bank.set_names(vocabulary.lookup_names)
+        self.vocabulary = vocabulary
+        if hasattr(self, 'dataset_meta'):
+            self.dataset_meta.update(vocabulary.to_metainfo(), palette='random')
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """Detection losses and the multi-label loss of the CEM.
+
+        Args:
+            batch_inputs: ``(B, 3, H, W)``.
+            batch_data_samples: Labels are rows of the vocabulary; ``dataset_name`` in the metainfo tells which rows are
+                annotated (all, if it is absent).
+
+        Returns:
+            See :meth:`METRHead.loss` and :meth:`CategoryExtractionModule.loss`.
+        """
+        self._check_labels(batch_data_samples)
+        head_inputs = self.forward_transformer(self.extract_feat(batch_inputs), batch_data_samples)
+        losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+        categories = head_inputs['categories']
+        return {**losses, **self.cem.loss(categories, self._count_boxes(batch_data_samples, categories.allowed))}
+
+    def _check_labels(self, batch_data_samples: SampleList) -> None:
+        num_names = len(self.vocabulary)
+        for sample in batch_data_samples:
+            labels = sample.gt_instances.labels
+            if len(labels) and int(labels.max()) >= num_names:
+                raise ValueError(
+                    f'{sample.metainfo.get("img_path", "an image")} has label {int(labels.max())}, the '
+                    f'vocabulary of the model has {num_names} names: give model and data the same one'
+                )
+
+    @staticmethod
+    def _count_boxes(batch_data_samples: SampleList, allowed: Tensor) -> Tensor:
+        """Ground-truth boxes of each name, ``(B, V)``."""
+        num_names = allowed.size(1)
+        return torch.stack([sample.gt_instances.labels.bincount(minlength=num_names) for sample in batch_data_samples])
+
+    def allowed_categories(self, batch_data_samples: SampleList, device: torch.device) -> Tensor:
+        """The names that may be kept, ``(B, V)`` bool.
+
+        In training the rows that the image's data set annotates, and rows that got pseudo boxes
+        (:class:`PseudoBoxHook`). An image without ``dataset_name``, ``mask_unannotated=False`` and test time: all.
+
+        Raises:
+            KeyError: The vocabulary has no data set of that name.
+        """
+        allowed = torch.ones(len(batch_data_samples), len(self.vocabulary), dtype=torch.bool)
+        if self.training and self.mask_unannotated:
+            for row, sample in zip(allowed, batch_data_samples, strict=True):
+                name = sample.metainfo.get('dataset_name')
+                if name is not None:
+                    row.copy_(self.vocabulary.annotated_mask(name))
+                    row[list(sample.metainfo.get('pseudo_rows', ()))] = True
+        return allowed.to(device)
+
+    def extract_categories(
+        self, memory: Tensor, memory_mask: Tensor | None, batch_data_samples: SampleList
+    ) -> Categories:
+        """Run the CEM and keep ``K`` names an image.
+
+        Args:
+            memory: ``(B, N, D)``.
+            memory_mask: ``(B, N)`` bool, True at padding, or None.
+            batch_data_samples: Ground truth is read in training only.
+        """
+        vectors, logits = self.cem(self.text_bank(), memory, memory_mask)
+        allowed = self.allowed_categories(batch_data_samples, memory.device)
+        gt_counts = self._count_boxes(batch_data_samples, allowed) if self.training else None
+        keep, valid = self.cem.retain(logits[-1], allowed, self.num_categories, gt_counts)
+        return Categories(vectors, logits, allowed, keep, valid)
+
+    def pre_decoder(
+        self,
+        memory: Tensor,
+        memory_mask: Tensor | None,
+        spatial_shapes: Tensor,
+        batch_data_samples: OptSampleList = None,
+    ) -> tuple[dict, dict]:
+        """Categories, proposals and queries.
+
+        The ``Q`` best tokens by the maximum over the allowed names give the reference boxes that all groups share.
+
+        Args:
+            memory: ``(B, N, D)``.
+            memory_mask: ``(B, N)`` bool or None.
+            spatial_shapes: ``(levels, 2)`` as (h, w).
+            batch_data_samples: One an image.
+
+        Returns:
+            Inputs of :meth:`forward_decoder` and of the head.
+        """
+        categories = self.extract_categories(memory, memory_mask, batch_data_samples)
+        tokens, anchors = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
+        scores = self.bbox_head.cls_branches[-1].pairwise(tokens, categories.vectors)
+        boxes = self.bbox_head.reg_branches[-1](tokens) + anchors
+        best = scores.detach().masked_fill(~categories.allowed[:, None], -torch.inf).amax(-1)
+        top = best.topk(min(self.num_queries, best.size(1)), dim=1).indices[..., None]
+        boxes = boxes.gather(1, top.expand(-1, -1, 4))
+
+        decoder_inputs = self.make_queries(categories, boxes.detach(), batch_data_samples)
+        decoder_inputs.update(memory=memory, num_groups=categories.keep.size(1))
+        dn_meta = decoder_inputs.pop('dn_meta', None)
+        head_inputs = dict(categories=categories)
+        if self.training:
+            head_inputs.update(
+                enc_outputs_class=scores.gather(1, top.expand(-1, -1, scores.size(-1))),
+                enc_outputs_coord=boxes.sigmoid(),
+                dn_meta=dn_meta,
+            )
+        return decoder_inputs, head_inputs
+
+    def forward_decoder(
+        self, query: Tensor, memory: Tensor, memory_mask: Tensor | None, reference_points: Tensor, **kwargs
+    ) -> dict:
+        """As the host's, with what the grouped layers need.
+
+        DINO's own tests ``len(query) == num_queries`` to keep a parameter in the graph; that compares the batch size.
+
+        Args:
+            query: ``(B, M, D)``, denoising queries first.
+            memory: ``(B, N, D)``.
+            memory_mask: ``(B, N)`` bool or None.
+            reference_points: ``(B, M, 4)``.
+            **kwargs: ``num_groups``, ``spatial_shapes``, ``level_start_index``, ``valid_ratios``; ``dn_mask`` (DINO) or
+                ``query_pos`` (Deformable DETR).
+        """
+        hidden_states, references = self.decoder(
+            query=query,
+            value=memory,
+            key_padding_mask=memory_mask,
+            reference_points=reference_points,
+            reg_branches=self.bbox_head.reg_branches,
+            **kwargs,
+        )
+        if len(references) == len(hidden_states):
+            # Deformable DETR's decoder leaves out the initial references, DINO's has them.
+            references = [reference_points, *references]
+        return dict(hidden_states=hidden_states, references=list(references))
+
+
+@MODELS.register_module()
+class METR(METRMixin, DINO):
+    """METR on DINO: look forward twice, contrastive denoising inside the groups.
+
+    Args:
+        vocabulary: Arguments of :class:`Vocabulary`: ``dict(datasets={name: class names})``, ``aliases``,
+            ``keep_separate``.
+        text_bank: Arguments of :class:`TextBank`; ``embeddings`` is the least.
+        cem: Arguments of :class:`CategoryExtractionModule`.
+        num_categories: ``K``; 20 in the released code. Cut to the vocabulary.
+        num_queries: ``Q``, queries *for each category*; 100 in the released code.
+        mask_unannotated: Whether names that the image's data set does not annotate are left out of the CEM's loss and
+            of the decoder. Not in the paper: our decision, because such objects may be in the image; False is the
+            released behavior.
+        dn_cfg: Arguments of :class:`GroupCdnQueryGenerator`; None for no denoising.
+        *args: Of the host's DINO.
+        **kwargs: Of the host's DINO.
+    """
+
+    def __init__(
+        self,
+        *args,
+        vocabulary: dict,
+        text_bank: dict,
+        cem: dict | None = None,
+        num_categories: int = 20,
+        num_queries: int = 100,
+        mask_unannotated: bool = True,
+        dn_cfg: dict | None = None,
+        with_box_refine: bool = True,
+        as_two_stage: bool = True,
+        **kwargs,
+    ) -> None:
+        _check_two_stage(with_box_refine, as_two_stage)
+        # Not DINO.__init__: it builds a denoiser whose label embedding has one row a class.
+        super(DINO, self).__init__(
+            *args, num_queries=num_queries, with_box_refine=with_box_refine, as_two_stage=as_two_stage, **kwargs
+        )
+        self.dn_query_generator = None if dn_cfg is None else GroupCdnQueryGenerator(self.embed_dims, **dn_cfg)
+        self._init_metr(vocabulary, text_bank, cem, num_categories, mask_unannotated)
+
+    def _init_layers(self) -> None:
+        decoder = self.decoder
+        super()._init_layers()
+        self.decoder = METRDecoder(**decoder)
+
+    def make_queries(self, categories: Categories, boxes: Tensor, batch_data_samples: SampleList) -> dict:
+        """Content ``e_j + z_k`` at the shared boxes, behind the denoising queries.
+
+        Args:
+            categories: The batch's kept names.
+            boxes: ``(B, Q, 4)`` cxcywh before the sigmoid.
+            batch_data_samples: Ground truth is read in training only.
+        """
+        content = self.query_embedding.weight[: boxes.size(1)] + categories.kept_vectors[:, :, None]
+        query = content.flatten(1, 2)
+        references = boxes.repeat(1, categories.keep.size(1), 1)
+        dn_mask = dn_meta = None
+        if self.training and self.dn_query_generator is not None:
+            kept = torch.zeros_like(categories.allowed).scatter(1, categories.keep, categories.valid)
+            dn_query, dn_boxes, dn_meta = self.dn_query_generator(batch_data_samples, categories.vectors, kept)
+            query = torch.cat([dn_query, query], dim=1)
+            references = torch.cat([dn_boxes, references], dim=1)
+            num_heads = self.decoder.layers[0].self_attn.num_heads
+            dn_mask = dn_meta.pop('attn_mask').repeat_interleave(num_heads, dim=0)
+            if dn_query.size(1) == 0:
+                # Every parameter must reach the loss in DDP, also when no image of this rank has a box.
+                query = query + 0 * self.dn_query_generator.label_embedding.weight[0]
+                dn_mask = dn_meta = None
+        return dict(query=query, reference_points=references.sigmoid(), dn_mask=dn_mask, dn_meta=dn_meta)
+
+
+@MODELS.register_module()
+class DeformableMETR(METRMixin, DeformableDETR):
+    """METR on two-stage Deformable DETR: no denoising, content from the proposals' boxes plus ``z_k``.
+
+    Not in the paper: our decision for the second base detector (the abstract says "DETR-like detectors").
+
+    Args:
+        vocabulary: See :class:`METR`.
+        text_bank: See :class:`METR`.
+        cem: See :class:`METR`.
+        num_categories: See :class:`METR`.
+        num_queries: See :class:`METR`.
+        mask_unannotated: See :class:`METR`.
+        *args: Of the host's DeformableDETR.
+        **kwargs: Of the host's DeformableDETR.
+    """
+
+    # The host's own passes the data samples to `pre_decoder` in DINO only.
+    forward_transformer = DINO.forward_transformer
+
+    def __init__(
+        self,
+        *args,
+        vocabulary: dict,
+        text_bank: dict,
+        cem: dict | None = None,
+        num_categories: int = 20,
+        num_queries: int = 100,
+        mask_unannotated: bool = True,
+        with_box_refine: bool = True,
+        as_two_stage: bool = True,
+        **kwargs,
+    ) -> None:
+        _check_two_stage(with_box_refine, as_two_stage)
+        super().__init__(
+            *args, num_queries=num_queries, with_box_refine=with_box_refine, as_two_stage=as_two_stage, **kwargs
+        )
+        self._init_metr(vocabulary, text_bank, cem, num_categories, mask_unannotated)
+
+    def _init_layers(self) -> None:
+        decoder = self.decoder
+        super()._init_layers()
+        self.decoder = DeformableMETRDecoder(**decoder)
+
+    def make_queries(self, categories: Categories, boxes: Tensor, batch_data_samples: SampleList) -> dict:
+        """Position and content from the boxes, as the host does, and ``z_k`` added to the content.
+
+        Args:
+            categories: The batch's kept names.
+            boxes: ``(B, Q, 4)`` cxcywh before the sigmoid.
+            batch_data_samples: Not used.
+        """
+        num_groups = categories.keep.size(1)
+        embedded = self.pos_trans_norm(self.pos_trans_fc(self.get_proposal_pos_embed(boxes, self.embed_dims // 2)))
+        query_pos, content = embedded.chunk(2, dim=-1)
+        query = (content[:, None] + categories.kept_vectors[:, :, None]).flatten(1, 2)
+        return dict(
+            query=query,
+            query_pos=query_pos.repeat(1, num_groups, 1),
+            reference_points=boxes.sigmoid().repeat(1, num_groups, 1),
+        )
+
+
+def _check_two_stage(with_box_refine: bool, as_two_stage: bool) -> None:
+    if not (with_box_refine and as_two_stage):
+        raise ValueError(
+            'METR takes its reference boxes from the encoder and refines them in each layer: '
+            'with_box_refine and as_two_stage must be True'
+        )
