@@ -1,0 +1,124 @@
+"""Hooks of METR: the vocabulary check, and pseudo boxes for names that a data set leaves out."""
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class CheckVocabularyHook(Hook):
+    """Compare the vocabulary of the model with the classes of each data set before the first image is read.
+
+    Without it a mismatch shows as wrong labels, or as an ``IndexError`` at the first evaluation.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the training and the validation set."""
+        self._check(runner, 'train_dataloader', runner.train_dataloader)
+        if runner.val_loop is not None:
+            self._check(runner, 'val_dataloader', runner.val_dataloader)
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation set."""
+        self._check(runner, 'val_dataloader', runner.val_dataloader)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test set."""
+        self._check(runner, 'test_dataloader', runner.test_dataloader)
+
+    def _check(self, runner: Runner, key: str, dataloader: object) -> None:
+        names = _model(runner).vocabulary.names
+        metainfo = getattr(dataloader.dataset, 'metainfo', {})
+        classes = tuple(metainfo.get('classes', ()))
+        if classes == names:
+            return
+        pairs = enumerate(zip(names, classes, strict=False))
+        row = next((i for i, pair in pairs if pair[0] != pair[1]), min(len(names), len(classes)))
+        raise ValueError(
+            f'The model has {len(names)} names and the data set of {key} {len(classes)} classes; they differ first at '
+            f'row {row}: {names[row : row + 1]} and {classes[row : row + 1]}. Give `model.vocabulary` and '
+            f'`{key}.dataset.vocabulary` the same `datasets`, `aliases` and `keep_separate`.'
+        )
+
+
+@HOOKS.register_module()
+class PseudoBoxHook(Hook):
+    """Confident predictions become boxes of the names that an image's data set does not annotate.
+
+    The released code has it as an option (from epoch 7, score 0.1, NMS IoU 0.9, jitter 0.5 %, one image a GPU). Not in
+    the paper: our decision to limit it to names *outside* the image's data set, where annotations are missing; inside,
+    they are not. Works for any batch size.
+
+    Args:
+        start_epoch: First epoch, counted from 0.
+        score_thr: Least score of a pseudo box.
+        iou_thr: IoU of the NMS among pseudo boxes of one name.
+        jitter: Noise of each coordinate, as a share of the box's width or height.
+    """
+
+    def __init__(
+        self, start_epoch: int = 7, score_thr: float = 0.1, iou_thr: float = 0.9, jitter: float = 0.005
+    ) -> None:
+        self.start_epoch = start_epoch
+        self.score_thr = score_thr
+        self.iou_thr = iou_thr
+        self.jitter = jitter
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Add pseudo boxes to the batch in place."""
+        if runner.epoch < self.start_epoch:
+            return
+        model = _model(runner)
+        model.eval()
+        with torch.no_grad():
+            data = model.data_preprocessor(dict(data_batch), False)
+            predictions = model.predict(data['inputs'], data['data_samples'], rescale=False)
+        model.train()
+        for sample, prediction in zip(data_batch['data_samples'], predictions, strict=True):
+            self.add(sample, prediction.pred_instances.cpu(), model.vocabulary)
+
+    def add(self, sample: object, pred: InstanceData, vocabulary: object) -> None:
+        """Add the pseudo boxes of one image.
+
+        Args:
+            sample: Data sample with ``dataset_name``; ``gt_instances`` grows and ``pseudo_rows`` names the new rows. A
+                sample without ``dataset_name`` is fully annotated and left alone.
+            pred: ``bboxes (n, 4)`` xyxy in pixels of the network input, ``scores (n,)``, ``labels (n,)``.
+            vocabulary: Of the model.
+        """
+        name = sample.metainfo.get('dataset_name')
+        if name is None:
+            return
+        outside = ~vocabulary.annotated_mask(name)[pred.labels]
+        pred = pred[outside & (pred.scores >= self.score_thr)]
+        pred = pred[batched_nms(pred.bboxes, pred.scores, pred.labels, self.iou_thr)]
+        if not len(pred):
+            return
+        gt = sample.gt_instances
+        boxes = self._jitter(pred.bboxes, sample.img_shape)
+        merged = InstanceData(
+            bboxes=torch.cat([_tensor(gt.bboxes), boxes.to(_tensor(gt.bboxes))]),
+            labels=torch.cat([gt.labels, pred.labels.to(gt.labels)]),
+        )
+        sample.gt_instances = merged
+        sample.set_metainfo(dict(pseudo_rows=tuple(pred.labels.unique().tolist())))
+
+    def _jitter(self, boxes: Tensor, img_shape: tuple[int, int]) -> Tensor:
+        size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        boxes = boxes + (2 * torch.rand_like(boxes) - 1) * self.jitter * size
+        height, width = img_shape[:2]
+        return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+
+
+def _tensor(boxes: object) -> Tensor:
+    """The plain tensor of boxes that may be mmdet's ``HorizontalBoxes``."""
+    return getattr(boxes, 'tensor', boxes)
