@@ -1,0 +1,156 @@
+"""tools/train.py, tools/test.py and their launchers, on a model that trains in milliseconds."""
+
+import argparse
+import pickle
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmplugins.utils import launch
+
+TINY = Path(__file__).parent / 'tiny'
+CONFIG = TINY / 'tiny.py'
+
+
+@pytest.fixture
+def tiny_args(monkeypatch) -> argparse.Namespace:
+    monkeypatch.syspath_prepend(TINY)
+    return launch.build_parser('').parse_args([str(CONFIG)])
+
+
+@pytest.fixture(scope='module')
+def tool(run, repo):
+    """Run a script of tools/ with the tiny config."""
+
+    def tool(script: str, *args, **kwargs):
+        interpreter = 'bash' if script.endswith('.sh') else sys.executable
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = str(free.getsockname()[1])
+        env = {'PYTHONPATH': str(TINY), 'PORT': port}
+        return run(interpreter, repo / 'tools' / script, CONFIG, *args, env=env, **kwargs).stdout
+
+    return tool
+
+
+@pytest.fixture(scope='module')
+def trained(tool, tmp_path_factory) -> Path:
+    """Work dir of an uninterrupted run of four epochs in one process."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    tool('train.py', '--work-dir', work_dir)
+    return work_dir
+
+
+def weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    # Optimizer state and message hub hold numpy scalars, so only our own file is loaded without weights_only.
+    return torch.load(work_dir / 'epoch_4.pth', weights_only=False)['state_dict']
+
+
+def test_training_learns(trained):
+    line = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
+    error = (weights(trained)['layer.weight'] - line).abs().max().item()
+    assert error < 1.5  # a fresh layer is off by 4
+
+
+def test_resume_equals_uninterrupted_run(trained, tool, tmp_path):
+    output = tool('train.py', '--work-dir', tmp_path, '--resume', trained / 'epoch_2.pth')
+    assert 'resumed epoch: 2' in output
+    # mmengine says so when it has to load a checkpoint by executing code from it.
+    assert 'Could not safely load' not in output
+    for name, value in weights(trained).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=0, atol=0)
+
+
+def test_two_gloo_ranks_equal_one_process(trained, tool, tmp_path):
+    options = ('--cfg-options', 'train_dataloader.batch_size=2')
+    tool('dist_train.sh', '2', '--work-dir', tmp_path, *options, cwd=tmp_path)
+    # The sampler deals samples out in turn, so the global batches are the same four samples. The mean over two
+    # ranks adds in another order than the mean over four samples: float32 rounding, about 1e-7 per step.
+    for name, value in weights(trained).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=0, atol=1e-5)
+
+
+def test_distributed_test_writes_predictions_in_order(trained, tool, tmp_path):
+    out = tmp_path / 'predictions.pkl'
+    tool('dist_test.sh', trained / 'epoch_4.pth', '2', '--work-dir', tmp_path, '--out', out)
+    predictions = pickle.loads(out.read_bytes())
+    layer = weights(trained)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 4, generator=generator)
+    y = x @ torch.tensor([1.0, -2.0, 3.0, -4.0])
+    expected = (x @ layer['layer.weight'][0] + layer['layer.bias'] - y).abs()
+    torch.testing.assert_close(torch.stack([p['error'] for p in predictions]), expected, rtol=0, atol=1e-5)
+
+
+def test_strategy_selects_flexible_runner(tiny_args, tmp_path):
+    cfg = launch.load_config(tiny_args)
+    cfg.merge_from_dict({'work_dir': str(tmp_path), 'strategy': {'type': 'SingleDeviceStrategy'}})
+    runner = launch.build_runner(cfg)
+    assert type(runner).__name__ == 'FlexibleRunner'
+    runner.train()
+    assert (tmp_path / 'epoch_4.pth').is_file()
+
+
+def test_missing_package_names_the_install_line(run, repo):
+    done = run(sys.executable, '-I', '-S', repo / 'tools/train.py', CONFIG, check=False)  # -S: no site-packages
+    assert done.returncode == 1
+    assert 'pip install --no-build-isolation -e .' in done.stdout
+
+
+def test_missing_config_is_named(tiny_args):
+    tiny_args.config = 'configs/absent.py'
+    with pytest.raises(SystemExit, match='Config not found: configs/absent.py'):
+        launch.load_config(tiny_args)
+
+
+def test_work_dir_defaults_to_the_name_of_the_config(tiny_args):
+    assert launch.load_config(tiny_args).work_dir == 'work_dirs/tiny'
+
+
+def test_amp_without_gpu_is_refused(tiny_args, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    with pytest.raises(SystemExit, match='--amp needs a GPU'):
+        launch.enable_amp(launch.load_config(tiny_args))
+
+
+def test_amp_keeps_the_optimizer(tiny_args, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    cfg = launch.load_config(tiny_args)
+    launch.enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.optimizer.type == 'SGD'
+
+
+def test_auto_scale_lr_needs_a_base(tiny_args):
+    cfg = launch.load_config(tiny_args)
+    launch.enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable
+    cfg.pop('auto_scale_lr')
+    with pytest.raises(SystemExit, match='base_batch_size'):
+        launch.enable_auto_scale_lr(cfg)
+
+
+def test_slurm_without_gpu_is_refused(tiny_args, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    tiny_args.launcher = 'slurm'
+    with pytest.raises(SystemExit, match='slurm needs GPUs'):
+        launch.build_runner(launch.load_config(tiny_args))
+
+
+@pytest.mark.parametrize(
+    ('hook', 'expected'),
+    [
+        ('DetVisualizationHook', {'draw': True, 'test_out_dir': 'pictures'}),
+        ('mmseg.SegVisualizationHook', {'draw': True}),
+        ('VisualizationHook', {'enable': True, 'out_dir': 'pictures'}),
+    ],
+)
+def test_pictures_are_spelled_as_the_host_does(tiny_args, hook, expected):
+    cfg = launch.load_config(tiny_args)
+    cfg.merge_from_dict({'default_hooks.visualization.type': hook, 'visualizer.type': 'Visualizer'})
+    launch.enable_pictures(cfg, 'pictures')
+    assert {key: cfg.default_hooks.visualization.get(key) for key in expected} == expected
+    assert cfg.visualizer.get('save_dir') == ('pictures' if 'Seg' in hook else None)
