@@ -14,7 +14,7 @@ import pytest
 
 FAKE_PIP = '''
 """A pip that records its calls and installs empty packages. FAKE_PIP_FAILS: fail when a call contains this."""
-import os, re, sys
+import os, re, shutil, sys
 from pathlib import Path
 
 args = sys.argv[1:]
@@ -28,7 +28,13 @@ modules = {'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv/ops', 'onedl-mmdete
            'onedl-mmpretrain': 'mmpretrain', 'onedl-mmsegmentation': 'mmseg', 'onedl-mmrotate': 'mmrotate',
            'openmim': 'mim', 'mmplugins': 'mmplugins'}
 
+def info_of(name, version):
+    return site / f'{name.replace("-", "_")}-{version}.dist-info'
+
 def install(name, version, files=''):
+    info = info_of(name, version)
+    if info.is_dir():
+        return  # already satisfied
     if name in modules:
         package = site / modules[name]
         package.mkdir(parents=True, exist_ok=True)
@@ -39,11 +45,12 @@ def install(name, version, files=''):
     if name == 'onedl-mmcv':
         cuda = '13.0' if os.environ.get('FORCE_CUDA') == '1' else 'not available'
         (package / '__init__.py').write_text(f'def get_compiling_cuda_version(): return {cuda!r}')
-    info = site / f'{name.replace("-", "_")}-{version}.dist-info'
-    info.mkdir(exist_ok=True)
+    info.mkdir()
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
     (info / 'RECORD').write_text(files)
 
+if 'uninstall' in args:
+    shutil.rmtree(info_of(args[-1], '2.3.6'), ignore_errors=True)
 if 'install' in args and '--dry-run' not in args:
     for arg in args:
         if match := re.fullmatch(r'([\\w-]+)==([\\d.]+)', arg):
@@ -121,9 +128,7 @@ def test_other_extras_are_installed_later(environment):
 
 def test_changed_environment_is_looked_at_again(environment):
     environment.install()
-    (environment.site / 'onedl_mmdetection-3.5.1.dist-info/METADATA').unlink()
-    (environment.site / 'onedl_mmdetection-3.5.1.dist-info/RECORD').unlink()
-    (environment.site / 'onedl_mmdetection-3.5.1.dist-info').rmdir()
+    shutil.rmtree(environment.site / 'onedl_mmdetection-3.5.1.dist-info')
     code, output = environment.install()
     assert code == 0, output
     assert 'all is there' not in output
