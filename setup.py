@@ -62,7 +62,7 @@ setup(
     python_requires='>=3.10,<3.13',
     package_dir={'mmplugins': 'projects'},
     packages=['mmplugins', *(f'mmplugins.{name}' for name in find_packages('projects'))],
-    package_data={'': ['*.npz', '*.md', '*.yml']},
+    package_data={'': ['**/*.npz', '**/*.md', '**/*.yml']},
     install_requires=read_requirements('runtime'),
     extras_require={
         # The hosts are an extra, not a requirement: upstream's packages of the same import names serve as well.

@@ -1,0 +1,62 @@
+"""Every config parses, and its model and data pipelines build, without data, weights or network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
+
+
+def find(node: object, key: str) -> Iterator:
+    """Yield every value of ``key`` in nested dicts and lists."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == key:
+                yield value
+            yield from find(value, key)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from find(value, key)
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def cfg(request) -> Config:
+    cfg = Config.fromfile(request.param)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return cfg
+
+
+def test_model_builds(cfg):
+    model = MODELS.build(cfg.model)  # weights are made by init_weights, so nothing is downloaded here
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+
+
+def test_pipelines_build(cfg):
+    loaders = [cfg.get(f'{split}_dataloader') or {} for split in ('train', 'val', 'test')]
+    pipelines = list(find(loaders, 'pipeline'))
+    assert pipelines
+    for pipeline in pipelines:
+        Compose(pipeline)
+
+
+def test_datasets_are_registered(cfg):
+    # Not built: the data of a paper-scale config is not here.
+    loaders = [cfg.get(f'{split}_dataloader') or {} for split in ('train', 'val', 'test')]
+    for dataset in find(loaders, 'dataset'):
+        with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
+            assert registry.get(dataset['type']) is not None, dataset['type']
+
+
+def test_user_decides_about_paths(cfg):
+    assert cfg.get('work_dir') is None
+    assert cfg.get('load_from') is None
+
+
+def test_custom_imports_fail_loudly(cfg):
+    assert cfg.custom_imports.allow_failed_imports is False
+    assert all(name.startswith('mmplugins.') for name in cfg.custom_imports.imports)
