@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmdet.evaluation import get_classes
 from torch import Tensor
 
 
@@ -31,7 +32,8 @@ class Vocabulary:
     Rows are numbered in the order in which names are first seen, so appending a dataset moves no row.
 
     Args:
-        datasets: Dataset name to its class names, in the dataset's own order.
+        datasets: Dataset name to its class names, in the dataset's own order; or to the name of a dataset whose
+            classes mmdet knows: ``'coco'``, ``'objects365v2'``, ``'oid_v6'``, ``'voc'``, …
         aliases: Class name to the name it stands for (``{'tvmonitor': 'tv'}``); chains are followed. None: no aliases.
         keep_separate: Names that mean different things in different datasets: each dataset gets a row of its own,
             called ``"name (dataset)"`` so that the row keeps its name when another dataset is appended. None: none.
@@ -42,7 +44,7 @@ class Vocabulary:
         lookup_names: ``V`` normalized names by which an embedding is found; for a separate row the plain name.
 
     Raises:
-        TypeError: If the names of a dataset are not a sequence of strings.
+        TypeError: If the names of a dataset are not strings.
         ValueError: If there is no dataset or no class, two classes of one dataset share a row, aliases form a cycle,
             or an alias or a name to keep separate is a class of no dataset.
 
@@ -53,7 +55,7 @@ class Vocabulary:
 
     def __init__(
         self,
-        datasets: Mapping[str, Sequence[str]],
+        datasets: Mapping[str, Sequence[str] | str],
         aliases: Mapping[str, str] | None = None,
         keep_separate: Sequence[str] | None = None,
     ) -> None:
@@ -175,9 +177,11 @@ class Vocabulary:
                     raise ValueError(f'dataset {dataset_name!r}: the classes {same} are one name, {self.names[row]!r}')
 
 
-def _checked_classes(dataset_name: str, classes: Sequence[str]) -> tuple[str, ...]:
+def _checked_classes(dataset_name: str, classes: Sequence[str] | str) -> tuple[str, ...]:
     """Return the class names of a dataset as a tuple, or say what is wrong with them."""
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    if isinstance(classes, str):
+        classes = get_classes(classes)
+    if not all(isinstance(name, str) for name in classes):
         raise TypeError(f'dataset {dataset_name!r}: class names must be a sequence of strings, got {classes!r}')
     if not classes or not all(normalize_name(name) for name in classes):
         raise ValueError(f'dataset {dataset_name!r}: needs at least one class and no blank names, got {classes!r}')

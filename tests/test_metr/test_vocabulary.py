@@ -100,7 +100,7 @@ def test_equality():
         (dict(datasets={}), ValueError, 'empty vocabulary'),
         (dict(datasets={'A': []}), ValueError, "dataset 'A'"),
         (dict(datasets={'A': ['cat', ' _ ']}), ValueError, 'blank'),
-        (dict(datasets={'A': 'cat'}), TypeError, "dataset 'A'"),
+        (dict(datasets={'A': 'cat'}), ValueError, 'cat'),
         (dict(datasets={'A': ['cat', 3]}), TypeError, '3'),
         (dict(datasets={'A': ['cat', 'dog', 'Cat']}), ValueError, r"\['cat', 'Cat'\]"),
         (dict(datasets=TWO, aliases={'cat': 'dog'}), ValueError, r"'A'.*\['cat', 'dog'\]"),
