@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from modelindex.load_model_index import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,15 @@ def test_links_to_files_exist(document):
     for link in re.findall(r'\]\(([^)#\s]+)', text):
         if '://' not in link:
             assert (document.parent / link).exists(), link
+
+
+def test_config_of_the_readme_builds(tmp_path):
+    block = re.search(r'^```python\n(.*?)^```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.M | re.S)[1]
+    config = tmp_path / 'mine.py'
+    config.write_text(block)
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    assert type(MODELS.build(cfg.model)).__name__ == 'METR'
 
 
 def test_model_index_names_every_metafile():
