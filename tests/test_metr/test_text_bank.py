@@ -1,0 +1,149 @@
+"""The text bank: rows by name, any order, and checkpoints that need not have the same names."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+from mmplugins.metr.embeddings import NameEmbeddings, load_embeddings, save_embeddings
+from mmplugins.metr.text_bank import TextBank
+
+NAMES = ('cat', 'dog', 'bird', 'traffic_light')
+
+
+@pytest.fixture
+def bank(hash_embeddings):
+    """Return a function that builds a bank with D=16."""
+
+    def build(names=NAMES, seed=0, **kwargs) -> TextBank:
+        torch.manual_seed(seed)
+        return TextBank(**dict(dict(embeddings=hash_embeddings, names=names, embed_dims=16), **kwargs))
+
+    return build
+
+
+def test_formula(bank, hash_embeddings):
+    model = bank()
+    with torch.no_grad():
+        model.scale.fill_(3.0)
+    raw = torch.from_numpy(load_embeddings(hash_embeddings).lookup(NAMES))
+    expected = model.norm(model.projection(3 * raw / raw.norm(dim=1, keepdim=True)))
+    torch.testing.assert_close(model(), expected)
+    assert expected.shape == (4, 16)
+
+
+def test_raw_vectors_by_option(bank, hash_embeddings):
+    model = bank(normalize=False)
+    raw = torch.from_numpy(load_embeddings(hash_embeddings).lookup(NAMES))
+    torch.testing.assert_close(model(), model.norm(model.projection(raw)))
+    assert not hasattr(model, 'scale')
+
+
+def test_no_projection_when_the_sizes_agree(bank):
+    model = bank(embed_dims=256)
+    assert [name for name, _ in model.named_parameters()] == ['scale', 'norm.weight', 'norm.bias']
+
+
+def test_order_of_names_permutes_rows(bank):
+    torch.testing.assert_close(bank(NAMES[::-1])(), bank()().flip(0))
+
+
+def test_spelling_does_not_matter(bank):
+    assert torch.equal(bank(['CAT', 'Dog', 'bird', 'Traffic-Light'])(), bank()())
+
+
+def test_set_names_looks_up_names_that_were_never_trained(bank):
+    model = bank()
+    model.set_names(['zebra', 'dog'])
+    assert model().shape == (2, 16)
+    torch.testing.assert_close(model()[1], bank()()[1])
+    assert torch.equal(model(), bank(['zebra', 'dog'])())
+
+
+def test_unknown_name_says_how_to_add_it(bank):
+    model = bank()
+    before = model()
+    with pytest.raises(KeyError, match=r'python -m mmplugins\.metr embed-names.*axolotl'):
+        model.set_names(['cat', 'axolotl'])
+    assert torch.equal(model(), before)
+
+
+def test_unknown_name_is_found_when_the_bank_is_built(bank):
+    with pytest.raises(KeyError, match='embed-names'):
+        bank(['cat', 'axolotl'])
+
+
+@pytest.mark.parametrize('trainable', [False, True], ids=['frozen', 'trainable'])
+def test_gradients(bank, trainable):
+    model = bank(trainable=trainable)
+    model().pow(3).sum().backward()
+    got = {name for name, parameter in model.named_parameters() if parameter.grad.abs().sum() > 0}
+    expected = {'scale', 'projection.weight', 'projection.bias', 'norm.weight', 'norm.bias'}
+    assert got == expected | ({'vectors'} if trainable else set())
+
+
+def test_trainable_bank_starts_from_the_file(bank):
+    model = bank(trainable=True)
+    assert isinstance(model.vectors, torch.nn.Parameter)
+    assert torch.equal(model(), bank()())
+    assert 'vectors' in model.state_dict()
+
+
+def test_frozen_vectors_are_not_in_the_checkpoint(bank):
+    model = bank()
+    assert set(model.state_dict()) == {
+        *('scale', 'fingerprint', 'projection.weight', 'projection.bias', 'norm.weight', 'norm.bias')
+    }
+    assert model.vectors.requires_grad is False
+
+
+def test_checkpoint_of_other_names_loads(bank):
+    """So finetuning on another label set, or on more names, starts from all weights (invariant 10)."""
+    old, new = bank(), bank(['dog', 'zebra', 'cat', 'bus', 'horse'], seed=1)
+    assert not torch.equal(old()[1], new()[0])
+    new.load_state_dict(old.state_dict(), strict=True)
+    torch.testing.assert_close(new()[0], old()[1])
+    torch.testing.assert_close(new()[2], old()[0])
+
+
+@pytest.mark.parametrize('change', [dict(backend='clip'), dict(template='a {name}')], ids=['backend', 'template'])
+def test_checkpoint_of_other_embeddings_is_refused(bank, tmp_path, change):
+    names = tuple(name.replace('_', ' ') for name in NAMES)
+    values = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+    save_embeddings(
+        tmp_path / 'other.npz', NameEmbeddings(names, values, **dict(dict(backend='hash', template='{name}'), **change))
+    )
+    other = bank(embeddings=str(tmp_path / 'other.npz'))
+    with pytest.raises(RuntimeError, match='another language model or template'):
+        other.load_state_dict(bank().state_dict())
+    with pytest.raises(RuntimeError, match='another language model or template'):
+        bank().load_state_dict(other.state_dict())
+
+
+def test_same_backend_and_template_in_another_file_is_accepted(bank, tmp_path, hash_embeddings):
+    """A file with names added is another file, and must load the checkpoint."""
+    source = load_embeddings(hash_embeddings)
+    more = NameEmbeddings(
+        (*source.names, 'axolotl'), np.concatenate([source.embeddings, source.embeddings[:1] + 1]), 'hash', '{name}'
+    )
+    save_embeddings(tmp_path / 'more.npz', more)
+    bank(embeddings=str(tmp_path / 'more.npz')).load_state_dict(bank().state_dict())
+
+
+def test_missing_file(bank):
+    with pytest.raises(FileNotFoundError, match='no-such-file'):
+        bank(embeddings='no-such-file.npz')
+
+
+def test_packaged_sentence_encoder_is_the_documented_default():
+    bank = TextBank('minilm-l6-v2', ['person'], embed_dims=8)
+    assert bank.vectors.shape == (1, 384)
+
+
+def test_it_follows_the_device_and_type_of_the_module(bank):
+    model = bank().to(torch.float64)
+    assert model().dtype == torch.float64
+
+
+def test_it_is_built_from_a_config(hash_embeddings):
+    assert isinstance(MODELS.build(dict(type='TextBank', embeddings=hash_embeddings, names=['cat'])), TextBank)
