@@ -33,6 +33,8 @@ class CheckedCOCO(COCO):
         super().__init__(None)
         self.dataset = _read_json(path)
         _check(self.dataset, path, need_annotations)
+        for annotation in self.dataset.get('annotations', ()):
+            _fill(annotation)
         self.createIndex()
 
     def createIndex(self) -> None:  # noqa: N802, the name is pycocotools'
@@ -90,7 +92,7 @@ def clean_box(box: object, width: int, height: int) -> tuple[list[float], bool] 
         The clipped box and whether more than a pixel was cut off (less is rounding); None for a box of which less
         than a pixel of width or height is left, which mmdet drops too, but without a word.
     """
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+    if not _is_box(box):
         return None
     x, y, w, h = box
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
@@ -129,6 +131,14 @@ def _check(data: object, path: str | os.PathLike, need_annotations: bool) -> Non
         raise ValueError(f'{path} has annotations of category ids that it does not list: {strange[:10]}')
 
 
+def _fill(annotation: dict) -> None:
+    """Give an annotation the fields that many tools leave out and that mmdet and COCO's evaluation need."""
+    annotation.setdefault('iscrowd', 0)
+    if annotation.get('area') is None:
+        box = annotation['bbox']
+        annotation['area'] = box[2] * box[3] if _is_box(box) else 0
+
+
 def _check_fields(entries: Iterable, fields: Sequence[str], kind: str, path: str | os.PathLike) -> None:
     """Each entry must have the fields, and no id may occur twice."""
     for number, entry in enumerate(entries):
@@ -145,5 +155,7 @@ def _repeated(values: Iterable) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_box(box: object) -> bool:
+    """Return whether this is a list of four finite numbers."""
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+    return numbers and all(math.isfinite(value) for value in box)

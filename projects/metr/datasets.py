@@ -82,13 +82,12 @@ class VocabCocoDataset(CocoDataset):
             if annotation['category_id'] not in self.cat2label:
                 continue
             clean = clean_box(annotation['bbox'], image['width'], image['height'])
-            if clean is None or annotation.get('area', 1) <= 0:
+            if clean is None or annotation['area'] <= 0:
                 self._dropped += 1
                 continue
             box, was_cut = clean
             self._clipped += was_cut
-            # The host needs an area, of which it only asks whether it is positive.
-            kept.append({'area': box[2] * box[3], **annotation, 'bbox': box})
+            kept.append({**annotation, 'bbox': box})
         return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': kept})
 
     def filter_data(self) -> list[dict]:

@@ -49,13 +49,20 @@ def test_a_subset_of_the_files_categories(two):
 def test_boxes_are_clipped_and_dropped_with_one_warning(write_coco, warnings_logged):
     """The image is 64 wide and 48 high."""
     boxes = [[-10, 5, 30, 10], [50, 40, 30, 30], [0.5, 0.5, 63.9, 20], [70, 5, 10, 10], [5, 5, 0, 10]]
-    boxes += [[5, 5, -3, 10], [5, 5, 0.5, 10], [5, 5, 10, 10]]
-    cfg = write_coco('A', ['cat'], [[('cat', box) for box in boxes]], edit=lambda d: d['annotations'][-1].pop('area'))
+    boxes += [[5, 5, -3, 10], [5, 5, 0.5, 10], [5, 5, None, 10], [5, 5, 10], [5, 5, 10, 10]]
+
+    def edit(data):
+        for annotation, box in zip(data['annotations'], boxes, strict=True):
+            annotation['bbox'] = box
+        data['annotations'][0]['area'] = None
+        del data['annotations'][-1]['area'], data['annotations'][-1]['iscrowd']
+
+    cfg = write_coco('A', ['cat'], [[('cat', BOX)] * len(boxes)], edit=edit)
     found = [instance['bbox'] for instance in build(cfg).get_data_info(0)['instances']]
     assert found == [[0, 5, 20, 15], [50, 40, 64, 48], [0.5, 0.5, 64, 20.5], [5, 5, 15, 15]]
     (line,) = warnings_logged
     assert 'ann.json: 2 boxes' in line
-    assert ' 4 are degenerate or outside' in line
+    assert ' 6 are degenerate or outside' in line
 
 
 def broken(key):
