@@ -40,9 +40,11 @@ on_error() {
 
 ask() { "$python" "$ROOT/tools/install_checks.py" "$@"; }
 
+export PIP_QUIET=1 # except where a step takes minutes
+
 # The constraint keeps setuptools in the range that both mmcv's build and mim work with.
 run_pip() { "$python" -m pip --disable-pip-version-check "$@"; }
-pip_install() { run_pip install --quiet --constraint "$ROOT/requirements/build.txt" "$@"; }
+pip_install() { run_pip install --constraint "$ROOT/requirements/build.txt" "$@"; }
 
 parse_arguments() {
     while [ $# -gt 0 ]; do
@@ -129,11 +131,11 @@ install_torch() {
     torch_version=$(ask version torch)
     if [ -z "$torch_version" ]; then
         begin "${TORCH[*]}"
-        pip_install "${TORCH[@]}"
+        PIP_QUIET=0 pip_install "${TORCH[@]}"
     elif [ -z "$(ask version torchvision)" ]; then
         begin "torchvision for the installed torch $torch_version"
         [[ $torch_version =~ ^2\.([0-9]+) ]] || die "torch $torch_version is too old; use ${TORCH[*]}"
-        pip_install "torch==$torch_version" "torchvision==0.$((BASH_REMATCH[1] + 15)).*"
+        PIP_QUIET=0 pip_install "torch==$torch_version" "torchvision==0.$((BASH_REMATCH[1] + 15)).*"
     else
         say "torch $torch_version is kept"
     fi
@@ -157,7 +159,7 @@ plan_mmcv() {
 install_mmcv() {
     if [ "$mmcv_plan" = wheel ]; then
         begin "mmcv from a ready wheel"
-        run_pip uninstall --quiet --yes onedl-mmcv # one that is broken would count as installed
+        run_pip uninstall --yes onedl-mmcv # one that is broken would count as installed
         pip_install --only-binary onedl-mmcv "$mmcv"
         if ! ops_work; then
             say "that wheel is for another torch or has no ops for the GPU"
@@ -178,9 +180,9 @@ compile_mmcv() {
         say "there is a GPU but no nvcc: the ops will run on the CPU only; README.md names ready wheels with CUDA ops"
     fi
     begin "mmcv: compiling its ops (CUDA: $cuda); this takes long, 25 minutes on 2 cores"
-    run_pip uninstall --quiet --yes onedl-mmcv
+    run_pip uninstall --yes onedl-mmcv
     # Build isolation would build without torch, that is without ops. The cache may hold a wheel for another torch.
-    MMCV_WITH_OPS=1 FORCE_CUDA=$cuda pip_install --no-build-isolation --no-cache-dir --no-binary onedl-mmcv "$mmcv"
+    MMCV_WITH_OPS=1 FORCE_CUDA=$cuda PIP_QUIET=0 pip_install --no-build-isolation --no-cache-dir --no-binary onedl-mmcv "$mmcv"
 }
 
 install_hosts() {

@@ -73,6 +73,7 @@ def test_two_gloo_ranks_equal_one_process(trained, tool, tmp_path):
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_distributed_test_writes_predictions_in_order(trained, tool, tmp_path):
     out = tmp_path / 'predictions.pkl'
     tool('dist_test.sh', trained / 'epoch_4.pth', '2', '--work-dir', tmp_path, '--out', out)
