@@ -1,11 +1,22 @@
 """Group bipartite matching of METR, arXiv 2304.03580: a box may match only the queries that hold its category."""
 
+import numpy as np
 import torch
-from mmdet.models.task_modules.assigners import AssignResult, HungarianAssigner
+from mmdet.models.task_modules.assigners import (
+    AssignResult,
+    BBoxL1Cost,
+    ClassificationCost,
+    FocalLossCost,
+    HungarianAssigner,
+    IoUCost,
+)
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+BOX_COSTS = (BBoxL1Cost, IoUCost)  # they take leading dimensions, so all groups go in one call
+SCORE_COSTS = (ClassificationCost, FocalLossCost)
 
 
 @TASK_UTILS.register_module()
@@ -17,7 +28,7 @@ class GroupHungarianAssigner(HungarianAssigner):
     work, because only costs inside a group are computed.
 
     Costs are the host's (``FocalLossCost``, ``BBoxL1Cost``, ``IoUCost``, …). They see one class, so ``scores`` has one
-    column.
+    column. Costs of boxes and of scores are computed for all groups together, any other group by group.
     """
 
     def assign(
@@ -42,36 +53,76 @@ class GroupHungarianAssigner(HungarianAssigner):
         """
         if 'group_labels' not in pred_instances:
             raise ValueError('GroupHungarianAssigner needs `pred_instances.group_labels`, the category of each query')
-        group_labels = pred_instances.group_labels
-        gt_inds = torch.zeros_like(group_labels).masked_fill_(group_labels < 0, -1)
-        labels = torch.full_like(group_labels, -1)
-
-        groups, costs = [], []
-        for label in gt_instances.labels.unique():
-            queries = (group_labels == label).nonzero().flatten()
-            boxes = (gt_instances.labels == label).nonzero().flatten()
-            if len(queries):
-                groups.append((queries, boxes))
-                costs.append(self._cost(pred_instances[queries], gt_instances[boxes], img_meta))
-        # One transfer for all groups: on a GPU each `.cpu()` waits for the stream.
-        flat = torch.cat([cost.detach().flatten() for cost in costs]).cpu() if costs else None
-        if flat is not None and not flat.isfinite().all():
-            raise ValueError(
-                'The matching cost is NaN or infinite: the predictions of the network have diverged. Lower '
-                'the learning rate, clip gradients, or train without AMP.'
-            )
-        offset = 0
+        # Small integers on the CPU: on a GPU each search for indices would wait for the stream.
+        group_labels, gt_labels = (x.cpu().numpy() for x in (pred_instances.group_labels, gt_instances.labels))
+        gt_inds = np.where(group_labels < 0, -1, 0)
+        present = np.intersect1d(group_labels[group_labels >= 0], gt_labels)
+        groups = [(np.flatnonzero(group_labels == k), np.flatnonzero(gt_labels == k)) for k in present]
+        costs = self._costs(pred_instances, gt_instances, img_meta, groups) if groups else []
         for (queries, boxes), cost in zip(groups, costs, strict=True):
-            block = flat[offset : offset + cost.numel()].view(cost.shape)
-            offset += cost.numel()
-            rows, columns = (torch.from_numpy(index).to(queries.device) for index in linear_sum_assignment(block))
+            cost = cost[: len(queries), : len(boxes)]
+            if not np.isfinite(cost).all():
+                raise ValueError(
+                    'The matching cost is NaN or infinite: the predictions of the network have diverged. Lower '
+                    'the learning rate, clip gradients, or train without AMP.'
+                )
+            rows, columns = linear_sum_assignment(cost)
             gt_inds[queries[rows]] = boxes[columns] + 1
-            labels[queries[rows]] = gt_instances.labels[boxes[columns]]
+        matched = gt_inds > 0
+        labels = np.full_like(gt_inds, -1)
+        labels[matched] = gt_labels[gt_inds[matched] - 1]
+        gt_inds, labels = (torch.from_numpy(x).to(gt_instances.labels.device) for x in (gt_inds, labels))
         return AssignResult(num_gts=len(gt_instances), gt_inds=gt_inds, max_overlaps=None, labels=labels)
 
-    def _cost(self, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None) -> Tensor:
-        """Sum of the match costs within one group, ``(queries, boxes)``; the group's only class is column 0."""
-        one_class = InstanceData(bboxes=gt_instances.bboxes, labels=torch.zeros_like(gt_instances.labels))
-        return sum(
-            cost(pred_instances=pred_instances, gt_instances=one_class, img_meta=img_meta) for cost in self.match_costs
-        )
+    def _costs(
+        self,
+        pred_instances: InstanceData,
+        gt_instances: InstanceData,
+        img_meta: dict | None,
+        groups: list[tuple[np.ndarray, np.ndarray]],
+    ) -> np.ndarray:
+        """Sum of the match costs of every group at once.
+
+        Args:
+            pred_instances: See :meth:`assign`.
+            gt_instances: See :meth:`assign`.
+            img_meta: Handed to the costs.
+            groups: Indices of the queries and of the boxes of each group.
+
+        Returns:
+            ``(groups, most queries of a group, most boxes of a group)``; rows and columns beyond a group's own are
+            repetitions of its first.
+        """
+        device = gt_instances.labels.device
+        queries, boxes = (torch.from_numpy(_padded(indices)).to(device) for indices in zip(*groups, strict=True))
+        pred_boxes = InstanceData(bboxes=pred_instances.bboxes[queries])
+        gt_boxes = InstanceData(bboxes=gt_instances.bboxes[boxes])
+        # A score is compared with the only class, whatever the box is: one column will do.
+        any_box = InstanceData(bboxes=gt_instances.bboxes[:1], labels=gt_instances.labels.new_zeros(1))
+        total = 0
+        for cost in self.match_costs:
+            if type(cost) in BOX_COSTS:  # a subclass may be anything
+                value = cost(pred_instances=pred_boxes, gt_instances=gt_boxes, img_meta=img_meta)
+            elif type(cost) in SCORE_COSTS:
+                value = cost(pred_instances=pred_instances, gt_instances=any_box, img_meta=img_meta)[queries]
+            else:
+                value = torch.stack(
+                    [
+                        self._cost_of_group(cost, pred_instances[q], gt_instances[t], img_meta)
+                        for q, t in zip(queries, boxes, strict=True)
+                    ]
+                )
+            total = total + value
+        return total.detach().expand(*queries.shape, boxes.size(1)).cpu().numpy()
+
+    @staticmethod
+    def _cost_of_group(cost, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None) -> Tensor:
+        """A cost of another kind, ``(queries, boxes)``: nothing is known of it but the host's interface."""
+        gt_instances.labels = torch.zeros_like(gt_instances.labels)
+        return cost(pred_instances=pred_instances, gt_instances=gt_instances, img_meta=img_meta)
+
+
+def _padded(indices: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Index lists of different lengths as the rows of a table, filled up with their first index."""
+    width = max(map(len, indices))
+    return np.stack([np.pad(index, (0, width - len(index)), constant_values=index[0]) for index in indices])
