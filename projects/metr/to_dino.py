@@ -1,0 +1,157 @@
+"""``python -m mmplugins.metr to-dino``: pretrained METR weights for a plain mmdet DINO or Deformable DETR.
+
+The paper says that the weights help "other DETR-like detectors" (arXiv 2304.03580, abstract). Backbone, neck, encoder,
+decoder, box branches and the proposals' memory transform are kept; text bank, category extraction, classifiers,
+denoising and query embedding depend on the vocabulary or on METR's groups, and the new detector starts its own. Which
+parts transfer is our decision; the released code finetunes METR itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
+HOSTS = {'METR': ('DINO', 'DINOHead'), 'DeformableMETR': ('DeformableDETR', 'DeformableDETRHead')}
+METR_ONLY = ('vocabulary', 'text_bank', 'cem', 'num_categories', 'mask_unannotated')
+
+
+def host_config(model: ConfigDict, num_classes: int, num_queries: int) -> ConfigDict:
+    """Return the config of the host's detector that a METR config stands on.
+
+    Args:
+        model: ``model`` of a METR config.
+        num_classes: Classes of the new label set.
+        num_queries: Queries an image (DINO: 900; Deformable DETR: 300).
+
+    Raises:
+        ValueError: ``model`` is not a METR.
+    """
+    if model.get('type') not in HOSTS:
+        raise ValueError(f'the config has a model of type {model.get("type")!r}, not one of {sorted(HOSTS)}')
+    detector, head_type = HOSTS[model.type]
+    host = ConfigDict({key: value for key, value in model.items() if key not in METR_ONLY})
+    head = {
+        key: value for key, value in model.bbox_head.items() if key not in ('share_layers', 'num_cls_fcs', 'prior_prob')
+    }
+    host.update(
+        type=detector,
+        num_queries=num_queries,
+        with_box_refine=True,
+        as_two_stage=True,
+        bbox_head=dict(head, type=head_type, num_classes=num_classes, sync_cls_avg_factor=True),
+        train_cfg=dict(
+            assigner=dict(
+                type='HungarianAssigner',
+                match_costs=[
+                    dict(type='FocalLossCost', weight=2.0),
+                    dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                    dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                ],
+            )
+        ),
+        test_cfg=dict(max_per_img=min(300, num_queries * num_classes)),
+    )
+    if detector == 'DINO':
+        host.dn_cfg = dict(label_noise_scale=0.5, **(model.get('dn_cfg') or {}))
+    return host
+
+
+def convert(state_dict: dict[str, Tensor], model: ConfigDict) -> dict[str, Tensor]:
+    """Return the weights that the host's detector takes over, checked against the built detector.
+
+    Args:
+        state_dict: Of METR.
+        model: From :func:`host_config`.
+
+    Raises:
+        ValueError: A weight does not fit the host, or the host lacks one that should have come from METR: the config is
+            not that of the checkpoint.
+    """
+    init_default_scope('mmdet')
+    # A copy: building writes into the config, and what it writes cannot be built again.
+    expected = {key: value.shape for key, value in MODELS.build(copy.deepcopy(model)).state_dict().items()}
+    kept = {key: value for key, value in state_dict.items() if not key.startswith(DROPPED)}
+    wrong = [key for key, value in kept.items() if expected.get(key) != value.shape]
+    absent = [key for key in expected if key not in kept and not key.startswith(DROPPED)]
+    if wrong or absent:
+        raise ValueError(
+            f'config and checkpoint do not belong together: {wrong[:5]} do not fit, {absent[:5]} are missing'
+        )
+    return kept
+
+
+def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read the weights of an mmengine checkpoint without running code from it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds more than tensors and mmengine's logs, or no ``state_dict``.
+    """
+    # What mmengine's message hub writes beside the weights; `getattr` finds the methods of HistoryBuffer.
+    numpy_core = np._core if hasattr(np, '_core') else np.core
+    logs = [
+        HistoryBuffer,
+        getattr,
+        np.ndarray,
+        np.dtype,
+        numpy_core.multiarray._reconstruct,
+        numpy_core.multiarray.scalar,
+    ]
+    logs += [type(np.dtype(kind)) for kind in (np.uint32, np.float64, np.int64)]
+    try:
+        with torch.serialization.safe_globals(logs):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and torch have errors of their own, with no common base
+        raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
+    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+        raise ValueError(f'{path} holds no `state_dict`; it is not a checkpoint of mmengine')
+    return checkpoint['state_dict']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument('config', help='config of the METR that was trained')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('--num-classes', type=int, required=True, help='classes of the new label set')
+    parser.add_argument('--num-queries', type=int, default=900, help='queries an image (default: %(default)s)')
+    parser.add_argument('--out', required=True, help='file of the weights, x.pth; the model config is written to x.py')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, write both files, say how to use them."""
+    model = host_config(Config.fromfile(args.config).model, args.num_classes, args.num_queries)
+    weights = convert(load_state_dict(args.checkpoint), model)
+    out = Path(args.out).resolve()
+    if out.suffix != '.pth':
+        raise ValueError(f'--out must end in .pth, got {args.out}')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, lambda path: torch.save(dict(state_dict=weights, meta={}), path))
+    config = Config(dict(model=model, load_from=str(out)))
+    _write(out.with_suffix('.py'), lambda path: Path(path).write_text(config.pretty_text))
+    print(f'{len(weights)} weights for {model.type}: {out}')
+    print(f'model config: {out.with_suffix(".py")}; name it in `_base_` beside your data set and schedule')
+
+
+def _write(path: Path, write) -> None:
+    """Write to a temporary name, then rename, so that a killed run leaves no half file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

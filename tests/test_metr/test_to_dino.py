@@ -1,0 +1,96 @@
+"""METR's weights in the host's own detectors."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+
+from mmplugins.metr.__main__ import main
+from mmplugins.metr.to_dino import DROPPED, convert, host_config, load_state_dict
+
+HOST = {'METR': 'DINO', 'DeformableMETR': 'DeformableDETR'}
+
+
+@pytest.fixture(params=sorted(HOST))
+def trained(request, detector_cfg, tmp_path):
+    """Config, checkpoint and weights of a detector, as a training run leaves them."""
+    cfg = Config(dict(model=detector_cfg(request.param)))
+    # Weights that no initialization gives, so that a weight that was not taken over shows.
+    state = {
+        key: torch.randn_like(value.float())
+        for key, value in MODELS.build(copy.deepcopy(cfg.model)).state_dict().items()
+    }
+    cfg.dump(tmp_path / 'metr.py')
+    torch.save(dict(state_dict=state, meta=dict(epoch=1)), tmp_path / 'metr.pth')
+    return cfg, tmp_path, state
+
+
+def test_host_takes_over_all_but_its_own_parts(trained):
+    cfg, folder, state = trained
+    arguments = [folder / 'metr.py', folder / 'metr.pth', '--num-classes', 7, '--num-queries', 12]
+    assert main(['to-dino', *map(str, arguments), '--out', str(folder / 'host.pth')]) == 0
+    host = Config.fromfile(folder / 'host.py')
+    assert host.model.type == HOST[cfg.model.type]
+    detector = MODELS.build(host.model)
+    result = detector.load_state_dict(torch.load(host.load_from, weights_only=True)['state_dict'], strict=False)
+    assert not result.unexpected_keys
+    assert all(key.startswith(DROPPED) for key in result.missing_keys)
+    for part in ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head.reg_branches', 'memory_trans_fc', 'level_embed'):
+        taken = {key: value for key, value in detector.state_dict().items() if key.startswith(part)}
+        assert taken
+        for key, value in taken.items():
+            assert torch.equal(value.float(), state[key]), key
+
+
+@pytest.mark.parametrize('trained', ['METR'], indirect=True)
+def test_converted_host_trains(trained, mixed_batch):
+    # Not Deformable DETR: the host's own works with 256 channels only (`get_proposal_pos_embed`).
+    cfg, _, _ = trained
+    model = host_config(cfg.model, num_classes=4, num_queries=12)
+    detector = MODELS.build(copy.deepcopy(model))
+    clean = MODELS.build(copy.deepcopy(cfg.model)).state_dict()
+    detector.load_state_dict(convert(clean, model), strict=False)
+    detector.train()
+    data = detector.data_preprocessor(mixed_batch, True)
+    loss, _ = detector.parse_losses(detector.loss(data['inputs'], data['data_samples']))
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_config_of_another_model(trained, tmp_path, capsys):
+    cfg, folder, state = trained
+    wider = ConfigDict(cfg.model)
+    wider.backbone = dict(cfg.model.backbone, base_channels=16)
+    wider.neck = dict(cfg.model.neck, in_channels=[32, 64, 128])
+    with pytest.raises(ValueError, match='do not belong together'):
+        convert(state, host_config(wider, 4, 12))
+    with pytest.raises(ValueError, match='FasterRCNN'):
+        host_config(ConfigDict(type='FasterRCNN'), 4, 12)
+    missing = ['to-dino', str(folder / 'metr.py'), str(folder / 'none.pth'), '--num-classes', '7', '--out', 'x.pth']
+    assert main(missing) == 1
+    assert 'none.pth' in capsys.readouterr().err
+
+
+class Payload:
+    """An object whose unpickling runs a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), 'w'))
+
+
+def test_checkpoint_does_not_run_code(tmp_path):
+    torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'owned')), tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='read safely'):
+        load_state_dict(tmp_path / 'bad.pth')
+    assert not (tmp_path / 'owned').exists()
+    (tmp_path / 'half.pth').write_bytes((tmp_path / 'bad.pth').read_bytes()[:200])
+    with pytest.raises(ValueError, match='read safely'):
+        load_state_dict(tmp_path / 'half.pth')
+    torch.save(dict(weights={}), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='state_dict'):
+        load_state_dict(tmp_path / 'other.pth')
