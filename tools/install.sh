@@ -11,12 +11,15 @@ python=
 venv=
 extras=
 step=
+mmcv=      # the requirement of mminstall.txt
+mmcv_plan= # keep, wheel or compile
 
 usage() {
     cat <<EOF
 usage: bash tools/install.sh [--python PY] [--venv DIR] [--extras LIST]
   --python PY    interpreter to use; default: the first Python 3.10-3.12 of python, python3, python3.11, ...
-  --venv DIR     install into this virtual environment, made if missing; default: the active environment
+  --venv DIR     install into this virtual environment, made if missing (an existing one keeps its Python);
+                 default: the active environment
   --extras LIST  extras of setup.py, comma-separated: tests, dev, metr, hgkd, prae, maml, pti
 An installed torch, with or without CUDA, is kept; install another pair before to use that.
 EOF
@@ -121,6 +124,15 @@ check_can_compile() {
     [ -f "$include/Python.h" ] || die "no Python.h in $include: mmcv must be compiled and needs it (Debian, Ubuntu: apt-get install python3-dev)"
 }
 
+# pip takes what it was cut off in for installed.
+repair() {
+    local requirement
+    for requirement in $(ask partial); do
+        begin "$requirement, which was installed only in part"
+        pip_install --no-deps --ignore-installed "$requirement"
+    done
+}
+
 install_build_tools() {
     begin "build tools"
     pip_install -r "$ROOT/requirements/build.txt"
@@ -159,8 +171,7 @@ plan_mmcv() {
 install_mmcv() {
     if [ "$mmcv_plan" = wheel ]; then
         begin "mmcv from a ready wheel"
-        run_pip uninstall --yes onedl-mmcv # one that is broken would count as installed
-        pip_install --only-binary onedl-mmcv "$mmcv"
+        replace_mmcv --only-binary onedl-mmcv
         if ! ops_work; then
             say "that wheel is for another torch or has no ops for the GPU"
             check_can_compile
@@ -180,9 +191,15 @@ compile_mmcv() {
         say "there is a GPU but no nvcc: the ops will run on the CPU only; README.md names ready wheels with CUDA ops"
     fi
     begin "mmcv: compiling its ops (CUDA: $cuda); this takes long, 25 minutes on 2 cores"
-    run_pip uninstall --yes onedl-mmcv
     # Build isolation would build without torch, that is without ops. The cache may hold a wheel for another torch.
-    MMCV_WITH_OPS=1 FORCE_CUDA=$cuda PIP_QUIET=0 pip_install --no-build-isolation --no-cache-dir --no-binary onedl-mmcv "$mmcv"
+    MMCV_WITH_OPS=1 FORCE_CUDA=$cuda PIP_QUIET=0 replace_mmcv --no-build-isolation --no-cache-dir --no-binary onedl-mmcv
+}
+
+# Install mmcv even if one that does not work counts as installed, then what it requires.
+replace_mmcv() {
+    run_pip uninstall --yes onedl-mmcv || say "it cannot be uninstalled and is overwritten"
+    pip_install --no-deps --ignore-installed "$@" "$mmcv"
+    pip_install "$mmcv"
 }
 
 install_hosts() {
@@ -222,6 +239,7 @@ main() {
     enter_environment
     ask problems || die "see above"
     trap on_error ERR
+    repair
     install_build_tools
     plan_mmcv
     install_torch

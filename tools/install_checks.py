@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import platform
 import sys
+import sysconfig
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,14 @@ def version(name: str) -> str | None:
 def is_alias(name: str) -> bool:
     """Tell whether the distribution ``name`` is one of ``requirements/aliases``."""
     return any(file.name == '.alias' for file in metadata.files(name) or ())
+
+
+def partial() -> list[str]:
+    """Return what pip was cut off in: it writes ``INSTALLER`` last, after compiling all files of a distribution."""
+    infos = [path.parent for path in Path(sysconfig.get_path('purelib')).glob('*.dist-info/METADATA')]
+    dists = [metadata.Distribution.at(info) for info in infos if not (info / 'INSTALLER').is_file()]
+    elsewhere = {'onedl-mmcv', 'mmplugins', *HOSTS}  # these have steps of their own
+    return [f'{dist.name}=={dist.version}' for dist in dists if dist.name not in elsewhere]
 
 
 def real_hosts() -> set[str]:
@@ -148,6 +157,8 @@ def main(verb: str, *args: str) -> int:
             lines = (ROOT / 'requirements/mminstall.txt').read_text(encoding='utf-8').splitlines()
             wanted = [line.split('#')[0].strip() for line in lines]
             print('\n'.join(line for line in wanted if line and line.split('==')[0] not in skip))
+        case 'partial':
+            print('\n'.join(partial()))
         case 'aliases':
             print('\n'.join(missing_aliases()))
         case 'summary':

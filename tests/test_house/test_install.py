@@ -33,6 +33,8 @@ def info_of(name, version):
 
 def install(name, version, files=''):
     info = info_of(name, version)
+    if '--ignore-installed' in args:
+        shutil.rmtree(info, ignore_errors=True)
     if info.is_dir():
         return  # already satisfied
     if name in modules:
@@ -48,6 +50,7 @@ def install(name, version, files=''):
     info.mkdir()
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
     (info / 'RECORD').write_text(files)
+    (info / 'INSTALLER').touch()
 
 if 'uninstall' in args:
     shutil.rmtree(info_of(args[-1], '2.3.6'), ignore_errors=True)
@@ -82,6 +85,7 @@ class Environment:
         info.mkdir()
         (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
         (info / 'RECORD').touch()
+        (info / 'INSTALLER').touch()
 
     def install(self, *args: str, **env: str) -> tuple[int, str]:
         """Run install.sh on this environment; return its exit status and output."""
@@ -147,6 +151,15 @@ def test_goes_on_where_it_was_cut_off(environment):
     assert 'torch 2.11.0 is kept' in output
     assert 'mmcv and its ops are kept' in output
     assert not any(' torch==' in call for call in environment.pip_calls[before:])
+
+
+def test_what_pip_was_cut_off_in_is_installed_again(environment):
+    environment.add('scipy', '1.17.1')
+    (environment.site / 'scipy-1.17.1.dist-info/INSTALLER').unlink()  # pip writes it last
+    code, output = environment.install()
+    assert code == 0, output
+    assert 'scipy==1.17.1, which was installed only in part' in output
+    assert any('--ignore-installed scipy==1.17.1' in call for call in environment.pip_calls)
 
 
 def test_aliases_are_installed_where_the_real_one_is_absent(environment):
@@ -231,7 +244,7 @@ def test_mmcv_is_compiled_with_torch_there_and_without_cache(environment):
         pytest.skip('this Python has no headers')
     assert code == 0, output
     calls = environment.pip_calls
-    (build,) = (number for number, call in enumerate(calls) if '--no-binary onedl-mmcv' in call)
+    (build,) = (number for number, call in enumerate(calls) if '--no-binary onedl-mmcv' in call)  # once
     assert '--no-build-isolation --no-cache-dir' in calls[build]
     assert any(' torch==2.11.0' in call for call in calls[:build])
 
