@@ -230,15 +230,18 @@ def build_detector(detector_cfg):
     """
     import torch
     from mmdet.registry import MODELS
-    from mmengine.registry import DefaultScope
+    from mmengine.logging import MMLogger
 
     import mmplugins.metr  # noqa: F401
 
     def build(kind: str = 'METR', seed: int = 0, **changes):
         torch.manual_seed(seed)
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            model = MODELS.build(detector_cfg(kind, **changes))
+        model = MODELS.build(detector_cfg(kind, **changes))
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')  # else three lines for every parameter, in the report of every failed test
         model.init_weights()
+        logger.setLevel(level)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
