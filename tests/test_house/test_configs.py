@@ -1,6 +1,7 @@
 """Every config parses, and its model and data pipelines build, without data, weights or network."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,15 @@ def find(node: object, key: str) -> Iterator:
             yield from find(value, key)
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+@pytest.fixture(scope='module', params=CONFIGS, ids=lambda path: path.stem)
 def cfg(request) -> Config:
-    cfg = Config.fromfile(request.param)
+    cfg = Config.fromfile(request.param)  # once for all tests of a config
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return cfg
 
 
 def test_model_builds(cfg):
-    model = MODELS.build(cfg.model)  # weights are made by init_weights, so nothing is downloaded here
+    model = MODELS.build(deepcopy(cfg.model))  # weights are made by init_weights, so nothing is downloaded here
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
@@ -41,7 +42,7 @@ def test_pipelines_build(cfg):
     pipelines = list(find(loaders, 'pipeline'))
     assert pipelines
     for pipeline in pipelines:
-        Compose(pipeline)
+        Compose(deepcopy(pipeline))
 
 
 def test_datasets_are_registered(cfg):
