@@ -261,6 +261,33 @@ def test_label_beyond_the_vocabulary_names_the_image(build_detector, mixed_batch
         model.loss(*prepared(model, mixed_batch))
 
 
+def test_proposals_and_queries_by_definition(build_detector, mixed_batch):
+    """Q best tokens by the allowed names give the references of every group; content is ``e_j + z_k`` of the group."""
+    model = build_detector(dn_cfg=None)
+    inputs, samples = prepared(model, mixed_batch)
+    encoder_inputs, _ = model.pre_transformer(model.extract_feat(inputs), samples)
+    encoded = model.forward_encoder(**encoder_inputs)
+    decoder_inputs, head_inputs = model.pre_decoder(**encoded, batch_data_samples=samples)
+    tokens, anchors = model.gen_encoder_output_proposals(**encoded)
+    categories, differs = head_inputs['categories'], False
+    queries = decoder_inputs['query'].unflatten(1, (-1, 5))
+    references = decoder_inputs['reference_points'].unflatten(1, (-1, 5))
+    for image, rows in enumerate(([0, 1, 2], [1, 3], [0, 1, 2])):
+        classifier, box_branch = model.bbox_head.cls_branches[-1], model.bbox_head.reg_branches[-1]
+        scores = classifier(tokens[image][:, None], categories.vectors[image][None])
+        top = scores[:, rows].amax(1).topk(5).indices
+        differs |= set(top.tolist()) != set(scores.amax(1).topk(5).indices.tolist())
+        boxes = (box_branch(tokens[image]) + anchors[image])[top].sigmoid()
+        torch.testing.assert_close(head_inputs['enc_outputs_class'][image], scores[top])
+        torch.testing.assert_close(head_inputs['enc_outputs_coord'][image], boxes)
+        for group, row in enumerate(categories.keep[image]):
+            torch.testing.assert_close(references[image, group], boxes)
+            expected = model.query_embedding.weight + categories.vectors[image, row]
+            torch.testing.assert_close(queries[image, group], expected)
+    assert differs  # names outside the data set would have chosen other tokens
+    assert not decoder_inputs['reference_points'].requires_grad
+
+
 # -- training step --------------------------------------------------------------------------------------------------
 
 EMPTY = [[], [], []]
@@ -270,6 +297,11 @@ BATCHES = {
     'no boxes': EMPTY,
     # Rows 0 and 2 are not of `streets`, 3 is not of `pets`.
     'boxes outside the rows of the data set': [[(3, (4, 6, 20, 30))], [(0, (10, 4, 50, 40)), (2, (2, 3, 9, 9))], []],
+    'degenerate boxes and boxes over the border': [
+        [(0, (10, 10, 10, 30)), (0, (7, 7, 7, 7)), (2, (-30, -9, 90, 99))],
+        [(1, (70, 70, 90, 90))],
+        [],
+    ],
     'more boxes than queries': [[(0, (4, 6, 20 + i, 30 + i)) for i in range(9)], [], [(1, (8, 8, 40, 32))]],
 }
 SIZES, DATASETS = [(64, 48), (48, 64), (40, 56)], ['pets', 'streets', 'pets']
