@@ -30,6 +30,7 @@ class Categories:
             the active vocabulary (test).
         keep: ``(B, K)``, rows of the kept names, ascending.
         valid: ``(B, K)`` bool; False where an image has fewer than ``K`` allowed names and the slot is a filler.
+        gt_counts: ``(B, V)``, ground-truth boxes of each name; None at test time.
     """
 
     vectors: Tensor
@@ -37,6 +38,7 @@ class Categories:
     allowed: Tensor
     keep: Tensor
     valid: Tensor
+    gt_counts: Tensor | None = None
 
     @property
     def kept_vectors(self) -> Tensor:
@@ -156,16 +158,15 @@ class CategoryExtractionModule(BaseModule):
                 'kept; the boxes of the others are not trained. Raise num_categories. (Said once.)'
             )
 
-    def loss(self, categories: Categories, gt_counts: Tensor) -> dict[str, Tensor]:
+    def loss(self, categories: Categories) -> dict[str, Tensor]:
         """Multi-label loss of every block.
 
         Args:
-            categories: Output of the detector's extraction step.
-            gt_counts: ``(B, V)``.
+            categories: Output of the detector's extraction step, with ``gt_counts``.
 
         Returns:
             ``loss_cem`` (last block) and ``b<i>.loss_cem`` (earlier ones), scalars.
         """
-        targets = gt_counts > 0
+        targets = categories.gt_counts > 0
         losses = [self.loss_cem(logits, targets, categories.allowed) for logits in categories.logits]
         return {'loss_cem': losses[-1], **{f'b{i}.loss_cem': loss for i, loss in enumerate(losses[:-1])}}

@@ -64,27 +64,27 @@ class METRMixin:
         Returns:
             See :meth:`METRHead.loss` and :meth:`CategoryExtractionModule.loss`.
         """
-        self._check_labels(batch_data_samples)
         head_inputs = self.forward_transformer(self.extract_feat(batch_inputs), batch_data_samples)
         losses = self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
-        categories = head_inputs['categories']
-        return {**losses, **self.cem.loss(categories, self._count_boxes(batch_data_samples, categories.allowed))}
+        return {**losses, **self.cem.loss(head_inputs['categories'])}
 
-    def _check_labels(self, batch_data_samples: SampleList) -> None:
+    def count_boxes(self, batch_data_samples: SampleList) -> Tensor:
+        """Ground-truth boxes of each name, ``(B, V)``.
+
+        Raises:
+            ValueError: A label is no row of the vocabulary.
+        """
         num_names = len(self.vocabulary)
-        for sample in batch_data_samples:
-            labels = sample.gt_instances.labels
-            if len(labels) and int(labels.max()) >= num_names:
-                raise ValueError(
-                    f'{sample.metainfo.get("img_path", "an image")} has label {int(labels.max())}, the '
-                    f'vocabulary of the model has {num_names} names: give model and data the same one'
-                )
-
-    @staticmethod
-    def _count_boxes(batch_data_samples: SampleList, allowed: Tensor) -> Tensor:
-        """Ground-truth boxes of each name, ``(B, V)``."""
-        num_names = allowed.size(1)
-        return torch.stack([sample.gt_instances.labels.bincount(minlength=num_names) for sample in batch_data_samples])
+        labels = [sample.gt_instances.labels for sample in batch_data_samples]
+        flat = torch.cat(labels)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < num_names:
+            bad = next(i for i, row in enumerate(labels) if ((row < 0) | (row >= num_names)).any())
+            raise ValueError(
+                f'{batch_data_samples[bad].metainfo.get("img_path", "an image")} has the labels '
+                f'{labels[bad].unique().tolist()}, the vocabulary of the model has {num_names} names: give model and '
+                'data the same one'
+            )
+        return torch.stack([row.bincount(minlength=num_names) for row in labels])
 
     def allowed_categories(self, batch_data_samples: SampleList, device: torch.device) -> Tensor:
         """The names that may be kept, ``(B, V)`` bool.
@@ -116,9 +116,9 @@ class METRMixin:
         """
         vectors, logits = self.cem(self.text_bank(), memory, memory_mask)
         allowed = self.allowed_categories(batch_data_samples, memory.device)
-        gt_counts = self._count_boxes(batch_data_samples, allowed) if self.training else None
+        gt_counts = self.count_boxes(batch_data_samples) if self.training else None
         keep, valid = self.cem.retain(logits[-1], allowed, self.num_categories, gt_counts)
-        return Categories(vectors, logits, allowed, keep, valid)
+        return Categories(vectors, logits, allowed, keep, valid, gt_counts)
 
     def pre_decoder(
         self,
@@ -255,8 +255,7 @@ class METR(METRMixin, DINO):
             num_heads = self.decoder.layers[0].self_attn.num_heads
             dn_mask = dn_meta.pop('attn_mask').repeat_interleave(num_heads, dim=0)
             if dn_query.size(1) == 0:
-                # Every parameter must reach the loss in DDP, also when no image of this rank has a box.
-                query = query + 0 * self.dn_query_generator.label_embedding.weight[0]
+                # No box in the batch. The empty queries stay in `query`: DDP asks a gradient of every parameter.
                 dn_mask = dn_meta = None
         return dict(query=query, reference_points=references.sigmoid(), dn_mask=dn_mask, dn_meta=dn_meta)
 

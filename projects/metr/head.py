@@ -42,7 +42,7 @@ class METRHead(DINOHead):
         prior_prob: Start probability of a query; DINO's 0.01, the paper's is not known.
         train_cfg: ``assigner`` (groups) and ``proposal_assigner`` (encoder proposals, matched over the vocabulary).
         test_cfg: ``max_per_img``; ``score_fusion`` (default False): multiply scores by the category's CEM probability.
-        **kwargs: Of the host's head. ``num_classes`` is 1 by construction.
+        **kwargs: Of the host's head. ``num_classes`` is 1 by construction; ``loss_cls`` is a focal loss of weight 2.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class METRHead(DINOHead):
             or dict(type='HungarianAssigner', match_costs=FOCAL_COSTS),
         )
         kwargs.setdefault('num_classes', 1)
+        # The host's own default is a softmax loss.
+        kwargs.setdefault('loss_cls', dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0))
         if kwargs['num_classes'] != 1:
             raise ValueError(
                 'METRHead classifies queries as object or not: num_classes must be 1, not '

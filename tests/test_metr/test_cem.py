@@ -194,7 +194,7 @@ def test_loss_of_every_block(cem, prompts, memory):
     vectors, logits = cem(prompts, memory)
     allowed = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1]]).bool()
     counts = torch.tensor([[3, 0, 0, 0, 0], [0, 0, 1, 0, 2]])
-    losses = cem.loss(Categories(vectors, logits, allowed, None, None), counts)
+    losses = cem.loss(Categories(vectors, logits, allowed, None, None, counts))
     assert set(losses) == {'b0.loss_cem', 'loss_cem'}
     for got, block_logits in zip((losses['b0.loss_cem'], losses['loss_cem']), logits, strict=True):
         torch.testing.assert_close(got, cem.loss_cem(block_logits, (counts > 0).float(), allowed.float()))
@@ -222,7 +222,7 @@ def test_bfloat16_autocast(cem, prompts, memory):
         counts = torch.tensor([[3, 0, 0, 0, 0], [0, 0, 1, 0, 2]])
         allowed = torch.ones(B, V, dtype=torch.bool)
         keep, _ = cem.retain(logits[-1], allowed, 2, counts)
-        loss = sum(cem.loss(Categories(vectors, logits, allowed, keep, allowed), counts).values())
+        loss = sum(cem.loss(Categories(vectors, logits, allowed, keep, allowed, counts)).values())
     loss.backward()
     assert loss.isfinite()
     assert 0 in keep[0] and {2, 4} == set(keep[1].tolist())

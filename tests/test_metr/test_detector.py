@@ -254,10 +254,11 @@ def test_unknown_data_set(build_detector, mixed_batch):
         model.loss(*prepared(model, mixed_batch))
 
 
-def test_label_beyond_the_vocabulary_names_the_image(build_detector, mixed_batch):
+@pytest.mark.parametrize('label', [4, -1])
+def test_label_outside_the_vocabulary_names_the_image(build_detector, mixed_batch, label):
     model = build_detector()
-    mixed_batch['data_samples'][1].gt_instances.labels[0] = 4
-    with pytest.raises(ValueError, match=r'1\.jpg has label 4.*4 names'):
+    mixed_batch['data_samples'][1].gt_instances.labels[0] = label
+    with pytest.raises(ValueError, match=r'1\.jpg has the labels.*4 names'):
         model.loss(*prepared(model, mixed_batch))
 
 
