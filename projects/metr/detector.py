@@ -24,16 +24,39 @@ from .vocabulary import Vocabulary
 class METRMixin:
     """What METR adds to a two-stage DETR. See :class:`METR` for the arguments."""
 
-    def _init_metr(
-        self, vocabulary: dict, text_bank: dict, cem: dict | None, num_categories: int, mask_unannotated: bool
+    decoder_class: type
+
+    def __init__(
+        self,
+        *args,
+        vocabulary: dict,
+        text_bank: dict,
+        cem: dict | None = None,
+        num_categories: int = 20,
+        num_queries: int = 100,
+        mask_unannotated: bool = True,
+        with_box_refine: bool = True,
+        as_two_stage: bool = True,
+        **kwargs,
     ) -> None:
-        self.vocabulary = Vocabulary(**vocabulary)
-        self.text_bank = MODELS.build(
-            dict(type='TextBank', embed_dims=self.embed_dims, names=self.vocabulary.lookup_names, **text_bank)
-        )
-        self.cem = MODELS.build(dict(dict(type='CategoryExtractionModule', embed_dims=self.embed_dims), **(cem or {})))
+        if not (with_box_refine and as_two_stage):
+            raise ValueError(
+                'METR takes its reference boxes from the encoder and refines them in each layer: '
+                'with_box_refine and as_two_stage must be True'
+            )
+        super().__init__(*args, num_queries=num_queries, with_box_refine=True, as_two_stage=True, **kwargs)
         self.num_categories = num_categories
         self.mask_unannotated = mask_unannotated
+        self.vocabulary = Vocabulary(**vocabulary)
+        defaults = dict(type='TextBank', embed_dims=self.embed_dims, names=self.vocabulary.lookup_names)
+        self.text_bank = MODELS.build({**defaults, **text_bank})
+        defaults = dict(type='CategoryExtractionModule', embed_dims=self.embed_dims)
+        self.cem = MODELS.build({**defaults, **(cem or {})})
+
+    def _init_layers(self) -> None:
+        decoder = self.decoder
+        super()._init_layers()
+        self.decoder = self.decoder_class(**decoder)
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         """Detect other categories from now on; for test time.
@@ -145,6 +168,8 @@ class METRMixin:
         scores = self.bbox_head.cls_branches[-1].pairwise(tokens, categories.vectors)
         boxes = self.bbox_head.reg_branches[-1](tokens) + anchors
         best = scores.detach().masked_fill(~categories.allowed[:, None], -torch.inf).amax(-1)
+        # The host marks tokens in the padding or at the border with infinite anchors, but may still choose them.
+        best = best.masked_fill(anchors.isinf().any(-1), -torch.inf)
         top = best.topk(min(self.num_queries, best.size(1)), dim=1).indices[..., None]
         boxes = boxes.gather(1, top.expand(-1, -1, 4))
 
@@ -208,32 +233,12 @@ class METR(METRMixin, DINO):
         **kwargs: Of the host's DINO.
     """
 
-    def __init__(
-        self,
-        *args,
-        vocabulary: dict,
-        text_bank: dict,
-        cem: dict | None = None,
-        num_categories: int = 20,
-        num_queries: int = 100,
-        mask_unannotated: bool = True,
-        dn_cfg: dict | None = None,
-        with_box_refine: bool = True,
-        as_two_stage: bool = True,
-        **kwargs,
-    ) -> None:
-        _check_two_stage(with_box_refine, as_two_stage)
-        # Not DINO.__init__: it builds a denoiser whose label embedding has one row a class.
-        super(DINO, self).__init__(
-            *args, num_queries=num_queries, with_box_refine=with_box_refine, as_two_stage=as_two_stage, **kwargs
-        )
-        self.dn_query_generator = None if dn_cfg is None else GroupCdnQueryGenerator(self.embed_dims, **dn_cfg)
-        self._init_metr(vocabulary, text_bank, cem, num_categories, mask_unannotated)
+    decoder_class = METRDecoder
 
-    def _init_layers(self) -> None:
-        decoder = self.decoder
-        super()._init_layers()
-        self.decoder = METRDecoder(**decoder)
+    def __init__(self, *args, dn_cfg: dict | None = None, **kwargs) -> None:
+        # The host builds a denoiser in any case, of a size that depends on the number of classes; ours takes its place.
+        super().__init__(*args, dn_cfg=dict(group_cfg=dict(num_dn_queries=1)), **kwargs)
+        self.dn_query_generator = None if dn_cfg is None else GroupCdnQueryGenerator(self.embed_dims, **dn_cfg)
 
     def make_queries(self, categories: Categories, boxes: Tensor, batch_data_samples: SampleList) -> dict:
         """Content ``e_j + z_k`` at the shared boxes, behind the denoising queries.
@@ -277,32 +282,9 @@ class DeformableMETR(METRMixin, DeformableDETR):
         **kwargs: Of the host's DeformableDETR.
     """
 
+    decoder_class = DeformableMETRDecoder
     # The host's own passes the data samples to `pre_decoder` in DINO only.
     forward_transformer = DINO.forward_transformer
-
-    def __init__(
-        self,
-        *args,
-        vocabulary: dict,
-        text_bank: dict,
-        cem: dict | None = None,
-        num_categories: int = 20,
-        num_queries: int = 100,
-        mask_unannotated: bool = True,
-        with_box_refine: bool = True,
-        as_two_stage: bool = True,
-        **kwargs,
-    ) -> None:
-        _check_two_stage(with_box_refine, as_two_stage)
-        super().__init__(
-            *args, num_queries=num_queries, with_box_refine=with_box_refine, as_two_stage=as_two_stage, **kwargs
-        )
-        self._init_metr(vocabulary, text_bank, cem, num_categories, mask_unannotated)
-
-    def _init_layers(self) -> None:
-        decoder = self.decoder
-        super()._init_layers()
-        self.decoder = DeformableMETRDecoder(**decoder)
 
     def make_queries(self, categories: Categories, boxes: Tensor, batch_data_samples: SampleList) -> dict:
         """Position and content from the boxes, as the host does, and ``z_k`` added to the content.
@@ -320,12 +302,4 @@ class DeformableMETR(METRMixin, DeformableDETR):
             query=query,
             query_pos=query_pos.repeat(1, num_groups, 1),
             reference_points=boxes.sigmoid().repeat(1, num_groups, 1),
-        )
-
-
-def _check_two_stage(with_box_refine: bool, as_two_stage: bool) -> None:
-    if not (with_box_refine and as_two_stage):
-        raise ValueError(
-            'METR takes its reference boxes from the encoder and refines them in each layer: '
-            'with_box_refine and as_two_stage must be True'
         )

@@ -276,7 +276,8 @@ def test_proposals_and_queries_by_definition(build_detector, mixed_batch):
     for image, rows in enumerate(([0, 1, 2], [1, 3], [0, 1, 2])):
         classifier, box_branch = model.bbox_head.cls_branches[-1], model.bbox_head.reg_branches[-1]
         scores = classifier(tokens[image][:, None], categories.vectors[image][None])
-        top = scores[:, rows].amax(1).topk(5).indices
+        inside = anchors[image].isfinite().all(1)  # tokens in the padding and at the border have no anchor
+        top = scores[:, rows].amax(1).masked_fill(~inside, -torch.inf).topk(5).indices
         differs |= set(top.tolist()) != set(scores.amax(1).topk(5).indices.tolist())
         boxes = (box_branch(tokens[image]) + anchors[image])[top].sigmoid()
         torch.testing.assert_close(head_inputs['enc_outputs_class'][image], scores[top])
@@ -400,7 +401,7 @@ def test_it_learns_two_images_by_heart(build_detector, make_batch, kind):
     batch = make_batch(
         [(64, 64)] * 2,
         [[(0, (4, 6, 24, 30)), (2, (30, 30, 56, 60))], [(1, (10, 4, 50, 40)), (3, (20, 44, 60, 62))]],
-        ['pets', None],
+        [None, None],  # all names are trained: what is found of others is anybody's guess
     )
     model = build_detector(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
