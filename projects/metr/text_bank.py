@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, xavier_init
 from torch import Tensor, nn
 
 from .embeddings import load_embeddings
@@ -56,6 +56,15 @@ class TextBank(BaseModule):
             self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer('fingerprint', self._fingerprint())
         self.set_names(names)
+
+    def init_weights(self) -> None:
+        """Start the projection without bias.
+
+        Beside vectors of unit norm torch's own bias is as large as the projected vector, and all names start alike.
+        """
+        super().init_weights()
+        if isinstance(self.projection, nn.Linear):
+            xavier_init(self.projection, distribution='uniform')
 
     def set_names(self, names: Sequence[str]) -> None:
         """Replace the vocabulary; row ``i`` becomes ``names[i]``.

@@ -147,3 +147,13 @@ def test_it_follows_the_device_and_type_of_the_module(bank):
 
 def test_it_is_built_from_a_config(hash_embeddings):
     assert isinstance(MODELS.build(dict(type='TextBank', embeddings=hash_embeddings, names=['cat'])), TextBank)
+
+
+def test_names_start_as_different_as_their_embeddings(bank):
+    """A bias as large as the projected vectors would make all prompts alike."""
+    model = bank(('person', 'dog', 'traffic light', 'banana'), embeddings='minilm-l6-v2', embed_dims=512)
+    model.init_weights()
+    vectors = torch.nn.functional.normalize(model.vectors, dim=1)
+    prompts = torch.nn.functional.normalize(model(), dim=1)
+    # A random projection to 512 channels keeps a cosine to about 1 / sqrt(512).
+    torch.testing.assert_close(prompts @ prompts.T, vectors @ vectors.T, atol=0.15, rtol=0)
