@@ -35,15 +35,15 @@ from evidence import ROOT, markdown_table, origin, write_json
 # Arm: sets, what differs from METR, checkpoint of which arm it starts from, iterations ('full': --iters).
 ARMS = dict(
     joint=dict(sets=('a', 'b'), control=True),
-    pretrain=dict(sets=('old_a', 'old_b')),
     joint_unmasked=dict(sets=('a', 'b'), overrides=dict(mask_unannotated=False)),
     blind=dict(sets=('a', 'b'), overrides=dict(assigner='CategoryBlindAssigner')),
     random=dict(sets=('a', 'b'), overrides=dict(cem='RandomRetention')),
+    pretrain=dict(sets=('old_a', 'old_b')),
+    finetune=dict(sets=('new',), iters='finetune', start='pretrain'),
+    scratch=dict(sets=('new',), iters='finetune'),
     only_a=dict(sets=('a',)),
     only_b=dict(sets=('b',)),
     scratch_long=dict(sets=('new',), iters='full + finetune'),
-    scratch=dict(sets=('new',), iters='finetune'),
-    finetune=dict(sets=('new',), iters='finetune', start='pretrain'),
 )
 
 
