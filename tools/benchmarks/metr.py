@@ -227,7 +227,9 @@ def main() -> None:
         device: dict(decoder=bench_decoder(args, device), matching=bench_matching(args, device)) for device in devices
     }
     sizes = {key: value for key, value in vars(args).items() if isinstance(value, int)}
-    data = dict(results=results, bounds=BOUNDS, sizes=sizes, **origin(time.time() - start))
+    data = dict(
+        table=table(results), results=results, bounds=BOUNDS, sizes=sizes, **origin(time.time() - start)
+    )  # fmt: skip
     if 'cuda' in devices:
         data['gpu'] = torch.cuda.get_device_name()
     write_json(args.out, data)
