@@ -66,13 +66,13 @@ def draw(config: Path, work_dir: Path, num_images: int) -> list[str]:
     inferencer = DetInferencer(model=str(config), weights=str(checkpoint), device='cpu', show_progress=False)
     images = sorted((DATA / 'val').glob('*.jpg'))
     chosen = images[:: max(1, len(images) // num_images)][:num_images]
-    inferencer([str(path) for path in chosen], out_dir=str(work_dir / 'pictures'), pred_score_thr=0.4)
+    inferencer([str(path) for path in chosen], out_dir=str(work_dir / 'pictures'), pred_score_thr=0.35)
     drawn = [work_dir / 'pictures/vis' / path.name for path in chosen]
     columns = 3
     tiles = [mmcv.imread(str(path)) for path in drawn]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    overview = work_dir / 'pictures/overview.png'
+    overview = work_dir / 'pictures/overview.jpg'
     mmcv.imwrite(np.vstack(rows), str(overview))
     return [str(path) for path in (overview, *drawn)]
 
