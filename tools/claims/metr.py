@@ -43,6 +43,8 @@ ARMS = dict(
     scratch=dict(sets=('new',), iters='finetune'),
     only_a=dict(sets=('a',)),
     only_b=dict(sets=('b',)),
+    half_a=dict(sets=('a',), iters='half'),
+    half_b=dict(sets=('b',), iters='half'),
     scratch_long=dict(sets=('new',), iters='full + finetune'),
 )
 
@@ -57,7 +59,8 @@ def run_arm(name: str, seed: int, iters: int, work_dir: Path, threads: int = 1) 
     shutil.rmtree(folder, ignore_errors=True)
     arm = ARMS[name]
     finetune = min(FINETUNE_ITERS, iters)
-    steps = {'full': iters, 'finetune': finetune, 'full + finetune': iters + finetune}[arm.get('iters', 'full')]
+    lengths = {'full': iters, 'half': (iters + 1) // 2, 'finetune': finetune, 'full + finetune': iters + finetune}
+    steps = lengths[arm.get('iters', 'full')]
     pretrained = arm.get('start') and str(work_dir / f'{arm["start"]}_{seed}' / f'iter_{iters}.pth')
     start, cpu = time.time(), time.process_time()
     overrides = arm.get('overrides', {})
