@@ -90,14 +90,14 @@ def draw(claims: list[dict], path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(15, 8), layout='constrained')
+    figure, panels = pyplot.subplots(2, 3, figsize=(16, 9), layout='constrained')
     for number, (claim, panel) in enumerate(zip(claims, panels.flat, strict=False), start=1):
         arms = [arm for arm in claim['arms'] if ' K=' not in arm['metric'] and arm['mean'] is not None][::-1]
-        labels = [textwrap.fill(f'{arm["name"]}: {arm["metric"]}', 38) for arm in arms]
+        labels = [textwrap.fill(f'{arm["name"]}: {arm["metric"]}', 64 if len(arms) > 8 else 38) for arm in arms]
         colors = ['tab:orange' if arm['name'] != claim['arms'][0]['name'] else 'tab:blue' for arm in arms]
         bars = panel.barh(range(len(arms)), [a['mean'] for a in arms], xerr=[a['std'] or 0 for a in arms], color=colors)
         panel.bar_label(bars, fmt='%.3f', padding=3, fontsize=8)
-        panel.set_yticks(range(len(arms)), labels, fontsize=7)
+        panel.set_yticks(range(len(arms)), labels, fontsize=6 if len(arms) > 8 else 7)
         panel.set_xlim(0, 1.15)
         answer = {True: 'holds', False: 'does not hold', None: 'undecided'}[claim['holds']]
         panel.set_title(f'claim {number}: {answer}', fontsize=10)
@@ -107,7 +107,7 @@ def draw(claims: list[dict], path: Path) -> None:
     panel.plot(range(1, 11), [k / 10 for k in range(1, 11)], linestyle='--', label='random')
     panel.set(xlabel='K', ylabel='recall of present names', ylim=(0, 1.05), title='names kept by the CEM')
     panel.legend()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
     pyplot.close(figure)
 
 
