@@ -44,7 +44,8 @@ class METRDecoderLayer(DeformableDetrTransformerDecoderLayer):
             groups = torch.cat([denoising, groups], dim=1)
         query = self.norms[0](groups)
         query = self.norms[1](self.cross_attn(query=query, query_pos=query_pos, **kwargs))
-        return self.norms[2](self.ffn(query))
+        # Flat: with thousands of queries the copies that the FFN makes of three-dimensional input are felt.
+        return self.norms[2](self.ffn(query.flatten(0, 1)).view_as(query))
 
     def _attend(self, query: Tensor, query_pos: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         return self.self_attn(query, query, query, query_pos=query_pos, key_pos=query_pos, attn_mask=attn_mask)

@@ -209,7 +209,7 @@ def main() -> None:
         ('image-size', 512, 'pixels; memory tokens are those of strides 8, 16, 32, 64'),
         ('matching-images', 4, 'B of the matcher'),
         ('max-boxes', 30, 'boxes of a category are 0 to this many'),
-        ('repeats', 3, 'runs of the decoder; the matcher runs three times as often'),
+        ('repeats', 5, 'runs of the decoder; the matcher runs three times as often'),
         ('threads', 1, 'threads of torch'),
     ):
         parser.add_argument(f'--{name}', type=int, default=value, help=f'{text} (default {value})')
