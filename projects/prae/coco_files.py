@@ -1,0 +1,161 @@
+"""COCO annotation files and COCO results files, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from .atomic import replacing
+from .tables import Dataset, Detections, GroundTruth
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Content of a ``.json`` or ``.json.gz`` file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is empty, cut off or not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    if path.stat().st_size == 0:
+        raise ValueError(f'{path} is empty')
+    opener = gzip.open if path.suffix == '.gz' else open
+    try:
+        with opener(path, 'rt', encoding='utf-8') as file:
+            return json.load(file)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:  # ValueError: of json and of UTF-8
+        raise ValueError(f'{path} is cut off or not JSON: {error}') from error
+
+
+def read_ground_truth(path: str | os.PathLike, need_annotations: bool = True) -> GroundTruth:
+    """Read a COCO annotation file.
+
+    An object is ignored if ``iscrowd``, ``ignore`` or ``difficult`` is set; boxes without area are left out.
+
+    Args:
+        path: ``.json`` or ``.json.gz``.
+        need_annotations: Whether a file with images and categories only is an error.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not COCO, has no images or categories, repeats an id or a name, or an annotation is of an
+            unknown image or category.
+    """
+    data = read_json(path)
+    keys = ('images', 'categories', 'annotations') if need_annotations else ('images', 'categories')
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
+        raise ValueError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')
+    try:
+        dataset = _dataset(data, path)
+        return _boxes(data.get('annotations') or [], dataset, path)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{path} is not a COCO annotation file: {type(error).__name__} {error}') from error
+
+
+def _dataset(data: dict, path: str | os.PathLike) -> Dataset:
+    images, categories = data['images'], data['categories']
+    if not images or not categories:
+        raise ValueError(f'{path} has {len(images)} images and {len(categories)} categories')
+    for what, values in (
+        ('image id', [image['id'] for image in images]),
+        ('category id', [category['id'] for category in categories]),
+        ('category name', [category['name'] for category in categories]),
+    ):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise ValueError(f'{path} has {what} {twice[0]!r} more than once')
+    images = sorted(images, key=lambda image: image['id'])
+    return Dataset(
+        tuple(image['id'] for image in images),
+        tuple(str(image.get('file_name') or '') for image in images),
+        np.array([(image.get('width') or 0, image.get('height') or 0) for image in images], dtype=np.float64),
+        tuple(category['name'] for category in categories),
+        tuple(category['id'] for category in categories),
+    )
+
+
+def _boxes(annotations: list[dict], dataset: Dataset, path: str | os.PathLike) -> GroundTruth:
+    annotations = [a for a in annotations if len(a['bbox']) == 4 and a['bbox'][2] > 0 and a['bbox'][3] > 0]
+    image = lookup([a['image_id'] for a in annotations], dataset.image_ids, f'{path}: image id')
+    category = lookup([a['category_id'] for a in annotations], dataset.category_ids, f'{path}: category id')
+    crowd = np.array([bool(a.get('iscrowd')) for a in annotations], dtype=bool)
+    ignore = np.array([bool(a.get('ignore') or a.get('difficult')) for a in annotations], dtype=bool) | crowd
+    return GroundTruth(dataset, image, category, xyxy([a['bbox'] for a in annotations]), ignore, crowd)
+
+
+def read_results(path: str | os.PathLike, dataset: Dataset) -> Detections:
+    """Read a COCO results file, a list of ``image_id, category_id, bbox (x, y, w, h), score[, segmentation]``.
+
+    Boxes come out in the order of images, whatever the order of the file. They are not cleaned.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is empty, cut off or not a results file, or names images or categories that the data set
+            has not.
+    """
+    data = read_json(path)
+    if not isinstance(data, list):
+        raise ValueError(f'{path} is not a COCO results file: it must be a list of boxes')
+    try:
+        image = lookup([d['image_id'] for d in data], dataset.image_ids, f'{path}: image id')
+        category = lookup([d['category_id'] for d in data], dataset.category_ids, f'{path}: category id')
+        score = np.array([d['score'] for d in data], dtype=np.float64)
+        table = Detections(image, category, score.reshape(-1), xyxy([d['bbox'] for d in data]))
+        if any('segmentation' in d for d in data):
+            mask = np.empty(len(data), dtype=object)
+            mask[:] = [d.get('segmentation') for d in data]
+            table = Detections(table.image, table.category, table.score, table.box, mask)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is not a COCO results file: {type(error).__name__} {error}') from error
+    return table.select(np.argsort(table.image, kind='stable'))
+
+
+def write_results(table: Detections, dataset: Dataset, path: str | os.PathLike) -> None:
+    """Write a COCO results file, gzipped if the name ends in ``.gz``.
+
+    Corners are rounded to 0.001 pixel. Scores are not rounded: their last digits hold the order of equal ones.
+    """
+    box = np.concatenate([table.box[:, :2], table.box[:, 2:] - table.box[:, :2]], axis=1).round(3).tolist()
+    columns = (table.image.tolist(), table.category.tolist(), table.score.tolist(), box)
+    results = [
+        dict(image_id=dataset.image_ids[image], category_id=dataset.category_ids[category], bbox=xywh, score=score)
+        for image, category, score, xywh in zip(*columns, strict=True)
+    ]
+    if table.mask is not None:
+        for entry, mask in zip(results, table.mask, strict=True):
+            if mask is not None:
+                entry['segmentation'] = mask
+    with replacing(path) as temporary:
+        opener = gzip.open if str(path).endswith('.gz') else open
+        with opener(temporary, 'wt', encoding='utf-8') as file:
+            file.write(json.dumps(results))
+
+
+def lookup(values: list, known: tuple, what: str) -> ndarray:
+    """Index of each value in ``known``.
+
+    Raises:
+        ValueError: If one is not there.
+    """
+    index = {value: place for place, value in enumerate(known)}
+    try:
+        return np.array([index[value] for value in values], dtype=np.int64)
+    except KeyError:
+        unknown = sorted({str(value) for value in values if value not in index})
+        raise ValueError(f'unknown {what} {", ".join(unknown[:5])} ({len(unknown)} in all)') from None
+
+
+def xyxy(boxes: list) -> ndarray:
+    """Corners ``(M, 4)`` of boxes ``(x, y, w, h)``."""
+    box = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    box[:, 2:] += box[:, :2]
+    return box

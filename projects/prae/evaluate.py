@@ -1,0 +1,161 @@
+"""Average precision by faster-coco-eval or pycocotools, and paired bootstrap intervals over images.
+
+The numbers are those packages'. What is ours is the resampling: pycocotools cannot weight images, so the matches of
+:func:`matching.match_greedy`, which are COCO's, are summed up again for each resample. A test compares the unweighted
+sum with the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+from numpy import ndarray
+
+from .matching import COCO_THRESHOLDS, match_greedy
+from .tables import Detections, GroundTruth
+
+RECALLS = np.linspace(0, 1, 101)
+
+
+def coco_scores(table: Detections, gt: GroundTruth) -> dict[str, float]:
+    """COCO's summary of upright boxes, in percent: ``mAP``, ``AP50``, ``AP75``, ``mAP_s``, ``mAP_m``, ``mAP_l``.
+
+    Ignored objects, difficult ones among them, count as crowds: COCO's tools know no other way to ignore an object.
+
+    Raises:
+        ImportError: If neither faster-coco-eval nor pycocotools is installed.
+    """
+    coco, evaluator = _package()
+    with contextlib.redirect_stdout(io.StringIO()):
+        annotations = coco()
+        annotations.dataset = _as_coco(gt)
+        annotations.createIndex()
+        if not len(table):
+            return dict.fromkeys(('mAP', 'AP50', 'AP75', 'mAP_s', 'mAP_m', 'mAP_l'), 0.0)
+        xywh = np.concatenate([table.box[:, :2], table.box[:, 2:] - table.box[:, :2]], axis=1)
+        # Numbers, not ids: an id may be a string.
+        results = [
+            dict(image_id=image + 1, category_id=category + 1, bbox=box, score=score)
+            for image, category, box, score in zip(
+                table.image.tolist(), table.category.tolist(), xywh.tolist(), table.score.tolist(), strict=True
+            )
+        ]
+        run = evaluator(annotations, annotations.loadRes(results), 'bbox')
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    names = ('mAP', 'AP50', 'AP75', 'mAP_s', 'mAP_m', 'mAP_l')
+    return {name: 100 * float(value) for name, value in zip(names, run.stats[:6], strict=True)}
+
+
+def _package() -> tuple[type, type]:
+    """Classes of the faster package if it is there; both follow COCO's rules."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        return COCO, COCOeval_faster
+    except ImportError:
+        pass
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError('evaluation needs `pip install faster-coco-eval` or `pip install pycocotools`') from error
+    return COCO, COCOeval
+
+
+def _as_coco(gt: GroundTruth) -> dict:
+    size = gt.box[:, 2:4] - gt.box[:, :2]
+    columns = (gt.image.tolist(), gt.category.tolist(), gt.box[:, :2].tolist(), size.tolist(), gt.ignore.tolist())
+    annotations = [
+        dict(
+            id=number,
+            image_id=image + 1,
+            category_id=category + 1,
+            bbox=[*corner, *wh],
+            area=wh[0] * wh[1],
+            iscrowd=int(ignore),
+        )
+        for number, (image, category, corner, wh, ignore) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    return dict(
+        images=[dict(id=number + 1) for number in range(len(gt.dataset))],
+        categories=[dict(id=number + 1, name=name) for number, name in enumerate(gt.dataset.classes)],
+        annotations=annotations,
+    )
+
+
+class ResampledAP:
+    """AP of one table of detections, for any weights of the images.
+
+    Args:
+        table: At most 100 boxes of an image and category count, as in COCO's evaluation.
+        gt: Ground truth.
+    """
+
+    def __init__(self, table: Detections, gt: GroundTruth) -> None:
+        gt = gt.ignored_as_crowd()
+        hit, ignored = match_greedy(table, gt, COCO_THRESHOLDS)
+        order = np.argsort(-table.score, kind='stable')
+        self._per_category = []
+        for category in range(len(gt.dataset.classes)):
+            rows = order[table.category[order] == category]
+            positives = gt.image[(gt.category == category) & ~gt.ignore]
+            if len(positives):
+                self._per_category.append(
+                    (table.image[rows], hit[:, rows], ~hit[:, rows] & ~ignored[:, rows], positives)
+                )
+
+    def __call__(self, weights: ndarray) -> ndarray:
+        """Return AP in percent at each of COCO's ten thresholds, ``(10,)``, mean of categories.
+
+        Args:
+            weights: ``(I,)``, how often each image counts.
+        """
+        values = [
+            self._category(weights[image], hit, miss, weights[positives].sum())
+            for image, hit, miss, positives in self._per_category
+            if weights[positives].sum() > 0
+        ]
+        return 100 * np.mean(values, axis=0) if values else np.zeros(len(COCO_THRESHOLDS))
+
+    @staticmethod
+    def _category(weight: ndarray, hit: ndarray, miss: ndarray, positives: float) -> ndarray:
+        result = np.zeros(len(hit))
+        for level in range(len(hit)):
+            # Recall changes at hits only, and precision is highest right there.
+            true = np.cumsum(weight * hit[level])
+            at = np.flatnonzero(hit[level] & (weight > 0))
+            if not len(at):
+                continue
+            precision = true[at] / (true[at] + np.cumsum(weight * miss[level])[at])
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            place = np.searchsorted(true[at] / positives, RECALLS, side='left')
+            result[level] = envelope[place[place < len(at)]].sum() / len(RECALLS)
+        return result
+
+
+def bootstrap(
+    arms: dict[str, list[ResampledAP]], num_images: list[int], resamples: int, seed: int
+) -> dict[str, ndarray]:
+    """Return mAP and AP50 of each arm on the same resampled images, mean over folds.
+
+    Args:
+        arms: Name to one evaluator for each fold.
+        num_images: Of each fold.
+        resamples: How many.
+        seed: Of numpy's generator.
+
+    Returns:
+        Name to ``(resamples, 2)``.
+    """
+    generator = np.random.default_rng(seed)
+    out = {name: np.zeros((resamples, 2)) for name in arms}
+    for row in range(resamples):
+        weights = [np.bincount(generator.integers(0, n, n), minlength=n).astype(np.float64) for n in num_images]
+        for name, folds in arms.items():
+            ap = np.mean([fold(weight) for fold, weight in zip(folds, weights, strict=True)], axis=0)
+            out[name][row] = ap.mean(), ap[0]
+    return out

@@ -1,0 +1,221 @@
+"""P-NMS: what is done with refined boxes of one image and category. Five heads, all groups in lock step.
+
+The name P-NMS is of arXiv 2105.03139; in the authors' code (github.com/anonymous-iccv2021/PRAE, no license, read for
+facts only) it is weighted boxes fusion (Solovyev et al., arXiv 1910.13302) on refined scores: ``wbf``. The others are
+Non-Maximum Suppression, Soft-NMS (Bodla et al., arXiv 1704.04503), Non-Maximum Weighted (Zhou et al., CAD 2017) and,
+not in the paper, ``noisy_or``: 1 - prod(1 - SP) over detectors, right if they err independently.
+
+Letters: ``G`` groups of a chunk, ``L`` boxes of its longest group, in falling order of score; groups are in rising
+order of length. ``D`` detectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+from .groups import box_iou
+from .options import FuseConfig
+from .rotated import rotated_iou
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Groups of similar length, padded.
+
+    Args:
+        box: ``(G, L, 4)`` xyxy, or ``(G, L, 5)`` rotated, for ``nms`` and ``soft_nms`` only.
+        score: ``(G, L)``, refined score times weight of the detector; 0 at padding.
+        weight: ``(G, L)``, of the box's detector.
+        detector: ``(G, L)``.
+        valid: ``(G, L)``.
+        num_detectors: ``(G,)``, that a fused score is relative to.
+        sum_weights: ``(G,)``, of these.
+        detector_weights: ``(D,)``.
+    """
+
+    box: ndarray
+    score: ndarray
+    weight: ndarray
+    detector: ndarray
+    valid: ndarray
+    num_detectors: ndarray
+    sum_weights: ndarray
+    detector_weights: ndarray
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a head makes of a chunk; ``(G, L)`` each, where ``keep`` is False the rest has no meaning.
+
+    Args:
+        keep: There is an output box in this place.
+        box: ``(G, L, 4)``.
+        score: Its score.
+        first: Which box of the group it is, or, if merged, the best of its members.
+    """
+
+    keep: ndarray
+    box: ndarray
+    score: ndarray
+    first: ndarray
+
+
+def wbf(x: Chunk, cfg: FuseConfig) -> Merged:
+    """Weighted boxes fusion: a box joins the fused box that it overlaps most, which then moves.
+
+    Fused corners are the score-weighted mean of the members. The fused score is the members' mean times
+    ``min(D, members) / sum(weights)``; with ``count='models'`` the weighted mean times the share of detectors, by
+    weight, that are among the members. These are ``avg`` and ``box_and_model_avg`` of the package ensemble-boxes.
+    """
+    groups, length = x.valid.shape
+    fused = np.zeros((4, groups, length))  # unopened ones have no area, so nothing overlaps them
+    area, mass, total_weight = np.zeros((3, groups, length))
+    corner_sum = np.zeros((4, groups, length))
+    members, opened = np.zeros((groups, length), dtype=np.int64), np.zeros(groups, dtype=np.int64)
+    first, models = np.zeros((2, groups, length), dtype=np.int64)
+    corners = np.moveaxis(x.box, -1, 0)
+    lengths = x.valid.sum(1)
+    for rank in range(length):
+        start = int(np.searchsorted(lengths, rank, side='right'))  # groups that have a box of this rank: the rest
+        rows = np.arange(start, groups)
+        box, score = corners[:, start:, rank], x.score[start:, rank]
+        own_area = (box[2] - box[0]) * (box[3] - box[1])
+        width = max(int(opened[start:].max()), 1)
+        old = fused[:, start:, :width]
+        inter_w = np.minimum(old[2], box[2][:, None]) - np.maximum(old[0], box[0][:, None])
+        inter_h = np.minimum(old[3], box[3][:, None]) - np.maximum(old[1], box[1][:, None])
+        inter = np.maximum(inter_w, 0) * np.maximum(inter_h, 0)
+        iou = inter / (area[start:, :width] + own_area[:, None] - inter)
+        best = iou.argmax(1)
+        joins = iou[rows - start, best] > cfg.iou_thr
+        place = np.where(joins, best, opened[start:])
+        first[rows[~joins], place[~joins]] = rank
+        opened[start:] += ~joins
+        members[rows, place] += 1
+        mass[rows, place] += score
+        total_weight[rows, place] += x.weight[start:, rank]
+        models[rows, place] |= 1 << x.detector[start:, rank]
+        corner_sum[:, rows, place] += score * box
+        new = np.where(joins, corner_sum[:, rows, place] / np.maximum(mass[rows, place], 1e-300), box)
+        # Members without any score cannot be weighted: the first stays.
+        new = np.where(mass[rows, place] > 0, new, np.where(joins, fused[:, rows, place], box))
+        fused[:, rows, place] = new
+        area[rows, place] = (new[2] - new[0]) * (new[3] - new[1])
+    if cfg.count == 'boxes':
+        share = np.minimum(members, x.num_detectors[:, None]) / np.maximum(members, 1)
+    else:
+        share = _weight_of(models, x.detector_weights) / np.maximum(total_weight, 1e-300)
+    keep = (members > 0) & (_popcount(models) >= cfg.min_models)
+    return Merged(keep, np.moveaxis(fused, 0, -1), mass * share / x.sum_weights[:, None], first)
+
+
+def nms(x: Chunk, cfg: FuseConfig) -> Merged:
+    """Keep a box unless a better one that is kept overlaps it by more than the threshold."""
+    own, _ = _clusters(x, cfg.iou_thr)
+    place = np.arange(x.valid.shape[1])
+    return Merged(
+        (own == place) & x.valid, x.box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape)
+    )
+
+
+def soft_nms(x: Chunk, cfg: FuseConfig) -> Merged:
+    """Lower a score for each better box that overlaps: by ``exp(-iou^2 / sigma)``, or, linearly, by ``1 - iou``."""
+    iou = _overlaps(x.box)
+    factor = np.exp(-(iou**2) / cfg.sigma) if cfg.sigma is not None else np.where(iou > cfg.iou_thr, 1 - iou, 1.0)
+    score = np.where(x.valid, x.score / x.detector_weights.max(), -1.0)
+    waiting, rows = x.valid.copy(), np.arange(len(score))
+    for _ in range(score.shape[1]):
+        best = np.where(waiting, score, -1.0).argmax(1)
+        waiting[rows, best] = False
+        score = np.where(waiting, score * factor[rows, best], score)
+    place = np.broadcast_to(np.arange(score.shape[1]), score.shape)
+    return Merged(x.valid & (score >= cfg.min_score), x.box, score, place)
+
+
+def nmw(x: Chunk, cfg: FuseConfig) -> Merged:
+    """Mean of a kept box and those that it overlaps, weighted by score times IoU with it; the kept box's score."""
+    own, iou = _clusters(x, cfg.iou_thr, nearest=True)
+    rows = np.arange(len(own))[:, None]
+    place = np.arange(own.shape[1])
+    weight = np.where(x.valid, x.score * np.where(own == place, 1.0, iou[rows, own, place]), 0.0)
+    box, models = _cluster_mean(x, own, weight)
+    keep = (own == place) & x.valid & (_popcount(models) >= cfg.min_models)
+    return Merged(keep, box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape))
+
+
+def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
+    """Score-weighted mean of a kept box and those it suppresses; ``1 - prod(1 - highest score)`` over detectors."""
+    own, _ = _clusters(x, cfg.iou_thr)
+    place = np.arange(own.shape[1])
+    rows = np.broadcast_to(np.arange(len(own))[:, None], own.shape)
+    box, models = _cluster_mean(x, own, x.score)
+    score = np.clip(x.score / x.detector_weights.max(), 0, 1)
+    doubt = np.ones(own.shape)
+    for detector in range(len(x.detector_weights)):
+        mine = x.valid & (x.detector == detector)
+        highest = np.zeros(own.shape)
+        np.maximum.at(highest, (rows[mine], own[mine]), score[mine])
+        doubt *= 1 - highest
+    keep = (own == place) & x.valid & (_popcount(models) >= cfg.min_models)
+    return Merged(keep, box, 1 - doubt, np.broadcast_to(place, own.shape))
+
+
+HEADS = dict(wbf=wbf, nms=nms, soft_nms=soft_nms, nmw=nmw, noisy_or=noisy_or)
+
+
+def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> tuple[ndarray, ndarray]:
+    """Greedy clusters: which box of the group each box belongs to, ``(G, L)``; itself if it is kept.
+
+    Args:
+        x: Boxes.
+        iou_thr: A box belongs to a better, kept one with a higher IoU: to the best of them.
+        nearest: To the nearest of them.
+
+    Returns:
+        ``(G, L)``; the IoUs ``(G, L, L)``.
+    """
+    iou = _overlaps(x.box)
+    length = iou.shape[1]
+    own = np.full(x.valid.shape, -1)
+    overlap = np.full(x.valid.shape, iou_thr)
+    for rank in range(length):
+        kept = own[:, rank] < 0
+        own[kept, rank] = rank
+        later = iou[:, rank, rank + 1 :]
+        joins = (later > overlap[:, rank + 1 :]) & kept[:, None]
+        if not nearest:
+            joins &= own[:, rank + 1 :] < 0
+        own[:, rank + 1 :][joins] = rank
+        if nearest:
+            np.copyto(overlap[:, rank + 1 :], later, where=joins)
+    return own, iou
+
+
+def _overlaps(box: ndarray) -> ndarray:
+    """IoU of all pairs of a group, ``(G, L, L)``, of upright or rotated boxes."""
+    return (rotated_iou if box.shape[-1] == 5 else box_iou)(box[:, :, None], box[:, None])
+
+
+def _cluster_mean(x: Chunk, own: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
+    """Weighted mean of each cluster's corners, ``(G, L, 4)``, and a bit for each detector in it, ``(G, L)``."""
+    rows = np.broadcast_to(np.arange(len(own))[:, None], own.shape)[x.valid]
+    at = own[x.valid]
+    total, corner_sum, models = np.zeros(own.shape), np.zeros(x.box.shape), np.zeros(own.shape, dtype=np.int64)
+    np.add.at(total, (rows, at), weight[x.valid])
+    np.add.at(corner_sum, (rows, at), weight[x.valid][:, None] * x.box[x.valid])
+    np.bitwise_or.at(models, (rows, at), 1 << x.detector[x.valid])
+    mean = corner_sum / np.maximum(total, 1e-300)[..., None]
+    return np.where(total[..., None] > 0, mean, x.box), models
+
+
+def _weight_of(models: ndarray, weights: ndarray) -> ndarray:
+    """Sum of the weights of the detectors whose bits are set, ``(G, L)``."""
+    return sum(((models >> d) & 1) * weight for d, weight in enumerate(weights))
+
+
+def _popcount(models: ndarray) -> ndarray:
+    """Number of bits set, ``(G, L)``; 63 at most."""
+    return sum((models >> d) & 1 for d in range(int(models.max(initial=0)).bit_length())) + np.zeros_like(models)

@@ -1,0 +1,251 @@
+"""What must hold for any detectors: order, invariance, independence, empty inputs. Numbers are those of the docs."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from mmplugins.prae import Calibration, Detections, fit, fit_config, fuse, fuse_config
+from mmplugins.prae.evaluate import coco_scores
+from mmplugins.prae.options import HEADS
+from mmplugins.prae.tables import subset_detections
+
+MERGING = ('wbf', 'nmw', 'noisy_or')
+
+
+def fitted(scene, preset='robust', **options) -> Calibration:
+    gt, _, tables, _ = scene
+    return fit(dict(zip('ab', tables, strict=True)), gt, fit_config(preset, **options))
+
+
+def same(a: Detections, b: Detections, atol: float = 0.0) -> None:
+    """Equal tables."""
+    assert a.image.tolist() == b.image.tolist()
+    assert a.category.tolist() == b.category.tolist()
+    np.testing.assert_allclose(a.score, b.score, atol=atol, rtol=0)
+    np.testing.assert_allclose(a.box, b.box, atol=max(atol * 100, 0), rtol=0)
+
+
+@pytest.mark.parametrize('per_category', [False, True])
+def test_1_one_detector_keeps_order_and_ap(scene, per_category):
+    gt, test, fit_tables, tables = scene
+    calib = fit({'a': fit_tables[0]}, gt, fit_config(per_category=per_category))
+    out = fuse(tables[:1], calib, fuse_config(head='nms', iou_thr=1.0, max_per_img=10**6))
+    assert len(out) == len(tables[0])
+    for category in range(3):
+        mine = out.select(out.category == category)
+        raw = tables[0].score[mine.source[:, 1]]
+        order = np.argsort(-mine.score, kind='stable')
+        assert (np.diff(raw[order]) < 0).all()
+    before, after = coco_scores(tables[0], test), coco_scores(out, test)
+    assert after == pytest.approx(before, abs=1e-9)
+
+
+def test_1_official_may_reorder_a_little(scene):
+    gt, test, fit_tables, tables = scene
+    calib = fit({'a': fit_tables[0]}, gt, fit_config('official'))
+    out = fuse(tables[:1], calib, fuse_config('official', head='nms', iou_thr=1.0, max_per_img=10**6))
+    kept = tables[0].select(tables[0].score >= 0.04)
+    assert abs(coco_scores(out, test)['AP50'] - coco_scores(kept, test)['AP50']) < 1.5
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize(
+    'transform', [lambda s: s**3, lambda s: np.log(s / (1 - s)), lambda s: 100 * s - 7], ids=['cube', 'logit', 'linear']
+)
+def test_3_rising_transforms_change_nothing(scene, head, transform):
+    gt, _, fit_tables, tables = scene
+    cfg = fuse_config(head=head)
+    before = fuse(tables, fitted(scene), cfg)
+    other = [fit_tables[0], fit_tables[1].with_scores(transform(fit_tables[1].score))]
+    calib = fit(dict(zip('ab', other, strict=True)), gt)
+    after = fuse([tables[0], tables[1].with_scores(transform(tables[1].score))], calib, cfg)
+    same(before, after, atol=5e-9)  # the last digits hold the order of equal probabilities
+
+
+def test_3_plain_fusion_does_change(scene):
+    _, _, _, tables = scene
+    calib = Calibration.identity('ab', ['class 0', 'class 1', 'class 2'])
+    cubed = [tables[0], tables[1].with_scores(tables[1].score ** 3)]
+    a, b = fuse(tables, calib), fuse(cubed, calib)
+    assert len(a) != len(b) or np.abs(a.box - b.box).max() > 0.1
+
+
+@pytest.mark.parametrize('preset', ['robust', 'official'])
+@pytest.mark.parametrize('head', HEADS)
+def test_4_boxes_are_input_boxes_or_between_them(scene, head, preset):
+    *_, tables = scene
+    out = fuse(tables, fitted(scene, preset), fuse_config(preset, head=head))
+    assert len(out) <= sum(map(len, tables))
+    if head in MERGING:
+        for image in range(60):
+            mine = out.box[out.image == image]
+            given = np.concatenate([t.box[t.image == image] for t in tables])
+            assert (mine >= given.min(0) - 1e-9).all() and (mine <= given.max(0) + 1e-9).all()
+    else:
+        for (detector, row), box in zip(out.source, out.box, strict=True):
+            assert (tables[detector].box[row] == box).all()
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_5_order_of_detectors_images_and_rows_does_not_matter(scene, head):
+    gt, _, fit_tables, tables = scene
+    cfg = fuse_config(head=head, weights=(1.0, 2.0))
+    before = fuse(tables, fitted(scene), cfg)
+    same(before, fuse(tables, fitted(scene), cfg))
+
+    swapped = fit(dict(zip('ba', fit_tables[::-1], strict=True)), gt)
+    # Corners and scores are summed in another order only where scores are equal.
+    other = fuse(tables[::-1], swapped, fuse_config(head=head, weights=(2.0, 1.0)))
+    same(before, other, atol=1e-8)
+
+    rng = np.random.default_rng(0)
+    mixed = [t.select(rng.permutation(len(t))) for t in tables]
+    same(before, fuse(mixed, fitted(scene), cfg))
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_5_an_image_alone_gives_what_it_gives_among_others(scene, head):
+    *_, tables = scene
+    calib = fitted(scene)
+    whole = fuse(tables, calib, fuse_config(head=head))
+    for image in (0, 17):
+        alone = fuse([subset_detections(t, np.array([image]), 60) for t in tables], calib, fuse_config(head=head))
+        part = whole.select(whole.image == image)
+        np.testing.assert_array_equal(alone.score, part.score)
+        np.testing.assert_array_equal(alone.box, part.box)
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_6_categories_are_independent(scene, head):
+    *_, tables = scene
+    calib = fitted(scene)
+    cfg = fuse_config(head=head, max_per_img=1000)
+    whole = fuse(tables, calib, cfg)
+    rest = fuse([t.select(t.category != 1) for t in tables], calib, cfg)
+    same(whole.select(whole.category != 1), rest)
+
+
+@pytest.mark.parametrize('preset', ['robust', 'official'])
+@pytest.mark.parametrize('head', HEADS)
+def test_7_empty_inputs_give_valid_outputs(scene, head, preset):
+    *_, tables = scene
+    calib, cfg = fitted(scene, preset), fuse_config(preset, head=head)
+    nothing = tables[0].select(np.zeros(0, dtype=int))
+    assert len(fuse([nothing, nothing], calib, cfg)) == 0
+    one = fuse([tables[0], nothing], calib, cfg)
+    assert len(one) and np.isfinite(one.score).all() and np.isfinite(one.box).all()
+    gap = fuse([tables[0].select(tables[0].image != 3), tables[1].select(tables[1].image != 4)], calib, cfg)
+    assert {3, 4} <= set(gap.image.tolist())
+    zero = fuse([t.with_scores(np.zeros(len(t))) for t in tables], calib, cfg)
+    assert np.isfinite(zero.box).all()
+
+
+def test_7_detector_without_a_box_is_fitted_with_a_warning(scene):
+    gt, _, fit_tables, tables = scene
+    nothing = fit_tables[0].select(np.zeros(0, dtype=int))
+    with pytest.warns(UserWarning, match='scores stay as they are'):
+        calib = fit({'a': fit_tables[0], 'b': nothing}, gt)
+    assert len(fuse([tables[0], nothing], calib)) > 0
+
+
+def test_8_detector_that_lacks_a_class_does_not_count_in_it(scene):
+    gt, _, fit_tables, tables = scene
+    without = fit_tables[1].select(fit_tables[1].category != 2)
+    calib = fit({'a': fit_tables[0], 'b': without}, gt)
+    assert calib.detectors[1].known == ('class 0', 'class 1')
+    out = fuse([tables[0], tables[1].select(tables[1].category != 2)], calib)
+    alone = fuse(tables[:1], calib.select('a'))
+    pick = [t.select(t.category == 2) for t in (out, alone)]
+    same(*pick)  # not halved
+
+
+def test_8_bad_scores_and_labels_are_refused(scene):
+    calib = fitted(scene)
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        calib.refine(0, np.array([0.5, np.nan]), np.array([0, 0]))
+    with pytest.raises(ValueError, match=r'labels of a must be in \[0, 3\)'):
+        calib.refine(0, np.array([0.5]), np.array([3]))
+
+
+def test_8_unknown_class_falls_back_to_the_common_curve(scene):
+    calib = fitted(scene, per_category=True)
+    with pytest.warns(UserWarning, match='without a curve of their own.*zebra'):
+        wider = calib.for_classes(['zebra', 'class 1'])
+    scores = np.linspace(0.1, 0.9, 5)
+    np.testing.assert_array_equal(wider.refine(0, scores, np.zeros(5, dtype=int)), calib.detectors[0].curve(scores))
+    np.testing.assert_array_equal(
+        wider.refine(0, scores, np.ones(5, dtype=int)), calib.refine(0, scores, np.ones(5, dtype=int))
+    )
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('transform', [lambda s: 3 * s, lambda s: np.log(s / (1 - s))], ids=['above 1', 'logits'])
+def test_8_any_real_scores_do(scene, head, transform):
+    gt, _, fit_tables, tables = scene
+    calib = fit({'a': fit_tables[0].with_scores(transform(fit_tables[0].score)), 'b': fit_tables[1]}, gt)
+    out = fuse([tables[0].with_scores(transform(tables[0].score)), tables[1]], calib, fuse_config(head=head))
+    assert (out.score >= 0).all() and (out.score <= 1).all()
+
+
+@pytest.mark.parametrize('num', range(1, 9))
+def test_12_one_to_eight_detectors(ground_truth, detector, num):
+    gt = ground_truth(num_images=20)
+    tables = {f'd{n}': detector(gt, n, power=1 + n / 3) for n in range(num)}
+    out = fuse(list(tables.values()), fit(tables, gt))
+    assert coco_scores(out, gt)['AP50'] > 40
+
+
+@pytest.mark.parametrize('num_classes', [80, 1203])
+def test_12_many_classes(ground_truth, detector, num_classes):
+    gt = ground_truth(num_images=300, num_classes=num_classes)
+    tables = {name: detector(gt, seed) for seed, name in enumerate('ab')}
+    calib = fit(tables, gt, fit_config(per_category=True, category_min=10))
+    out = fuse(list(tables.values()), calib)
+    assert out.category.max() < num_classes and len(out)
+
+
+def test_13_a_detector_twice_changes_no_box_of_nms(scene):
+    gt, _, fit_tables, tables = scene
+    once = fuse(tables[:1], fit({'a': fit_tables[0]}, gt), fuse_config(head='nms'))
+    twice = fuse([tables[0]] * 2, fit({'a': fit_tables[0], 'b': fit_tables[0]}, gt), fuse_config(head='nms'))
+    np.testing.assert_array_equal(once.box, twice.box)
+    assert once.category.tolist() == twice.category.tolist()
+
+
+def test_13_a_detector_twice_keeps_ap_when_models_are_counted(scene):
+    gt, test, fit_tables, tables = scene
+    cfg = fuse_config(count='models')
+    once = coco_scores(fuse(tables[:1], fit({'a': fit_tables[0]}, gt), cfg), test)
+    twice = coco_scores(fuse([tables[0]] * 2, fit({'a': fit_tables[0], 'b': fit_tables[0]}, gt), cfg), test)
+    assert twice['mAP'] == pytest.approx(once['mAP'], abs=0.1)
+    assert twice['AP50'] == pytest.approx(once['AP50'], abs=0.1)
+
+
+def test_robust_is_better_than_wbf_when_scales_differ(scene):
+    *_, test, _, tables = scene[0], scene[1], scene[2], scene[3]
+    plain = coco_scores(fuse(tables, Calibration.identity('ab', test.dataset.classes)), test)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ours = coco_scores(fuse(tables, fitted(scene)), test)
+    assert ours['mAP'] > plain['mAP']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(weights=(1.0,)), '1 weights for 2 detectors'),
+        (dict(weights=(1.0, 0.0)), 'positive'),
+        (dict(head='median'), 'head'),
+        (dict(iou_thr=0.0), 'iou_thr'),
+        (dict(head='nms', min_models=2), 'merges'),
+    ],
+)
+def test_options_that_are_not_allowed(scene, options, message):
+    with pytest.raises(ValueError, match=message):
+        fuse(scene[3], fitted(scene), fuse_config(**options))
+
+
+def test_duplicate_names_are_refused():
+    with pytest.raises(ValueError, match="several detectors are called \\['a'\\]"):
+        Calibration.identity(['a', 'b', 'a'], ['x'])
