@@ -19,21 +19,42 @@ from .tables import Detections, GroundTruth
 RECALLS = np.linspace(0, 1, 101)
 
 
-def coco_scores(table: Detections, gt: GroundTruth) -> dict[str, float]:
-    """COCO's summary of upright boxes, in percent: ``mAP``, ``AP50``, ``AP75``, ``mAP_s``, ``mAP_m``, ``mAP_l``.
+def coco_scores(table: Detections, gt: GroundTruth, sizes: bool = False) -> dict[str, float]:
+    """COCO's summary of upright boxes, in percent: ``mAP``, ``AP50``, ``AP75``; ``mAP_s``, ``mAP_m``, ``mAP_l``.
 
     Ignored objects, difficult ones among them, count as crowds: COCO's tools know no other way to ignore an object.
+
+    Args:
+        table: At most 100 boxes of an image and category count.
+        gt: Ground truth.
+        sizes: Whether AP of small, medium and large objects is wanted too; four times the work.
 
     Raises:
         ImportError: If neither faster-coco-eval nor pycocotools is installed.
     """
+    precision, areas = coco_precision(table, gt, sizes)
+    if precision is None:
+        return dict.fromkeys(('mAP', 'AP50', 'AP75', *(f'mAP_{area}' for area in areas[1:])), 0.0)
+    scores = dict(mAP=precision[..., 0], AP50=precision[0, ..., 0], AP75=precision[5, ..., 0])
+    scores.update({f'mAP_{area}': precision[..., place] for place, area in enumerate(areas) if place})
+    return {name: _mean(value) for name, value in scores.items()}
+
+
+def coco_precision(table: Detections, gt: GroundTruth, sizes: bool = False) -> tuple[ndarray | None, tuple[str, ...]]:
+    """Precision of COCO's evaluation.
+
+    Returns:
+        Precision at 10 thresholds, 101 recalls, ``C`` classes and the areas; -1 where a class has no object. None if
+        there is no detection. The names of the areas, the first is all.
+    """
     coco, evaluator = _package()
+    areas = ('all', 's', 'm', 'l') if sizes else ('all',)
+    if not len(table):
+        return None, areas
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = coco()
         annotations.dataset = _as_coco(gt)
         annotations.createIndex()
-        if not len(table):
-            return dict.fromkeys(('mAP', 'AP50', 'AP75', 'mAP_s', 'mAP_m', 'mAP_l'), 0.0)
         xywh = np.concatenate([table.box[:, :2], table.box[:, 2:] - table.box[:, :2]], axis=1)
         # Numbers, not ids: an id may be a string.
         results = [
@@ -43,11 +64,20 @@ def coco_scores(table: Detections, gt: GroundTruth) -> dict[str, float]:
             )
         ]
         run = evaluator(annotations, annotations.loadRes(results), 'bbox')
+        run.params.areaRng, run.params.areaRngLbl = (
+            run.params.areaRng[: len(areas)],
+            run.params.areaRngLbl[: len(areas)],
+        )
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    names = ('mAP', 'AP50', 'AP75', 'mAP_s', 'mAP_m', 'mAP_l')
-    return {name: 100 * float(value) for name, value in zip(names, run.stats[:6], strict=True)}
+    # Axes of the package: thresholds, recalls, classes, areas, boxes of an image; the last is at most 100.
+    return np.asarray(run.eval['precision'])[..., -1], areas
+
+
+def _mean(precision: ndarray) -> float:
+    """Mean over what is there, in percent; -1 if nothing is, as in COCO's summary."""
+    there = precision[precision > -1]
+    return 100 * float(there.mean()) if len(there) else -1.0
 
 
 def _package() -> tuple[type, type]:
@@ -96,17 +126,17 @@ class ResampledAP:
     """
 
     def __init__(self, table: Detections, gt: GroundTruth) -> None:
-        gt = gt.ignored_as_crowd()
-        hit, ignored = match_greedy(table, gt, COCO_THRESHOLDS)
+        hit, ignored = match_greedy(table, gt.ignored_as_crowd(), COCO_THRESHOLDS)
         order = np.argsort(-table.score, kind='stable')
         self._per_category = []
         for category in range(len(gt.dataset.classes)):
             rows = order[table.category[order] == category]
             positives = gt.image[(gt.category == category) & ~gt.ignore]
             if len(positives):
-                self._per_category.append(
-                    (table.image[rows], hit[:, rows], ~hit[:, rows] & ~ignored[:, rows], positives)
-                )
+                levels = [(np.flatnonzero(hit[t, rows]), np.flatnonzero(ignored[t, rows])) for t in range(len(hit))]
+                # Boxes that are ignored and come before each hit.
+                levels = [(at, skip, np.searchsorted(skip, at)) for at, skip in levels]
+                self._per_category.append((table.image[rows], positives, levels))
 
     def __call__(self, weights: ndarray) -> ndarray:
         """Return AP in percent at each of COCO's ten thresholds, ``(10,)``, mean of categories.
@@ -114,27 +144,27 @@ class ResampledAP:
         Args:
             weights: ``(I,)``, how often each image counts.
         """
-        values = [
-            self._category(weights[image], hit, miss, weights[positives].sum())
-            for image, hit, miss, positives in self._per_category
-            if weights[positives].sum() > 0
-        ]
+        values = []
+        for image, positives, levels in self._per_category:
+            total = weights[positives].sum()
+            if total > 0:
+                weight = weights[image]
+                running = np.cumsum(weight)
+                values.append([self._level(weight, running, total, *level) for level in levels])
         return 100 * np.mean(values, axis=0) if values else np.zeros(len(COCO_THRESHOLDS))
 
     @staticmethod
-    def _category(weight: ndarray, hit: ndarray, miss: ndarray, positives: float) -> ndarray:
-        result = np.zeros(len(hit))
-        for level in range(len(hit)):
-            # Recall changes at hits only, and precision is highest right there.
-            true = np.cumsum(weight * hit[level])
-            at = np.flatnonzero(hit[level] & (weight > 0))
-            if not len(at):
-                continue
-            precision = true[at] / (true[at] + np.cumsum(weight * miss[level])[at])
-            envelope = np.maximum.accumulate(precision[::-1])[::-1]
-            place = np.searchsorted(true[at] / positives, RECALLS, side='left')
-            result[level] = envelope[place[place < len(at)]].sum() / len(RECALLS)
-        return result
+    def _level(weight: ndarray, running: ndarray, total: float, at: ndarray, skip: ndarray, before: ndarray) -> float:
+        """Interpolated AP. Recall changes at hits only, and precision is highest there, so only hits are looked at."""
+        true = np.cumsum(weight[at])
+        ignored = np.concatenate([[0.0], np.cumsum(weight[skip])])[before]
+        counts = weight[at] > 0
+        true, found = true[counts], (running[at] - ignored)[counts]
+        if not len(true):
+            return 0.0
+        envelope = np.maximum.accumulate((true / found)[::-1])[::-1]
+        place = np.searchsorted(true / total, RECALLS, side='left')
+        return float(envelope[place[place < len(true)]].sum() / len(RECALLS))
 
 
 def bootstrap(

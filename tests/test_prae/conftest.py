@@ -1,11 +1,14 @@
 """Small detection problems that are made up: objects, and detectors that find them more or less well."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmplugins.prae import Dataset, Detections, GroundTruth
+from mmplugins.prae.coco_files import write_results
 
 
 def make_ground_truth(num_images: int = 60, num_classes: int = 3, seed: int = 0, ignore: float = 0.1) -> GroundTruth:
@@ -74,3 +77,46 @@ def scene() -> tuple[GroundTruth, GroundTruth, list[Detections], list[Detections
         [make_detections(fit, 3), make_detections(fit, 4, noise=12.0, power=3.0)],
         [make_detections(test, 5), make_detections(test, 6, noise=12.0, power=3.0)],
     )
+
+
+@pytest.fixture(scope='session')
+def coco_json() -> Callable[[GroundTruth], dict]:
+    """Return a function that makes a COCO annotation file of ground truth."""
+
+    def make(gt: GroundTruth) -> dict:
+        data = gt.dataset
+        size = gt.box[:, 2:] - gt.box[:, :2]
+        return dict(
+            images=[
+                dict(id=image_id, file_name=name, width=int(w), height=int(h))
+                for image_id, name, (w, h) in zip(data.image_ids, data.file_names, data.sizes, strict=True)
+            ],
+            categories=[dict(id=i, name=name) for i, name in zip(data.category_ids, data.classes, strict=True)],
+            annotations=[
+                dict(
+                    id=number + 1,
+                    image_id=data.image_ids[gt.image[number]],
+                    category_id=data.category_ids[gt.category[number]],
+                    bbox=[*gt.box[number, :2].tolist(), *size[number].tolist()],
+                    area=float(size[number].prod()),
+                    iscrowd=0,
+                    difficult=int(gt.ignore[number]),
+                )
+                for number in range(len(gt.box))
+            ],
+        )
+
+    return make
+
+
+@pytest.fixture
+def files(scene, coco_json, tmp_path) -> Path:
+    """Return a folder with ``fit.json``, ``test.json`` and the boxes of detectors a and b on both."""
+    for part, (gt, tables) in dict(fit=(scene[0], scene[2]), test=(scene[1], scene[3])).items():
+        content = coco_json(gt)
+        for image in content['images']:
+            image['file_name'] = f'{part}_{image["file_name"]}'
+        (tmp_path / f'{part}.json').write_text(json.dumps(content))
+        for name, table in zip('ab', tables, strict=True):
+            write_results(table, gt.dataset, tmp_path / f'{name}_{part}.bbox.json')
+    return tmp_path

@@ -1,0 +1,55 @@
+"""Jobs of the plugin that a user runs from anywhere: ``python -m mmplugins.prae <verb>``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+
+from . import verbs_compare, verbs_eval, verbs_fit, verbs_pack
+
+VERBS = {
+    'fit': (verbs_fit.add_fit_arguments, verbs_fit.run_fit, 'boxes on annotated images -> calibration file'),
+    'apply': (verbs_fit.add_apply_arguments, verbs_fit.run_apply, 'calibration file and boxes -> fused boxes'),
+    'eval': (verbs_eval.add_eval_arguments, verbs_eval.run_eval, 'AP of several files side by side'),
+    'split': (verbs_eval.add_split_arguments, verbs_eval.run_split, 'annotation file -> fit and test images'),
+    'compare': (verbs_compare.add_arguments, verbs_compare.run, 'plain fusion against PRAE, two folds, intervals'),
+    'pack': (verbs_pack.add_arguments, verbs_pack.run, 'ensemble config -> one checkpoint with all members'),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
+    parser = argparse.ArgumentParser(prog='python -m mmplugins.prae', description=__doc__)
+    verbs = parser.add_subparsers(dest='verb', required=True)
+    for name, (add_arguments, run, text) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=run.__doc__.partition('\n')[0])
+        add_arguments(verb)
+        verb.set_defaults(run=run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; what the user can put right is said in one line, without a traceback."""
+    args = build_parser().parse_args(argv)
+    logger = logging.getLogger('mmplugins.prae')
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('always', UserWarning)
+            warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
+            args.run(args)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError puts it in quotes
+        print(f'{args.verb}: {text}', file=sys.stderr)
+        return 1
+    finally:
+        logger.removeHandler(handler)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Read and write by the kind of file, and clean what was read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .calibration import check_names
+from .coco_files import read_ground_truth, read_results, write_results
+from .mmdet_pickle import read_mmdet_pickle
+from .tables import Dataset, Detections, GroundTruth, clean
+from .voc_files import read_voc_ground_truth, read_voc_results, write_voc_results
+
+LOGGER = logging.getLogger('mmplugins.prae')
+
+
+def read_annotations(path: str | os.PathLike, need_annotations: bool = True) -> GroundTruth:
+    """Read a COCO annotation file, or a folder of VOC XML."""
+    if Path(path).is_dir():
+        return read_voc_ground_truth(path)
+    return read_ground_truth(path, need_annotations)
+
+
+def read_detections(path: str | os.PathLike, dataset: Dataset, name: str = '') -> Detections:
+    """Read a COCO results file, a pickle of mmdet, or a folder of VOC text files, and drop boxes that are no boxes.
+
+    Args:
+        path: ``.json``, ``.json.gz``, ``.pkl``, ``.pickle`` or a folder.
+        dataset: Images and classes.
+        name: Of the detector, for messages.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is of another kind, or damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        table = read_voc_results(path, dataset)
+    elif path.suffix in ('.pkl', '.pickle'):
+        table = read_mmdet_pickle(path, dataset)
+    elif path.name.endswith(('.json', '.json.gz')):
+        table = read_results(path, dataset)
+    else:
+        raise ValueError(f'{path}: detections are .json, .json.gz, .pkl or a folder of VOC text files')
+    table, dropped = clean(table)
+    for reason, count in dropped.items():
+        if count:
+            LOGGER.warning('%s: left out %d of %d boxes (%s)', name or path, count, len(table) + count, reason)
+    return table
+
+
+def write_detections(table: Detections, dataset: Dataset, path: str | os.PathLike) -> None:
+    """Write a COCO results file, or, if the name has no suffix, VOC text files into that folder."""
+    if Path(path).suffix in ('.json', '.gz'):
+        write_results(table, dataset, path)
+    elif Path(path).suffix:
+        raise ValueError(f'{path}: output is .json, .json.gz or, for VOC text files, a folder')
+    else:
+        write_voc_results(table, dataset, path)
+
+
+def parse_named(pairs: Sequence[str]) -> dict[str, str]:
+    """Split ``NAME=FILE`` arguments.
+
+    Raises:
+        ValueError: If one has no ``=``, or two have one name.
+    """
+    wrong = [pair for pair in pairs if not all(pair.partition('=')[::2])]
+    if wrong:
+        raise ValueError(f'--det {wrong[0]}: expected NAME=FILE')
+    check_names([pair.partition('=')[0] for pair in pairs])
+    return dict(pair.split('=', 1) for pair in pairs)

@@ -1,0 +1,68 @@
+"""Reliability of each detector before and after refinement; precision and recall of members and ensemble."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from .atomic import replacing
+from .calibration import Calibration
+from .evaluate import RECALLS, coco_precision
+from .fit import targets
+from .reliability import ece, reliability
+from .tables import Detections, GroundTruth
+
+
+def plot_reliability(
+    calib: Calibration, tables: Mapping[str, Detections], gt: GroundTruth, path: str | os.PathLike
+) -> None:
+    """One panel for each detector: share of right boxes against score, raw and refined.
+
+    What is right is the target that the curves were fitted to. On the fit images themselves the refined curve is close
+    to the diagonal by construction.
+    """
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    figure, axes = _figure(rows, columns)
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
+        value, counts = targets(table, gt, calib.cfg)
+        refined = calib.refine(calib.names.index(name), table.score, table.category)
+        axis.plot([0, 1], [0, 1], color='0.7', linewidth=1)
+        for label, score in (('raw', table.score), ('refined', refined)):
+            use = counts & np.isfinite(score)
+            x, y, _ = reliability(score[use], value[use])
+            axis.plot(x, y, marker='.', label=f'{label}, ECE {ece(score[use], value[use]):.3f}')
+        axis.set(title=name, xlabel='score', ylabel='share of right boxes', ylim=(0, 1.02))
+        axis.legend(fontsize=8)
+    for axis in axes.flat[len(tables) :]:
+        axis.axis('off')
+    _save(figure, path)
+
+
+def plot_precision_recall(tables: Mapping[str, Detections], gt: GroundTruth, path: str | os.PathLike) -> None:
+    """Precision at IoU 0.5 against recall, mean of classes, for each table."""
+    figure, axes = _figure(1, 1, size=5)
+    for name, table in tables.items():
+        precision, _ = coco_precision(table, gt)
+        if precision is None:
+            continue
+        curve = precision[0, :, :, 0]
+        axes[0, 0].plot(RECALLS, curve[:, (curve > -1).all(0)].mean(1), label=name)
+    axes[0, 0].set(xlabel='recall', ylabel='precision at IoU 0.5', xlim=(0, 1), ylim=(0, 1.02))
+    axes[0, 0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, size: float = 3.2):
+    """A figure without a window, whatever backend is set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size * columns, size * rows), layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure, path: str | os.PathLike) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
