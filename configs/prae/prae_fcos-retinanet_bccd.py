@@ -1,0 +1,20 @@
+# PRAE ensemble of the two small detectors beside it, tested on tests/data/bccd. Small: seconds on one CPU core.
+# It needs the members' checkpoints, and the calibration that prae_fcos-retinanet_bccd_fit.py makes.
+_base_ = './fcos_r18-w16_1xb8-12e_bccd.py'
+custom_imports = dict(imports=['mmplugins.prae'], allow_failed_imports=False)
+model = dict(
+    _delete_=True,
+    type='EnsembleDetector',
+    detectors=[
+        dict(
+            name='fcos',
+            config='{{ fileDirname }}/fcos_r18-w16_1xb8-12e_bccd.py',
+            checkpoint='work_dirs/fcos_r18-w16_1xb8-12e_bccd/epoch_12.pth'),
+        dict(
+            name='retinanet',
+            config='{{ fileDirname }}/retinanet_r18-w16_1xb8-12e_bccd.py',
+            checkpoint='work_dirs/retinanet_r18-w16_1xb8-12e_bccd/epoch_12.pth')
+    ],
+    classes={{_base_.metainfo.classes}},
+    calibration='work_dirs/prae_fcos-retinanet_bccd/calib.json',
+    fusion=dict(type='PRAEFusion', head='wbf', iou_thr=0.55))

@@ -1,0 +1,24 @@
+# PRAE ensemble of the authors' README: FCOS ResNeXt-101 (42.5 mAP) and Mask R-CNN Res2Net-101 (43.6 mAP), the released
+# algorithm, COCO. Not run by us. The README fits and tests on val2017; here curves come from one half of it, made by
+# `python -m mmplugins.prae split`. It needs both checkpoints of mmdet's model zoo, and 1 GPU x 1 image.
+_base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmplugins.prae'], allow_failed_imports=False)
+model = dict(
+    type='EnsembleDetector',
+    detectors=[
+        dict(
+            name='fcos_x101',
+            config='mmdet::fcos/fcos_x101-64x4d_fpn_gn-head_ms-640-800-2x_coco.py',
+            checkpoint='checkpoints/fcos_x101-64x4d.pth'),
+        dict(
+            name='mask_rcnn_r2_101',
+            config='mmdet::res2net/mask-rcnn_res2net-101_fpn_2x_coco.py',
+            checkpoint='checkpoints/mask-rcnn_res2net-101.pth')
+    ],
+    calibration='work_dirs/prae_fcos-x101_mask-rcnn-r2-101_coco/calib.json',
+    # authors' code: weighted boxes fusion, IoU 0.7, weights 1:1
+    fusion=dict(type='PRAEFusion', preset='official'))
+test_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(ann_file='annotations/instances_val2017_test.json'))
+test_evaluator = dict(ann_file='data/coco/annotations/instances_val2017_test.json')
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

@@ -1,0 +1,109 @@
+"""A metric that fits curves: ``tools/test.py`` on the fit images writes the calibration file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmdet.registry import METRICS
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+
+from .calibration_file import save
+from .coco_files import lookup
+from .evaluate import coco_scores
+from .fit import fit, targets
+from .inputs import read_annotations
+from .options import fit_config
+from .reliability import ece
+from .tables import Detections, GroundTruth, subset, subset_detections
+
+
+@METRICS.register_module()
+class PRAEFitMetric(BaseMetric):
+    """Collect predictions on annotated images and fit a curve for each detector.
+
+    With :class:`EnsembleDetector` or :class:`PRAETTAModel` without fusion, all members are fitted in one run; with any
+    other detector, that one.
+
+    Args:
+        ann_file: COCO annotation file of the images.
+        out_file: Calibration file to write.
+        names: Of the detectors, in the order of the field ``detector``.
+        preset: ``robust`` or ``official``.
+        options: See :class:`mmplugins.prae.FitConfig`; what differs from the preset.
+        **kwargs: See :class:`mmengine.evaluator.BaseMetric`.
+    """
+
+    default_prefix = 'prae'
+
+    def __init__(
+        self,
+        ann_file: str,
+        out_file: str,
+        names: Sequence[str] = ('detector',),
+        preset: str = 'robust',
+        options: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.gt = read_annotations(ann_file)
+        self.out_file, self.names, self.preset = out_file, tuple(names), preset
+        self.cfg = fit_config(preset, **(options or {}))
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Store predictions.
+
+        Args:
+            data_batch: Not used.
+            data_samples: Dicts with ``img_id`` and ``pred_instances``: ``bboxes (M, 4)`` or ``(M, 5)`` in pixels of the
+                original image, ``scores (M,)``, ``labels (M,)`` and, if there are several detectors, ``detector (M,)``.
+        """
+        for sample in data_samples:
+            pred = sample['pred_instances']
+            columns = {name: np.asarray(pred[name].cpu()) for name in ('bboxes', 'scores', 'labels')}
+            labels = columns['labels']
+            columns['detector'] = pred['detector'].cpu().numpy() if 'detector' in pred else np.zeros_like(labels)
+            self.results.append((sample['img_id'], columns))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Fit, write the file, and return for each detector AP, and ECE before and after.
+
+        Raises:
+            ValueError: If an image or class is not in the annotation file, or there are more detectors than names.
+        """
+        gt, tables = self._tables(results)
+        known = {name: self.dataset_meta['classes'] for name in self.names}
+        calib = fit(tables, gt, self.cfg, known=known, preset=self.preset)
+        save(calib, self.out_file)
+        MMLogger.get_current_instance().info(f'calibration written to {self.out_file}')
+        found = {}
+        for index, (name, table) in enumerate(tables.items()):
+            value, counts = targets(table, gt, self.cfg)
+            refined = calib.refine(index, table.score, table.category)
+            counts = counts & np.isfinite(refined)
+            found[f'{name}_mAP'] = round(coco_scores(table, gt)['mAP'] / 100, 3)
+            found[f'{name}_ece'] = round(ece(table.score[counts], value[counts]), 3)
+            found[f'{name}_ece_refined'] = round(ece(refined[counts], value[counts]), 3)
+        return found
+
+    def _tables(self, results: list) -> tuple[GroundTruth, dict[str, Detections]]:
+        """Ground truth of the images that were seen, and the boxes of each detector on them."""
+        data = self.gt.dataset
+        images = lookup([image_id for image_id, _ in results], data.image_ids, 'image id')
+        classes = lookup(list(self.dataset_meta['classes']), data.classes, 'class')
+        names = ('bboxes', 'scores', 'labels', 'detector')
+        columns = {name: np.concatenate([part[name] for _, part in results]) for name in names}
+        image = np.repeat(images, [len(part['scores']) for _, part in results])
+        detector = columns['detector']
+        if len(detector) and detector.max() >= len(self.names):
+            raise ValueError(f'{detector.max() + 1} detectors, but the names are {list(self.names)}')
+        score, box = (columns[name].astype(np.float64) for name in ('scores', 'bboxes'))
+        whole = Detections(image, classes[columns['labels']], score, box)
+        order = np.argsort(image, kind='stable')
+        seen = np.unique(images)
+        tables = {}
+        for number, name in enumerate(self.names):
+            rows = order[detector[order] == number]
+            tables[name] = subset_detections(whole.select(rows), seen, len(data))
+        return subset(self.gt, seen), tables

@@ -1,0 +1,257 @@
+"""EnsembleDetector, test-time views and the fit metric, on two detectors with random weights."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+from mmplugins.prae import (
+    Calibration,
+    Detections,
+    PRAEFitMetric,
+    PRAEFusion,
+    PRAETTAModel,
+    fuse,
+    fuse_config,
+    load,
+    save,
+)
+from mmplugins.prae.instances import joined
+
+MEMBERS = ('fcos', 'retinanet')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmdet')
+
+
+@pytest.fixture(scope='module')
+def checkpoints(repo, tmp_path_factory):
+    """Random weights of both members, saved as mmengine does."""
+    init_default_scope('mmdet')
+    folder = tmp_path_factory.mktemp('members')
+    for name in MEMBERS:
+        torch.manual_seed(1)
+        cfg = Config.fromfile(repo / f'configs/prae/{name}_r18-w16_1xb8-12e_bccd.py')
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        torch.nn.init.normal_(model.bbox_head.cls_logits.weight if hasattr(model.bbox_head, 'cls_logits')
+                              else model.bbox_head.conv_cls.weight if hasattr(model.bbox_head, 'conv_cls')
+                              else model.bbox_head.retina_cls.weight, std=0.3)  # fmt: skip
+        torch.save(dict(state_dict=model.state_dict()), folder / f'{name}.pth')
+    return folder
+
+
+@pytest.fixture
+def build(repo, checkpoints):
+    """Build an ensemble of the members."""
+
+    def build(names=MEMBERS, **options):
+        detectors = [
+            dict(
+                name=name,
+                config=str(repo / f'configs/prae/{name}_r18-w16_1xb8-12e_bccd.py'),
+                checkpoint=str(checkpoints / f'{name}.pth'),
+            )
+            for name in names
+        ]
+        cfg = {'type': 'EnsembleDetector', 'detectors': detectors, 'fusion': dict(type='PRAEFusion'), **options}
+        return MODELS.build(cfg).eval()
+
+    return build
+
+
+def batch(repo, num=2) -> dict:
+    """Images of the samples, as the data loader gives them."""
+    generator = torch.Generator().manual_seed(0)
+    files = sorted((repo / 'tests/data/bccd/val').glob('*.jpg'))[:num]
+    samples = []
+    for number, path in enumerate(files):
+        meta = dict(img_id=number + 1, img_path=str(path), ori_shape=(240, 320), img_shape=(192, 256),
+                    scale_factor=(0.8, 0.8), batch_input_shape=(192, 256))  # fmt: skip
+        samples.append(DetDataSample(metainfo=meta))
+    images = torch.randint(0, 255, (num, 3, 192, 256), generator=generator, dtype=torch.uint8)
+    return dict(inputs=list(images), data_samples=samples)
+
+
+def test_it_fuses_what_its_members_say(build, repo):
+    model = build()
+    out = model.test_step(batch(repo))
+    tables = []
+    for member in model.members:
+        pred = [sample.pred_instances for sample in member.test_step(batch(repo))]
+        image = np.repeat(np.arange(2), [len(p) for p in pred])
+        columns = [torch.cat([getattr(p, key) for p in pred]).numpy() for key in ('labels', 'scores', 'bboxes')]
+        tables.append(Detections.make(image, columns[0], columns[1], columns[2]))
+    expected = fuse(tables, Calibration.identity(MEMBERS, model.classes), fuse_config())
+    assert len(expected) > 0
+    for image, sample in enumerate(out):
+        mine = expected.select(expected.image == image)
+        np.testing.assert_allclose(sample.pred_instances.bboxes, mine.box, atol=1e-3)
+        np.testing.assert_allclose(sample.pred_instances.scores, mine.score, atol=1e-6)
+        assert sample.pred_instances.labels.tolist() == mine.category.tolist()
+        assert sample.pred_instances.bboxes.dtype == torch.float32
+
+
+def test_labels_go_by_class_name(build, repo):
+    names = ('platelets', 'red blood cell', 'white blood cell', 'lymphocyte')
+    plain, other = (model.test_step(batch(repo)) for model in (build(), build(classes=names)))
+    old = ('red blood cell', 'white blood cell', 'platelets')
+    for a, b in zip(plain, other, strict=True):
+        assert [old[k] for k in a.pred_instances.labels] == [names[k] for k in b.pred_instances.labels]
+        torch.testing.assert_close(a.pred_instances.bboxes, b.pred_instances.bboxes)
+
+
+def test_classes_that_are_not_wanted_are_dropped(build, repo):
+    for sample in build(classes=('platelets',)).test_step(batch(repo)):
+        assert set(sample.pred_instances.labels.tolist()) <= {0}
+    with pytest.raises(ValueError, match='none of which is in'):
+        build(classes=('dog',))
+
+
+def test_own_pipelines_read_the_file_again(build, repo):
+    own = build(share_inputs=False)
+    data = batch(repo)
+    a = own.test_step(data)
+    data['inputs'] = [torch.zeros_like(image) for image in data['inputs']]  # not looked at
+    b = own.test_step(data)
+    torch.testing.assert_close(a[0].pred_instances.bboxes, b[0].pred_instances.bboxes)
+    data['data_samples'][0].set_metainfo(dict(img_path=None))
+    with pytest.raises(ValueError, match='share_inputs'):
+        own.test_step(data)
+
+
+def test_packed_weights_are_used_and_members_files_not_needed(build, repo, tmp_path):
+    packed = build()
+    packed.load_members()
+    torch.save(packed.state_dict(), tmp_path / 'ensemble.pth')
+    fresh = build()
+    fresh.checkpoints = [None, None]
+    with pytest.raises(ValueError, match='fcos has no weights'):
+        fresh.test_step(batch(repo))
+    fresh.load_state_dict(torch.load(tmp_path / 'ensemble.pth'))
+    a, b = fresh.test_step(batch(repo)), packed.test_step(batch(repo))
+    torch.testing.assert_close(a[0].pred_instances.scores, b[0].pred_instances.scores)
+
+
+def test_sequential_members_stay_on_the_cpu(build):
+    model = build(sequential_gpu=True)
+    model.to('meta')  # any other device
+    assert model._anchor.device.type == 'meta'
+    assert {p.device.type for p in model.members.parameters()} == {'cpu'}
+
+
+def test_high_score_threshold_is_warned_about(repo):
+    cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py')
+    cfg.model.test_cfg.score_thr = 0.05
+    with pytest.warns(UserWarning, match='lower its score_thr'):
+        MODELS.build(dict(type='EnsembleDetector', detectors=[dict(name='a', config=cfg.to_dict())]))
+
+
+def test_calibration_of_other_detectors_is_refused(build, repo, tmp_path):
+    save(Calibration.identity(['x', 'y'], ['platelets']), tmp_path / 'calib.json')
+    with pytest.raises(ValueError, match="the calibration has no detector \\['fcos', 'retinanet'\\]"):
+        build(calibration=str(tmp_path / 'calib.json')).test_step(batch(repo))
+
+
+def test_same_names_are_refused(build):
+    with pytest.raises(ValueError, match='several detectors are called'):
+        build(names=('fcos', 'fcos'))
+
+
+@pytest.mark.parametrize('mode', ['loss', 'predict'])
+def test_training_and_predict_say_what_to_do(build, repo, mode):
+    with pytest.raises(NotImplementedError, match='train its members|test_step'):
+        build()(torch.zeros(1, 3, 64, 64), batch(repo)['data_samples'], mode=mode)
+
+
+def test_features_of_all_members(build):
+    assert len(build().extract_feat(torch.zeros(1, 3, 64, 64))) == 2
+    assert len(build()(torch.zeros(1, 3, 64, 64), mode='tensor')) == 2
+
+
+def test_fit_metric_fits_every_member(build, repo, tmp_path):
+    unfused = build(fusion=None)
+    ann = repo / 'tests/data/bccd/annotations/all_val.json'
+    metric = PRAEFitMetric(str(ann), str(tmp_path / 'calib.json'), names=MEMBERS)
+    metric.dataset_meta = unfused.dataset_meta
+    for _ in range(1):
+        samples = [sample.to_dict() for sample in unfused.test_step(batch(repo, 4))]
+        metric.process({}, samples)
+    found = metric.evaluate(4)
+    assert {f'prae/{name}_{key}' for name in MEMBERS for key in ('mAP', 'ece', 'ece_refined')} == set(found)
+    calib = load(tmp_path / 'calib.json')
+    assert calib.names == MEMBERS
+    assert len(calib.fit_images) == 4
+    fused = build(calibration=str(tmp_path / 'calib.json')).test_step(batch(repo))
+    assert all(torch.isfinite(sample.pred_instances.scores).all() for sample in fused)
+
+
+def test_masks_go_with_nms_and_are_refused_by_others():
+    view = InstanceData(bboxes=torch.tensor([[0.0, 0, 9, 9], [20, 20, 40, 40]]), scores=torch.tensor([0.3, 0.6]),
+                        labels=torch.tensor([0, 0]), masks=torch.arange(2)[:, None, None].expand(2, 4, 4))  # fmt: skip
+    calib = Calibration.identity('ab', ['x'])
+    out = PRAEFusion(head='nms', with_masks=True)([[view], [view]], calib, [(4, 4)])[0]
+    assert out.masks[:, 0, 0].tolist() == [1, 0]
+    assert out.scores.tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
+    with pytest.raises(ValueError, match='masks cannot be merged'):
+        PRAEFusion(head='wbf', with_masks=True)
+    assert 'masks' not in PRAEFusion()([[view], [view]], calib, [(4, 4)])[0]
+
+
+def views_of(num=3) -> list[DetDataSample]:
+    samples = []
+    for flip in (False, True):
+        box = torch.tensor([[10.0, 10, 30, 40], [60, 20, 90, 50]])
+        if flip:
+            box = torch.stack([100 - box[:, 2], box[:, 1], 100 - box[:, 0], box[:, 3]], dim=1)
+        meta = dict(ori_shape=(80, 100), flip=flip, flip_direction='horizontal')
+        sample = DetDataSample(metainfo=meta)
+        sample.pred_instances = InstanceData(bboxes=box, scores=torch.tensor([0.8, 0.4]), labels=torch.tensor([0, 1]))
+        samples.append(sample)
+    return samples
+
+
+def test_views_are_mirrored_back_and_fused():
+    model = PRAETTAModel(fusion=dict(head='wbf'), module=dict(type='EnsembleDetector', detectors=[]) and TinyModule())
+    merged = model.merge_preds([views_of()])[0].pred_instances
+    torch.testing.assert_close(merged.bboxes, torch.tensor([[10.0, 10, 30, 40], [60, 20, 90, 50]]))
+    torch.testing.assert_close(merged.scores, torch.tensor([0.8, 0.4]))
+
+
+def test_views_unfused_say_whose_boxes_they_are():
+    merged = PRAETTAModel(module=TinyModule()).merge_preds([views_of()])[0].pred_instances
+    assert merged.detector.tolist() == [0, 0, 1, 1]
+
+
+def test_views_need_as_many_curves(tmp_path):
+    save(Calibration.identity(['v0', 'v1', 'v2'], ['x', 'y']), tmp_path / 'calib.json')
+    model = PRAETTAModel(calibration=str(tmp_path / 'calib.json'), fusion={}, module=TinyModule())
+    with pytest.raises(ValueError, match='2 views, but the calibration has curves for'):
+        model.merge_preds([views_of()])
+
+
+class TinyModule(torch.nn.Module):
+    """What BaseTTAModel asks of a model."""
+
+    def test_step(self, data):
+        return data
+
+
+def test_coco_metric_takes_fused_boxes(build, repo):
+    metric = CocoMetric(ann_file=str(repo / 'tests/data/bccd/annotations/all_val.json'), format_only=False)
+    model = build()
+    metric.dataset_meta = model.dataset_meta
+    metric.process({}, [sample.to_dict() for sample in model.test_step(batch(repo))])
+    assert 'bbox_mAP' in metric.compute_metrics(metric.results)
+
+
+def test_joined_keeps_every_box():
+    view = InstanceData(bboxes=torch.zeros(3, 4), scores=torch.zeros(3), labels=torch.zeros(3, dtype=torch.long))
+    assert len(joined([view, view[:0], view])) == 6
