@@ -9,8 +9,9 @@ from numpy import ndarray
 
 from .calibration import Calibration
 from .groups import chunks, group_bounds, padded
-from .heads import HEADS, Chunk
+from .heads import CHUNKS, HEADS, Chunk
 from .options import FuseConfig
+from .suppression import has_torchvision, suppress
 from .tables import Detections
 
 KEEPING = ('nms', 'soft_nms')  # heads whose boxes are input boxes
@@ -47,9 +48,14 @@ def fuse(
     _check(tables, calib, cfg)
     flat = _flatten(tables, calib, cfg, sizes)
     key = flat['image'] * len(calib.classes) + flat['category']
-    order = np.lexsort((flat['row'], -flat['raw'], flat['detector'], -flat['score'], key))
+    order = np.lexsort((-flat['score'], key))  # stable, so ties stay in the order of _flatten
     flat, key = {name: column[order] for name, column in flat.items()}, key[order]
-    first, box, score = _merge(flat, key, calib, cfg)
+    if cfg.head == 'nms' and flat['box'].shape[1] == 4 and has_torchvision():
+        first = suppress(flat['box'], flat['image'], flat['category'], cfg.iou_thr)
+        box, score = flat['box'][first], flat['score'][first] / _weights(cfg, len(tables)).max()
+    else:
+        first, box, score = _merge(flat, key, calib, cfg)
+    first, box, score = (column[order[first].argsort()] for column in (first, box, score))
     return _finish(flat, first, box, score, tables, cfg)
 
 
@@ -74,7 +80,10 @@ def _weights(cfg: FuseConfig, num: int) -> ndarray:
 def _flatten(
     tables: Sequence[Detections], calib: Calibration, cfg: FuseConfig, sizes: ndarray | None
 ) -> dict[str, ndarray]:
-    """Join the tables, with refined scores; boxes that are dropped are gone."""
+    """Join the tables, with refined scores: by detector, raw score and place in the table, the order of ties.
+
+    Boxes that are dropped are gone.
+    """
     weights = _weights(cfg, len(tables))
     columns: dict[str, list[ndarray]] = {}
     width = max((table.box.shape[1] for table in tables if len(table)), default=4)
@@ -82,6 +91,7 @@ def _flatten(
         refined = calib.refine(index, table.score, table.category)
         with np.errstate(invalid='ignore'):
             row = np.flatnonzero(refined * weights[index] >= cfg.skip_below)  # NaN is dropped
+        row = row[np.argsort(-table.score[row], kind='stable')]
         part = dict(
             image=table.image[row],
             category=table.category[row],
@@ -125,7 +135,7 @@ def _merge(
     parts: list[tuple[ndarray, ndarray, ndarray]] = [
         (np.zeros(0, dtype=np.int64), np.zeros((0, flat['box'].shape[1])), np.zeros(0))
     ]
-    for group in chunks(lengths):
+    for group in chunks(lengths, *CHUNKS.get(cfg.head, CHUNKS['wbf'])):
         rows, valid = padded(starts[group], lengths[group])
         x = Chunk(
             flat['box'][rows],
@@ -174,10 +184,10 @@ def _finish(
     tables: Sequence[Detections],
     cfg: FuseConfig,
 ) -> Detections:
-    """Sort by image and score, cut each image, and look up what belongs to the boxes that were kept."""
+    """Sort by image and score, ties as they come; cut each image, and look up what belongs to the kept boxes."""
     image = flat['image'][first]
     detector, raw = flat['detector'][first], flat['raw'][first]
-    order = np.lexsort((first, -raw, detector, -score, image))
+    order = np.lexsort((-score, image))
     if cfg.head in KEEPING:
         score = _separate_ties(score, detector, raw, len(tables))
     starts, lengths = group_bounds(image[order])

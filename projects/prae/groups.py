@@ -10,8 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy import ndarray
 
-# Pairs of boxes of one chunk. A few arrays of this many float64 fit the second-level cache of common processors.
-BUDGET = 2**17
 SMALL = 2**15  # below this many padded pairs one chunk costs less than the calls of several
 
 
@@ -23,11 +21,13 @@ def group_bounds(key: ndarray) -> tuple[ndarray, ndarray]:
     return starts, np.diff(np.concatenate([starts, [len(key)]]))
 
 
-def chunks(lengths: ndarray, budget: int = BUDGET) -> Iterator[ndarray]:
-    """Yield indices of groups, each chunk in order of length and of at most ``budget`` padded pairs.
+def chunks(lengths: ndarray, budget: int, spread: float) -> Iterator[ndarray]:
+    """Yield indices of groups, each chunk in order of length.
 
-    A chunk has groups that differ in length by at most a quarter, so little of the padded work is wasted. A group that
-    alone exceeds the budget is a chunk of its own.
+    Args:
+        lengths: Boxes of each group.
+        budget: Padded pairs of boxes of a chunk, at most. A group that alone has more is a chunk of its own.
+        spread: The longest group of a chunk has at most so many times the boxes of the shortest.
     """
     order = np.argsort(lengths, kind='stable')
     ordered = lengths[order]
@@ -37,7 +37,7 @@ def chunks(lengths: ndarray, budget: int = BUDGET) -> Iterator[ndarray]:
     start = 0
     while start < len(order):
         shortest = int(ordered[start])
-        stop = int(np.searchsorted(ordered, max(shortest * 5 // 4, shortest), side='right'))
+        stop = int(np.searchsorted(ordered, int(shortest * spread), side='right'))
         longest = int(ordered[stop - 1])
         step = max(1, budget // longest**2)
         for begin in range(start, stop, step):

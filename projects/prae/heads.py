@@ -114,7 +114,7 @@ def wbf(x: Chunk, cfg: FuseConfig) -> Merged:
 
 def nms(x: Chunk, cfg: FuseConfig) -> Merged:
     """Keep a box unless a better one that is kept overlaps it by more than the threshold."""
-    own, _ = _clusters(x, cfg.iou_thr)
+    own = _clusters(x, cfg.iou_thr)
     place = np.arange(x.valid.shape[1])
     return Merged(
         (own == place) & x.valid, x.box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape)
@@ -123,7 +123,7 @@ def nms(x: Chunk, cfg: FuseConfig) -> Merged:
 
 def soft_nms(x: Chunk, cfg: FuseConfig) -> Merged:
     """Lower a score for each better box that overlaps: by ``exp(-iou^2 / sigma)``, or, linearly, by ``1 - iou``."""
-    iou = _overlaps(x.box)
+    iou = _overlap(x.box[:, :, None], x.box[:, None])
     factor = np.exp(-(iou**2) / cfg.sigma) if cfg.sigma is not None else np.where(iou > cfg.iou_thr, 1 - iou, 1.0)
     score = np.where(x.valid, x.score / x.detector_weights.max(), -1.0)
     waiting, rows = x.valid.copy(), np.arange(len(score))
@@ -137,10 +137,9 @@ def soft_nms(x: Chunk, cfg: FuseConfig) -> Merged:
 
 def nmw(x: Chunk, cfg: FuseConfig) -> Merged:
     """Mean of a kept box and those that it overlaps, weighted by score times IoU with it; the kept box's score."""
-    own, iou = _clusters(x, cfg.iou_thr, nearest=True)
-    rows = np.arange(len(own))[:, None]
+    own = _clusters(x, cfg.iou_thr, nearest=True)
     place = np.arange(own.shape[1])
-    weight = np.where(x.valid, x.score * np.where(own == place, 1.0, iou[rows, own, place]), 0.0)
+    weight = x.score * box_iou(x.box, np.take_along_axis(x.box, own[..., None], axis=1))
     box, models = _cluster_mean(x, own, weight)
     keep = (own == place) & x.valid & (_popcount(models) >= cfg.min_models)
     return Merged(keep, box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape))
@@ -148,7 +147,7 @@ def nmw(x: Chunk, cfg: FuseConfig) -> Merged:
 
 def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
     """Score-weighted mean of a kept box and those it suppresses; ``1 - prod(1 - highest score)`` over detectors."""
-    own, _ = _clusters(x, cfg.iou_thr)
+    own = _clusters(x, cfg.iou_thr)
     place = np.arange(own.shape[1])
     rows = np.broadcast_to(np.arange(len(own))[:, None], own.shape)
     box, models = _cluster_mean(x, own, x.score)
@@ -164,39 +163,40 @@ def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
 
 
 HEADS = dict(wbf=wbf, nms=nms, soft_nms=soft_nms, nmw=nmw, noisy_or=noisy_or)
+# Padded pairs and spread of lengths of a chunk, see groups.chunks. Soft-NMS holds all pairs, in a few arrays that
+# should fit a processor's cache; the others go rank by rank, and leave groups out that have no box of a rank.
+CHUNKS = dict(soft_nms=(2**17, 1.25), wbf=(2**23, 2.0))
 
 
-def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> tuple[ndarray, ndarray]:
+def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> ndarray:
     """Greedy clusters: which box of the group each box belongs to, ``(G, L)``; itself if it is kept.
 
     Args:
         x: Boxes.
         iou_thr: A box belongs to a better, kept one with a higher IoU: to the best of them.
         nearest: To the nearest of them.
-
-    Returns:
-        ``(G, L)``; the IoUs ``(G, L, L)``.
     """
-    iou = _overlaps(x.box)
-    length = iou.shape[1]
     own = np.full(x.valid.shape, -1)
-    overlap = np.full(x.valid.shape, iou_thr)
-    for rank in range(length):
-        kept = own[:, rank] < 0
+    highest = np.full(x.valid.shape, iou_thr)
+    lengths = x.valid.sum(1)
+    for rank in range(own.shape[1]):
+        start = int(np.searchsorted(lengths, rank, side='right'))  # groups that have a box of this rank: the rest
+        kept = start + np.flatnonzero(own[start:, rank] < 0)
         own[kept, rank] = rank
-        later = iou[:, rank, rank + 1 :]
-        joins = (later > overlap[:, rank + 1 :]) & kept[:, None]
-        if not nearest:
-            joins &= own[:, rank + 1 :] < 0
-        own[:, rank + 1 :][joins] = rank
+        # Overlaps of kept boxes only: most boxes are not, so this is several times less than all pairs.
+        iou = _overlap(x.box[kept, rank, None], x.box[kept, rank + 1 :])
+        joins = iou > highest[kept, rank + 1 :]
         if nearest:
-            np.copyto(overlap[:, rank + 1 :], later, where=joins)
-    return own, iou
+            highest[kept, rank + 1 :] = np.where(joins, iou, highest[kept, rank + 1 :])
+        else:
+            joins &= own[kept, rank + 1 :] < 0
+        own[kept, rank + 1 :] = np.where(joins, rank, own[kept, rank + 1 :])
+    return own
 
 
-def _overlaps(box: ndarray) -> ndarray:
-    """IoU of all pairs of a group, ``(G, L, L)``, of upright or rotated boxes."""
-    return (rotated_iou if box.shape[-1] == 5 else box_iou)(box[:, :, None], box[:, None])
+def _overlap(a: ndarray, b: ndarray) -> ndarray:
+    """IoU of upright or rotated boxes, broadcast."""
+    return (rotated_iou if a.shape[-1] == 5 else box_iou)(a, b)
 
 
 def _cluster_mean(x: Chunk, own: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:

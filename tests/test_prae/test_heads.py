@@ -170,3 +170,15 @@ def test_masks_go_with_the_boxes_that_stay(boxes):
         assert kept == (dict(counts=str(row)) if detector == 0 else None)
     with pytest.raises(ValueError, match='masks cannot be merged'):
         fuse(with_masks, Calibration.identity('ab', classes), fuse_config(head='wbf'))
+
+
+@pytest.mark.parametrize('iou_thr', [0.3, 0.5, 1.0])
+def test_nms_is_the_same_without_torchvision(boxes, iou_thr, monkeypatch):
+    classes, tables = boxes
+    twice = [*tables, tables[0]]  # equal scores, equal boxes
+    cfg = fuse_config(head='nms', iou_thr=iou_thr)
+    fast = fuse(twice, Calibration.identity('abcd', classes), cfg)
+    monkeypatch.setattr('mmplugins.prae.fusion.has_torchvision', lambda: False)
+    slow = fuse(twice, Calibration.identity('abcd', classes), cfg)
+    assert fast.source.tolist() == slow.source.tolist()
+    np.testing.assert_array_equal(fast.score, slow.score)
