@@ -7,6 +7,6 @@ test_dataloader = dict(dataset=dict(ann_file='annotations/all_train.json', data_
 test_evaluator = dict(
     _delete_=True,
     type='PRAEFitMetric',
-    ann_file={{_base_.data_root}} + 'annotations/all_train.json',
+    ann_file='{{ fileDirname }}/../../tests/data/bccd/annotations/all_train.json',
     out_file='work_dirs/prae_fcos-retinanet_bccd/calib.json',
     names=['fcos', 'retinanet'])

@@ -55,7 +55,8 @@ def fuse(
         box, score = flat['box'][first], flat['score'][first] / _weights(cfg, len(tables)).max()
     else:
         first, box, score = _merge(flat, key, calib, cfg)
-    first, box, score = (column[order[first].argsort()] for column in (first, box, score))
+    back = order[first].argsort()
+    first, box, score = (column[back] for column in (first, box, score))
     return _finish(flat, first, box, score, tables, cfg)
 
 

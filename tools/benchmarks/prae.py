@@ -34,7 +34,7 @@ from mmplugins.prae.inputs import read_annotations, read_detections
 from mmplugins.prae.tables import subset, subset_detections
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evidence import ROOT, markdown_table, origin, write_json  # noqa: E402
+from evidence import ROOT, markdown_table, origin, write_json
 
 DETECTORS = (
     'yolov2_darknet', 'two_stage', 'yolov2_pytorch', 'yolov3_darknet', 'tiny_yolo_darknet', 'tiny_yolo_caffe',
@@ -242,9 +242,10 @@ def main() -> None:
     where = origin(time.time() - start, 'ensemble-boxes', 'numba')
     if args.data != parser.get_default('data'):
         where['command'] = 'python tools/benchmarks/prae.py --data <folder>'
+    results['table'] = table_of(results)
     results.update(bounds=BOUNDS, threads=os.environ.get('OMP_NUM_THREADS', 'default'), images=args.images, **where)
     write_json(args.out, results)
-    print(table_of(results))
+    print(results['table'])
     print(f'written to {args.out}; {results["seconds"]} s')
 
 

@@ -25,7 +25,7 @@ from mmplugins.prae.plots import plot_precision_recall, plot_reliability
 from mmplugins.prae.tables import subset, subset_detections
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evidence import ROOT, origin, write_json  # noqa: E402
+from evidence import ROOT, origin, write_json
 
 LOGGER = logging.getLogger('mmplugins.prae')
 RESULTS = ROOT / 'projects/prae/results'
@@ -104,7 +104,7 @@ def claims(compared: dict, few: dict, invariance: dict, where: dict) -> list[dic
 
     def arms(names: list[str], label: str) -> list[dict]:
         return [
-            dict(name=f'{label}: {name}', metric='mAP', mean=compared[label][name]['mAP'], std=None, seeds=1)
+            dict(name=f'{label}: {name}', metric='mAP', mean=compared[label][name]['mAP'], std=None, seeds=[0])
             for name in names
         ]
 
@@ -134,14 +134,14 @@ def claims(compared: dict, few: dict, invariance: dict, where: dict) -> list[dic
     same = invariance['robust, WBF .55']
     spread = max(abs(value['mAP'] - same['as they are']['mAP']) for value in same.values())
     rows = [
-        dict(name=f'{name}, {label}', metric='mAP', mean=value['mAP'], std=None, seeds=1)
+        dict(name=f'{name}, {label}', metric='mAP', mean=value['mAP'], std=None, seeds=[0])
         for name, values in invariance.items()
         for label, value in values.items()
     ]
     text = 'robust does not change when the scores of a detector are cubed or turned into logits'
     found.append(entry(text, 'ours', 'equal mAP', spread < 0.005, rows))
     rows = [
-        dict(name=f'{label}, {name}, {count} fit images', metric='mAP', mean=value['mAP'], std=None, seeds=1)
+        dict(name=f'{label}, {name}, {count} fit images', metric='mAP', mean=value['mAP'], std=None, seeds=[0])
         for label, methods in few.items()
         for name, values in methods.items()
         for count, value in values.items()

@@ -2,7 +2,7 @@
 
     python tools/data/prae_members.py work_dirs tests/data/prae
 
-``work_dirs`` holds what ``python tools/train.py configs/prae/<name>_r18-w16_1xb8-12e_bccd.py`` wrote. Kept are the weights,
+``work_dirs`` holds what training by the configs ``configs/prae/*_r18-w16_1xb8-12e_bccd.py`` wrote. Kept are weights,
 as float16, and the names of the classes.
 """
 
