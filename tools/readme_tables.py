@@ -1,8 +1,8 @@
 """Write the measured tables of the plugins' READMEs from the results of their scripts.
 
-``python tools/readme_tables.py`` replaces what stands between ``<!-- claims -->`` or ``<!-- benchmark -->`` and
-``<!-- end -->`` in ``projects/*/README.md`` by the numbers in ``projects/*/results``; a test compares the two. Numbers
-are never typed.
+``python tools/readme_tables.py`` replaces what stands between ``<!-- claims -->``, ``<!-- benchmark -->`` or
+``<!-- compare -->`` and ``<!-- end -->`` in ``projects/*/README.md`` by the numbers in ``projects/*/results``; a test
+compares the two. Numbers are never typed.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evidence import ROOT, markdown_table
 
-BLOCK = re.compile(r'(<!-- (claims|benchmark) -->\n).*?(<!-- end -->)', re.DOTALL)
+BLOCK = re.compile(r'(<!-- (claims|benchmark|compare) -->\n).*?(<!-- end -->)', re.DOTALL)
 ANSWERS = {True: 'holds', False: '**does not hold**', None: 'undecided'}
 
 

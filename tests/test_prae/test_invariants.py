@@ -46,7 +46,7 @@ def test_1_official_may_reorder_a_little(scene):
     calib = fit({'a': fit_tables[0]}, gt, fit_config('official'))
     out = fuse(tables[:1], calib, fuse_config('official', head='nms', iou_thr=1.0, max_per_img=10**6))
     kept = tables[0].select(tables[0].score >= 0.04)
-    assert abs(coco_scores(out, test)['AP50'] - coco_scores(kept, test)['AP50']) < 1.5
+    assert abs(coco_scores(out, test)['AP50'] - coco_scores(kept, test)['AP50']) < 1
 
 
 @pytest.mark.parametrize('head', HEADS)
@@ -223,7 +223,7 @@ def test_13_a_detector_twice_keeps_ap_when_models_are_counted(scene):
 
 
 def test_robust_is_better_than_wbf_when_scales_differ(scene):
-    *_, test, _, tables = scene[0], scene[1], scene[2], scene[3]
+    _, test, _, tables = scene
     plain = coco_scores(fuse(tables, Calibration.identity('ab', test.dataset.classes)), test)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
