@@ -13,6 +13,8 @@ from numpy import ndarray
 
 from .groups import group_bounds
 
+BOXES_OF_A_CALL = 200  # about; with fewer the calls cost more than the work in them, which grows with the square
+
 
 def has_torchvision() -> bool:
     """Whether torchvision is installed."""
@@ -36,14 +38,18 @@ def suppress(box: ndarray, image: ndarray, category: ndarray, iou_thr: float) ->
 
     if not len(box):
         return np.zeros(0, dtype=np.int64)
-    # One call for an image: classes are moved apart. In float64 that costs no precision that matters.
+    # One call for several images: boxes of different images and classes are moved apart. Float64 is exact enough for
+    # that: a call has at most some hundred groups, each some thousand pixels wide.
+    image_start, image_length = group_bounds(image)
+    call = np.repeat(image_start // BOXES_OF_A_CALL, image_length)
+    class_length = group_bounds(image * (int(category.max()) + 1) + category)[1]
+    group = np.repeat(np.arange(len(class_length)), class_length)
+    starts, lengths = group_bounds(call)
+    group -= np.repeat(group[starts], lengths)
     low, high = box.min(), box.max()
-    moved = torch.from_numpy(box - low + category[:, None] * (high - low + 1))
+    moved = torch.from_numpy(box - low + group[:, None] * (high - low + 1))
     # The operator orders by score; the given order is what counts, also among equal scores.
     place = torch.arange(len(box), 0, -1, dtype=torch.float64)
-    starts, lengths = group_bounds(image)
-    kept = [
-        start + nms(moved[start : start + length], place[start : start + length], iou_thr).numpy()
-        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
-    ]
-    return np.concatenate(kept)
+    calls = zip(moved.split(lengths.tolist()), place.split(lengths.tolist()), strict=True)
+    kept = [nms(own, rank, iou_thr) for own, rank in calls]
+    return torch.cat(kept).numpy() + np.repeat(starts, [len(rows) for rows in kept])
