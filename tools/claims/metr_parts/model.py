@@ -148,7 +148,7 @@ def run_config(
                 clip_grad=dict(max_norm=0.1, norm_type=2),
             ),
             param_scheduler=[
-                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=min(50, iters // 3)),
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=min(50, max(iters // 3, 1))),
                 dict(type='MultiStepLR', by_epoch=False, milestones=[int(0.8 * iters)], gamma=0.1),
             ],
             default_hooks=dict(
