@@ -81,9 +81,12 @@ def test_benchmark_runs(repo, run, tmp_path):
     sizes = dict(groups=3, queries=10, dims=32, layers=2, image_size=128, matching_images=1, max_boxes=4, repeats=1)
     options = [f'--{key.replace("_", "-")}={value}' for key, value in sizes.items()]
     out = tmp_path / 'benchmark.json'
-    run(sys.executable, repo / 'tools/benchmarks/metr.py', '--device=cpu', f'--out={out}', *options)
+    widths = ('--ffn', '32', '64')
+    run(sys.executable, repo / 'tools/benchmarks/metr.py', '--device=cpu', f'--out={out}', *options, *widths)
     result = json.loads(out.read_text())['results']['cpu']
-    assert result['decoder']['max_difference'] < 1e-4
-    assert result['decoder']['memory_side_ratio'] == pytest.approx(1 / 3, rel=0.01)
-    assert result['decoder']['query_side_ratio'] == pytest.approx(1, rel=0.01)
+    for width in ('32', '64'):
+        decoder = result['decoder'][width]
+        assert decoder['max_difference'] < 1e-4
+        assert decoder['memory_side_ratio'] == pytest.approx(1 / 3, rel=0.01)
+        assert decoder['query_side_ratio'] == pytest.approx(1, rel=0.01)
     assert result['matching']['equal_to_brute_force']

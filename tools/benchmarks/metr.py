@@ -43,7 +43,7 @@ BOUNDS = dict(time=0.3, peak_memory=0.55, memory_side=0.1, matching=5.0)
 class DecoderCase:
     """Inputs and both decoders. Both see the same weights, queries, references and memory."""
 
-    def __init__(self, args: argparse.Namespace, device: str) -> None:
+    def __init__(self, args: argparse.Namespace, device: str, ffn: int) -> None:
         torch.manual_seed(0)
         self.num_groups, self.num_images, dims = args.groups, args.images, args.dims
         self.shapes = torch.tensor([(args.image_size // s,) * 2 for s in (8, 16, 32, 64)], device=device)
@@ -52,7 +52,7 @@ class DecoderCase:
         layer = dict(
             self_attn_cfg=dict(embed_dims=dims, num_heads=8, dropout=0.0, batch_first=True),
             cross_attn_cfg=dict(embed_dims=dims, num_levels=4, dropout=0.0, batch_first=True),
-            ffn_cfg=dict(embed_dims=dims, feedforward_channels=args.ffn, ffn_drop=0.0),
+            ffn_cfg=dict(embed_dims=dims, feedforward_channels=ffn, ffn_drop=0.0),
         )
         cfg = dict(num_layers=args.layers, layer_cfg=layer, return_intermediate=True, post_norm_cfg=None)
         self.ours, self.plain = METRDecoder(**cfg).to(device), DinoTransformerDecoder(**cfg).to(device)
@@ -134,17 +134,17 @@ class DecoderCase:
 
 def probe(args: argparse.Namespace) -> None:
     """In a fresh process: peak memory of one step of one arm, as one line of JSON."""
-    case = DecoderCase(args, 'cpu')
+    case = DecoderCase(args, 'cpu', args.ffn[0])
     before = resident('VmRSS')
     case.step(args.probe)
     peak = resident('VmHWM') - before
     print(json.dumps(dict(peak=peak, **case.saved_bytes(args.probe))))
 
 
-def cpu_memory(arm: str) -> dict[str, int]:
+def cpu_memory(arm: str, ffn: int) -> dict[str, int]:
     """Run :func:`probe` for an arm."""
     env = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536', 'MALLOC_ARENA_MAX': '1'}
-    command = [sys.executable, __file__, *sys.argv[1:], '--probe', arm]
+    command = [sys.executable, __file__, *sys.argv[1:], '--probe', arm, '--ffn', str(ffn)]
     done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -157,16 +157,16 @@ def cuda_memory(case: DecoderCase, arm: str) -> dict[str, int]:
     return dict(peak=torch.cuda.max_memory_allocated() - before, **case.saved_bytes(arm))
 
 
-def bench_decoder(args: argparse.Namespace, device: str) -> dict:
-    """Compare the two decoders."""
-    case = DecoderCase(args, device)
+def bench_decoder(args: argparse.Namespace, device: str, ffn: int) -> dict:
+    """Compare the two decoders at a width of the FFN."""
+    case = DecoderCase(args, device, ffn)
     pairs = zip(case.step('ours'), case.step('plain'), strict=True)
     differences = [float((ours - plain).abs().max() / plain.abs().max().clamp(min=1e-12)) for ours, plain in pairs]
     if max(differences) > 1e-4:
         raise SystemExit(f'the decoders differ: {differences} (hidden states, references, two gradients)')
     arms = {arm: lambda arm=arm: case.step(arm) for arm in ('ours', 'plain')}
     seconds = interleaved(arms, args.repeats, device)
-    memory = {arm: cpu_memory(arm) if device == 'cpu' else cuda_memory(case, arm) for arm in arms}
+    memory = {arm: cpu_memory(arm, ffn) if device == 'cpu' else cuda_memory(case, arm) for arm in arms}
     return dict(
         max_difference=max(differences),
         seconds=seconds,
@@ -180,17 +180,19 @@ def table(results: dict) -> str:
     """Return the table of all devices."""
     rows = []
     for device, result in results.items():
-        decoder, matching = result['decoder'], result['matching']
-        for label, key, bound in (
-            ('peak memory', 'peak', 'peak_memory'),
-            ('kept for backward, memory side', 'memory_side', 'memory_side'),
-            ('kept for backward, query side', 'query_side', None),
-        ):
-            sizes = (f'{decoder["bytes"][arm][key] / 2**20:,.0f} MiB' for arm in ('ours', 'plain'))
-            limit = f'≤ {BOUNDS[bound]}' if bound else '–'
-            rows.append((f'decoder, {label}', device, *sizes, f'{decoder[f"{key}_ratio"]:.3f}', limit))
-        times = (f'{decoder["seconds"][arm]:.2f} s' for arm in ('ours', 'plain'))
-        rows.append(('decoder, time', device, *times, f'{decoder["time_ratio"]:.3f}', f'≤ {BOUNDS["time"]}'))
+        matching = result['matching']
+        for ffn, decoder in result['decoder'].items():
+            what = f'decoder, FFN {ffn}'
+            for label, key, bound in (
+                ('peak memory', 'peak', 'peak_memory'),
+                ('kept for backward, memory side', 'memory_side', 'memory_side'),
+                ('kept for backward, query side', 'query_side', None),
+            ):
+                sizes = (f'{decoder["bytes"][arm][key] / 2**20:,.0f} MiB' for arm in ('ours', 'plain'))
+                limit = f'≤ {BOUNDS[bound]}' if bound else '–'
+                rows.append((f'{what}, {label}', device, *sizes, f'{decoder[f"{key}_ratio"]:.3f}', limit))
+            times = (f'{decoder["seconds"][arm]:.2f} s' for arm in ('ours', 'plain'))
+            rows.append((f'{what}, time', device, *times, f'{decoder["time_ratio"]:.3f}', f'≤ {BOUNDS["time"]}'))
         times = (f'{matching["seconds"][arm] * 1000:.1f} ms' for arm in ('ours', 'plain'))
         rows.append(('matching, time', device, *times, f'1 / {matching["speedup"]:.1f}', f'≤ 1 / {BOUNDS["matching"]}'))
     return markdown_table(('what', 'device', 'ours', 'plain mmdet', 'ratio', 'bound'), rows)
@@ -204,7 +206,6 @@ def main() -> None:
         ('queries', 100, 'Q'),
         ('images', 2, 'B of the decoder'),
         ('dims', 256, 'D'),
-        ('ffn', 2048, 'width of the FFN: 2048 in DINO and METR, 1024 in Deformable DETR'),
         ('layers', 6, 'decoder layers'),
         ('image-size', 512, 'pixels; memory tokens are those of strides 8, 16, 32, 64'),
         ('matching-images', 4, 'B of the matcher'),
@@ -213,6 +214,8 @@ def main() -> None:
         ('threads', 1, 'threads of torch'),
     ):
         parser.add_argument(f'--{name}', type=int, default=value, help=f'{text} (default {value})')
+    text = "widths of the decoder's FFN: 1024 in Deformable DETR, 2048 in DINO"
+    parser.add_argument('--ffn', type=int, nargs='+', default=[1024, 2048], help=text)
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: the CPU, and CUDA too if there is one')
     parser.add_argument('--out', type=Path, default=ROOT / 'projects/metr/results/benchmark.json')
     parser.add_argument('--probe', choices=('ours', 'plain'), help=argparse.SUPPRESS)
@@ -224,7 +227,10 @@ def main() -> None:
     start = time.time()
     devices = [args.device] if args.device else ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
     results = {
-        device: dict(decoder=bench_decoder(args, device), matching=bench_matching(args, device)) for device in devices
+        device: dict(
+            decoder={ffn: bench_decoder(args, device, ffn) for ffn in args.ffn}, matching=bench_matching(args, device)
+        )
+        for device in devices
     }
     sizes = {key: value for key, value in vars(args).items() if isinstance(value, int)}
     data = dict(
