@@ -12,7 +12,7 @@ help: ## this list
 install: ## environment in .venv: torch, hosts, mmplugins, test tools
 	@bash tools/install.sh --venv $(VENV) --extras tests,metr,prae >&2
 
-demo: install ## METR on two real data sets: train, evaluate, draw (15 minutes on 2 cores)
+demo: install ## METR on two real data sets: train, evaluate, draw (7 minutes on 2 cores)
 	@$(PYTHON) tools/demo.py
 
 test: install ## the test suite; PYTEST_ARGS='-m "not slow"' for the quick part
