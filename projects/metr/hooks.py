@@ -9,6 +9,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from .vocabulary import normalize_name
+
 
 def _model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -39,10 +41,11 @@ class CheckVocabularyHook(Hook):
         names = _model(runner).vocabulary.names
         metainfo = getattr(dataloader.dataset, 'metainfo', {})
         classes = tuple(metainfo.get('classes', ()))
-        if classes == names:
+        # Spelling does not count: mmdet writes "traffic_light" in one list of COCO and "traffic light" in another.
+        same = [normalize_name(a) == normalize_name(b) for a, b in zip(names, classes, strict=False)]
+        if all(same) and len(names) == len(classes):
             return
-        pairs = enumerate(zip(names, classes, strict=False))
-        row = next((i for i, pair in pairs if pair[0] != pair[1]), min(len(names), len(classes)))
+        row = same.index(False) if False in same else len(same)
         raise ValueError(
             f'The model has {len(names)} names and the data set of {key} {len(classes)} classes; they differ first at '
             f'row {row}: {names[row : row + 1]} and {classes[row : row + 1]}. Give `model.vocabulary` and '

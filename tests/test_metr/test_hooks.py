@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmdet.registry import HOOKS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -37,6 +38,13 @@ def test_equal_names_pass():
     hook.before_train(runner)
     hook.before_val(runner)
     hook.before_test(runner)
+
+
+def test_spelling_does_not_count():
+    """The paper-scale COCO config: the vocabulary has mmdet's list of COCO, the data set its own."""
+    names, classes = Vocabulary(dict(coco='coco')).names, CocoDataset.METAINFO['classes']
+    assert names != classes
+    CheckVocabularyHook().before_train(runner_with(names, train_dataloader=classes))
 
 
 @pytest.mark.parametrize(
