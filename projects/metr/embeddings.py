@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils.atomic import replacing
 from .vocabulary import normalize_name
 
 PACKAGED = Path(__file__).parent / 'embeddings'
@@ -119,7 +119,6 @@ def load_embeddings(path_or_name: str | os.PathLike) -> NameEmbeddings:
 def save_embeddings(path: str | os.PathLike, data: NameEmbeddings) -> None:
     """Write a cache file; whoever reads ``path`` meanwhile sees the old file or the whole new one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     names = tuple(normalize_name(name) for name in data.names)
     content = dict(
         names=np.array(names, dtype=np.str_),
@@ -128,16 +127,8 @@ def save_embeddings(path: str | os.PathLike, data: NameEmbeddings) -> None:
         template=np.str_(data.template),
         sha256=np.str_(_sha256(names, data.embeddings)),
     )
-    # In the same folder: a rename is atomic only within one file system.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.npz')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            np.savez_compressed(file, **content)
-        os.chmod(temporary, 0o644)  # mkstemp makes it readable by the owner only
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as temporary, open(temporary, 'wb') as file:
+        np.savez_compressed(file, **content)
 
 
 def packaged_names() -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import init_default_scope
 from torch import Tensor
+
+from ..utils.atomic import replacing, write_text
 
 DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
 HOSTS = {'METR': ('DINO', 'DINOHead'), 'DeformableMETR': ('DeformableDETR', 'DeformableDETRHead')}
@@ -138,20 +139,8 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out).resolve()
     if out.suffix != '.pth':
         raise ValueError(f'--out must end in .pth, got {args.out}')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, lambda path: torch.save(dict(state_dict=weights, meta={}), path))
-    config = Config(dict(model=model, load_from=str(out)))
-    _write(out.with_suffix('.py'), lambda path: Path(path).write_text(config.pretty_text))
+    with replacing(out) as temporary:
+        torch.save(dict(state_dict=weights, meta={}), temporary)
+    write_text(out.with_suffix('.py'), Config(dict(model=model, load_from=str(out))).pretty_text)
     print(f'{len(weights)} weights for {model.type}: {out}')
     print(f'model config: {out.with_suffix(".py")}; name it in `_base_` beside your data set and schedule')
-
-
-def _write(path: Path, write) -> None:
-    """Write to a temporary name, then rename, so that a killed run leaves no half file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -119,10 +119,6 @@ class Vocabulary:
         mask[self.rows(dataset_name)] = True
         return mask
 
-    def embedding_key(self, row: int) -> str:
-        """Return the normalized name by which the embedding of a row is found."""
-        return self.lookup_names[row]
-
     def to_metainfo(self) -> dict:
         """Return plain Python data for a dataset's metainfo, safe to store in a checkpoint.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic import write_text
+from ..utils.atomic import write_text
 from .calibration import Calibration, DetectorCurves
 from .curves import Curve, Levels
 from .options import as_dict, from_dict

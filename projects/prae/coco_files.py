@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from .atomic import replacing
+from ..utils.atomic import replacing
 from .tables import Dataset, Detections, GroundTruth
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .atomic import replacing
+from ..utils.atomic import replacing
 from .calibration import Calibration
 from .evaluate import RECALLS, coco_precision
 from .fit import targets

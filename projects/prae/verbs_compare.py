@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .atomic import write_text
+from ..utils.atomic import write_text
 from .compare import compare_set, make_folds, markdown
 from .inputs import parse_named, read_annotations, read_detections
 

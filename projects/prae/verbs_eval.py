@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .atomic import write_text
+from ..utils.atomic import write_text
 from .calibration_file import warn_about_overlap
 from .coco_files import read_ground_truth, read_json
 from .evaluate import coco_scores

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic import write_text
+from ..utils.atomic import write_text
 from .calibration import Calibration
 from .calibration_file import load, overlap, save, warn_about_overlap
 from .evaluate import coco_scores

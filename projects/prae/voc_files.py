@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic import write_text
+from ..utils.atomic import write_text
 from .coco_files import lookup
 from .tables import Dataset, Detections, GroundTruth
 

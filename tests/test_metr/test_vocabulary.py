@@ -63,7 +63,7 @@ def test_keep_separate_gives_a_row_per_dataset_with_one_embedding():
     vocabulary = Vocabulary({'A': ['oven', 'cat'], 'B': ['Oven']}, keep_separate=['oven'])
     assert vocabulary.names == ('oven (A)', 'cat', 'Oven (B)')
     assert vocabulary.lookup_names == ('oven', 'cat', 'oven')
-    assert vocabulary.embedding_key(2) == 'oven'
+    assert vocabulary.lookup_names[2] == 'oven'
     assert vocabulary.index('oven (b)') == 2
     with pytest.raises(KeyError, match=r'oven \(A\).*Oven \(B\)'):
         vocabulary.index('oven')
