@@ -16,9 +16,15 @@ from mmdet.models.layers import (
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from mmplugins.metr.deformable_attention import LevelwiseDeformableAttention
+
 
 class METRDecoderLayer(DeformableDetrTransformerDecoderLayer):
     """Deformable decoder layer with self-attention inside groups."""
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.cross_attn = LevelwiseDeformableAttention(**self.cross_attn_cfg)
 
     def forward(
         self, query: Tensor, query_pos: Tensor, num_groups: int, dn_mask: Tensor | None = None, **kwargs
