@@ -15,8 +15,9 @@ install: ## environment in .venv: torch, hosts, mmplugins, test tools
 demo: install ## METR on two real data sets: train, evaluate, draw (7 minutes on 2 cores)
 	@$(PYTHON) tools/demo.py
 
+# A process for each core, at most four, of one thread each: threads that share a core wait for each other.
 test: install ## the test suite; PYTEST_ARGS='-m "not slow"' for the quick part
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## ruff: rules and format
 	@$(PYTHON) -m ruff check .
