@@ -1,0 +1,217 @@
+"""Transformer blocks of CAE: mmpretrain's, with fused attention and what its versions get wrong put right.
+
+Follows sec. 3 of arXiv 2202.03026 and the authors' released code (https://github.com/Atten4Vis/CAE, no licence file:
+read, not copied). Names of parameters are mmpretrain's, so that checkpoints and converters of the host fit.
+
+Shapes: ``B`` images, ``N`` tokens, ``M`` masked tokens, ``V`` visible tokens, ``C`` channels, ``H`` heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmcv.cnn.bricks.transformer import FFN
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.beit import BEiTTransformerEncoderLayer
+from mmpretrain.models.necks.cae_neck import CAETransformerRegressorLayer
+from mmpretrain.models.utils import BEiTAttention, CrossMultiheadAttention, build_norm_layer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+NORM_CFG = dict(type='LN', eps=1e-6)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Turn ``(B, N, C)`` into ``(B, H, N, C / H)``."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def check_heads(dims: int, num_heads: int) -> None:
+    """Raise ``ValueError`` where the heads do not divide the channels."""
+    if dims % num_heads:
+        raise ValueError(f'embed_dims={dims} is not a multiple of num_heads={num_heads}')
+
+
+class CAEAttention(BEiTAttention):
+    """Self-attention of BEiT through ``scaled_dot_product_attention``; ``(B, N, C)`` in and out.
+
+    The host's class takes ``attn_drop_rate`` and ``proj_drop_rate``, but its layer passes ``attn_drop`` and
+    ``proj_drop``, which ``**kwargs`` swallows: dropout is never applied there. It also fills the relative position
+    table with noise of 0.02; the authors start from zero, so that a fine-tuned model first does what it learned.
+    """
+
+    def init_weights(self) -> None:
+        """Leave the relative position table at zero."""
+        BaseModule.init_weights(self)
+
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
+        """Attend among the tokens.
+
+        Args:
+            x: ``(B, N, C)``.
+            rel_pos_bias: ``(H, N, N)``, a bias that all layers share, added to this layer's own.
+
+        Returns:
+            ``(B, N, C)``.
+        """
+        if self.bias == 'qv_bias':  # a bias of the keys shifts all logits of a query alike: it has no effect
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+            qkv = F.linear(x, self.qkv.weight, bias)
+        else:
+            qkv = self.qkv(x)
+        q, k, v = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
+        bias = rel_pos_bias
+        if self.relative_position_bias_table is not None:
+            own = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+            bias = own if bias is None else own + bias
+        dropout = self.attn_drop.p if self.training else 0.0
+        bias = None if bias is None else bias[None].to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+
+class CAEEncoderLayer(BEiTTransformerEncoderLayer):
+    """Pre-norm block with LayerScale; one DropPath per branch, fused attention. ``(B, N, C)`` in and out.
+
+    The host applies DropPath to the FFN branch twice, inside mmcv's FFN and again outside, so that the branch
+    survives with ``(1 - p)^2``. Its constructor also builds attention and FFN more than once and compares a
+    ``layer_scale_init_value`` of None with 0; that is why the parts are built here. Names are the host's.
+
+    Args:
+        embed_dims: ``C``.
+        num_heads: ``H``.
+        feedforward_channels: Width of the hidden layer of the FFN.
+        layer_scale_init_value: Start value of both LayerScale vectors; 0 or None: no LayerScale.
+        window_size: Grid of patches, for the relative position bias.
+        use_rel_pos_bias: Learn a relative position bias in this layer (fine-tuning only).
+        drop_rate: Dropout after the projection and in the FFN.
+        attn_drop_rate: Dropout of the attention weights.
+        drop_path_rate: Probability that a branch is skipped, per image.
+        bias: ``'qv_bias'``, True or False; see the host's ``BEiTAttention``.
+        norm_cfg: Normalization.
+        with_cp: Compute activations again in the backward pass instead of keeping them.
+        init_cfg: Initialization.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        layer_scale_init_value: float | None = 0.1,
+        window_size: tuple[int, int] | None = None,
+        use_rel_pos_bias: bool = False,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        bias: str | bool = 'qv_bias',
+        norm_cfg: dict = NORM_CFG,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        BaseModule.__init__(self, init_cfg=init_cfg)
+        check_heads(embed_dims, num_heads)
+        self.embed_dims = embed_dims
+        self.with_cp = with_cp
+        self.ln1 = build_norm_layer(norm_cfg, embed_dims)
+        self.attn = CAEAttention(
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            window_size=window_size,
+            use_rel_pos_bias=use_rel_pos_bias,
+            bias=bias,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+        )
+        self.ln2 = build_norm_layer(norm_cfg, embed_dims)
+        self.ffn = FFN(
+            embed_dims=embed_dims,
+            feedforward_channels=feedforward_channels,
+            ffn_drop=drop_rate,
+            act_cfg=dict(type='GELU'),
+            add_identity=False,
+            dropout_layer=None,  # the branch is dropped once, in forward
+        )
+        self.drop_path = DropPath(drop_path_rate)
+        self.gamma_1 = self.gamma_2 = None
+        if layer_scale_init_value:
+            self.gamma_1 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
+            self.gamma_2 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init_value)))
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says; the host would add noise to the biases of the FFN."""
+        BaseModule.init_weights(self)
+
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
+        """Apply the block to ``(B, N, C)``."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(super().forward, x, rel_pos_bias, use_reentrant=False)
+        return super().forward(x, rel_pos_bias)
+
+
+class CAECrossAttention(CrossMultiheadAttention):
+    """Cross-attention of the regressor through ``scaled_dot_product_attention``, otherwise the host's."""
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from ``x`` (B, M, C) to keys ``k`` and values ``v``, both (B, V + M, C); returns (B, M, C)."""
+        q = split_heads(F.linear(x, self.q.weight, self.q_bias), self.num_heads)
+        k = split_heads(self.k(k), self.num_heads)
+        v = split_heads(F.linear(v, self.v.weight, self.v_bias), self.num_heads)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+
+class CAERegressorLayer(CAETransformerRegressorLayer):
+    """Block of the latent contextual regressor (sec. 3.2): queries are the masked tokens, keys and values all tokens.
+
+    As in the authors' code the second normalization sits on the residual stream, so that the skip around the FFN
+    carries the normalized tensor.
+
+    Args:
+        embed_dims: ``C``.
+        num_heads: ``H``.
+        feedforward_channels: Width of the hidden layer of the FFN.
+        layer_scale_init_value: As in :class:`CAEEncoderLayer`; the host fails on its own default, None.
+        with_cp: Compute activations again in the backward pass instead of keeping them.
+        **kwargs: The host's arguments.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        layer_scale_init_value: float | None = 0.1,
+        with_cp: bool = False,
+        **kwargs,
+    ) -> None:
+        check_heads(embed_dims, num_heads)
+        super().__init__(
+            embed_dims, num_heads, feedforward_channels, layer_scale_init_value=layer_scale_init_value or 0.0, **kwargs
+        )
+        self.with_cp = with_cp
+        self.cross_attn = CAECrossAttention(
+            embed_dims,
+            num_heads,
+            qkv_bias=kwargs.get('qkv_bias', False),
+            attn_drop=kwargs.get('attn_drop_rate', 0.0),
+            proj_drop=kwargs.get('drop_rate', 0.0),
+        )
+
+    def forward(self, x_q: Tensor, x_kv: Tensor, pos_q: Tensor, pos_k: Tensor) -> Tensor:
+        """Update the queries.
+
+        Args:
+            x_q: ``(B, M, C)`` queries.
+            x_kv: ``(B, V + M, C)`` visible latents, then queries.
+            pos_q: ``(B, M, C)`` position embedding of the queries.
+            pos_k: ``(B, V + M, C)`` position embedding of the keys; values get none.
+
+        Returns:
+            ``(B, M, C)``.
+        """
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(super().forward, x_q, x_kv, pos_q, pos_k, use_reentrant=False)
+        return super().forward(x_q, x_kv, pos_q, pos_k)

@@ -1,0 +1,47 @@
+"""Places of tokens: which are visible, which masked, and the position embedding of a grid.
+
+Shapes: ``B`` images, ``N`` patches of a grid, ``M`` of them masked, ``V = N - M`` visible, ``C`` channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmpretrain.models.utils import build_2d_sincos_position_embedding
+from torch import Tensor
+
+
+def split_places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of visible ``(B, V)`` and of masked ``(B, M)`` tokens, both in raster order.
+
+    Args:
+        mask: ``(B, N)``, True where a patch is masked; the same number in each row.
+
+    Raises:
+        ValueError: The rows differ in number, or no patch or every patch is masked.
+    """
+    counts = mask.sum(dim=1)
+    low, high = torch.stack([counts.min(), counts.max()]).tolist()
+    if low != high:
+        raise ValueError(f'all masks of a batch must cover the same number of patches, got {low} to {high}')
+    if not 0 < low < mask.size(1):
+        raise ValueError(f'between 1 and {mask.size(1) - 1} of {mask.size(1)} patches must be masked, got {low}')
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, : mask.size(1) - low], order[:, mask.size(1) - low :]
+
+
+def take(tokens: Tensor, places: Tensor) -> Tensor:
+    """Return the tokens ``(B, K, C)`` of ``(B, N, C)`` at ``places`` ``(B, K)``; ``tokens`` may have ``B = 1``."""
+    index = places[..., None].expand(-1, -1, tokens.size(-1))
+    return tokens.expand(len(places), -1, -1).gather(1, index)
+
+
+def sincos_table(grid: tuple[int, int], dims: int) -> Tensor:
+    """Fixed position embedding ``(1, 1 + h w, dims)`` of a grid ``(h, w)``; zeros for the CLS token.
+
+    Four groups of ``dims / 4`` channels: sine and cosine of the *row*, then of the *column*, frequencies
+    ``10000^(-4 i / dims)``. MAE puts the column first.
+    """
+    if dims % 4:
+        raise ValueError(f'the sine-cosine position embedding needs a multiple of 4 channels, got {dims}')
+    # The host's function takes (h, w) but lays the table out as w rows of h: on a square grid nobody can tell.
+    return build_2d_sincos_position_embedding(grid[::-1], dims, cls_token=True)
