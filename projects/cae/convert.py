@@ -1,0 +1,93 @@
+"""Checkpoints of CAE between this plugin, the authors' releases and timm: ``convert`` and ``export``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..utils.atomic import replacing
+from .weights import encoder_of, from_ours, layout_of, to_ours
+
+
+class Discarded:
+    """Stands in for whatever a checkpoint holds beside weights: logs, arguments. Nothing of it is run or kept."""
+
+    def __new__(cls, *args, **kwargs) -> Discarded:
+        """Take and forget any arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint without running code from it.
+
+    Args:
+        path: File of mmengine (``state_dict``), of the authors (``model``, with the arguments of their run beside
+            it), or with weights only.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds other things than weights, logs and arguments, or no weights.
+    """
+    numpy_core = np._core if hasattr(np, '_core') else np.core
+    # By the names under which pickle looks for them; `getattr` itself would let a file reach any function.
+    skipped = ('mmengine.logging.history_buffer.HistoryBuffer', 'builtins.getattr', 'argparse.Namespace')
+    allowed = [(Discarded, name) for name in skipped]
+    allowed += [np.ndarray, np.dtype, numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar]
+    allowed += [type(np.dtype(kind)) for kind in (np.uint32, np.float64, np.int64)]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and torch have errors of their own, with no common base
+        raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
+    for key in ('state_dict', 'model', 'module'):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    items = content.items() if isinstance(content, dict) else ()
+    state = {key: value for key, value in items if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f'{path} holds no weights')
+    prefix = 'module.'  # of a model in DDP
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def write_weights(state: dict[str, Tensor], path: str | os.PathLike, layout: str) -> None:
+    """Write weights the way readers of the layout expect them."""
+    key = {'ours': 'state_dict', 'timm': None}.get(layout, 'model')
+    state = {name: value.clone() for name, value in state.items()}  # views would save all of their storage
+    with replacing(path) as temporary:
+        torch.save({key: state} if key else state, temporary)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of both verbs."""
+    parser.add_argument('source', help='checkpoint: ours, the authors’ (either release), or a ViT of timm')
+    parser.add_argument('target', help='file to write')
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Convert a whole checkpoint, or an encoder."""
+    state = read_weights(args.source)
+    found = layout_of(state)
+    result = from_ours(to_ours(state, found), args.to)
+    write_weights(result, args.target, args.to)
+    print(f'{args.source} ({found}) -> {args.target} ({args.to}): {len(result)} weights')
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write the encoder only."""
+    result = from_ours(encoder_of(to_ours(read_weights(args.source))), args.to)
+    write_weights(result, args.target, args.to)
+    print(f'{args.source} -> {args.target} ({args.to}, encoder only): {len(result)} weights')

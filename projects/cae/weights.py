@@ -1,0 +1,299 @@
+"""Names of the weights of CAE in our checkpoints, in the authors', and in timm's ViT; sizes that must fit each other.
+
+Layouts, all of one model:
+
+* ``ours``: mmpretrain's names, ``backbone.`` and ``neck.``;
+* ``authors``: Atten4Vis/CAE, CAE and CAE v2, ``encoder.``, ``regresser.``, ``decoder.``;
+* ``authors-old``: lxtGH/CAE, the first release of CAE, ``encoder.``, ``pretext_neck.``;
+* ``timm``: ``vit_*_patch16_224`` with ``init_values``, the encoder only, one bias for query, key and value.
+
+In a rule ``#`` is the number of a block and ``*`` is ``weight`` or ``bias``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .tokens import sincos_table
+from .vit import grid_of_table
+
+ATTENTION = [('q_bias', 'q_bias'), ('v_bias', 'v_bias'), ('proj.*', 'proj.*')]
+MLP = [('fc1.*', 'layers.0.0.*'), ('fc2.*', 'layers.1.*')]
+BLOCK = [
+    ('norm1.*', 'ln1.*'),
+    ('norm2.*', 'ln2.*'),
+    ('attn.qkv.weight', 'attn.qkv.weight'),
+    *((f'attn.{theirs}', f'attn.{ours}') for theirs, ours in ATTENTION),
+    *((f'mlp.{theirs}', f'ffn.{ours}') for theirs, ours in MLP),
+    ('gamma_1', 'gamma_1'),
+    ('gamma_2', 'gamma_2'),
+]
+REGRESSOR = [
+    *((f'norm1_{part}.*', f'norm1_{part}_cross.*') for part in 'qkv'),
+    ('norm2_cross.*', 'norm2_cross.*'),
+    *((f'cross_attn.{part}.weight', f'cross_attn.{part}.weight') for part in 'qkv'),
+    *((f'cross_attn.{theirs}', f'cross_attn.{ours}') for theirs, ours in ATTENTION),
+    *((f'mlp_cross.{theirs}', f'ffn.{ours}') for theirs, ours in MLP),
+    ('gamma_1_cross', 'gamma_1_cross'),
+    ('gamma_2_cross', 'gamma_2_cross'),
+]
+STEM = [
+    ('cls_token', 'cls_token'),
+    ('pos_embed', 'pos_embed'),
+    ('patch_embed.proj.*', 'patch_embed.projection.*'),
+    ('norm.*', 'ln1.*'),
+]
+
+
+def nested(rules: list[tuple[str, str]], theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Put prefixes before both names of each rule."""
+    return [(theirs + left, ours + right) for left, right in rules]
+
+
+ENCODER = nested(STEM, 'encoder.', 'backbone.') + nested(BLOCK, 'encoder.blocks.#.', 'backbone.layers.#.')
+RULES = {
+    'authors': [
+        *ENCODER,
+        ('encoder_to_regresser.*', 'neck.projection.*'),
+        ('encoder_to_regresser_norm.*', 'neck.norm_projection.*'),
+        ('rd_pos_embed', 'neck.pos_embed'),
+        *nested(REGRESSOR, 'regresser.regressor_blocks.#.', 'neck.regressors.#.'),
+        ('regresser.norm.*', 'neck.norm_regressor.*'),
+        ('mask_token', 'neck.mask_token'),
+        *nested(BLOCK, 'decoder.decoder_blocks.#.', 'neck.decoders.#.'),
+        ('decoder.norm.*', 'neck.norm_decoder.*'),
+        ('decoder.head.*', 'neck.head.*'),
+    ],
+    'authors-old': [
+        *ENCODER,
+        ('encoder_to_decoder.*', 'neck.projection.*'),
+        ('encoder_to_decoder_norm.*', 'neck.norm_projection.*'),
+        *nested(REGRESSOR, 'pretext_neck.regressor_blocks.#.', 'neck.regressors.#.'),
+        ('pretext_neck.norm.*', 'neck.norm_regressor.*'),
+        ('mask_token', 'neck.mask_token'),
+        *nested(BLOCK, 'pretext_neck.decoder_blocks.#.', 'neck.decoders.#.'),
+        ('pretext_neck.norm2.*', 'neck.norm_decoder.*'),
+        ('pretext_neck.head.*', 'neck.head.*'),
+    ],
+    'timm': nested(STEM, '', 'backbone.')
+    + nested([rule for rule in BLOCK if 'gamma' not in rule[0]], 'blocks.#.', 'backbone.layers.#.')
+    + [(f'blocks.#.ls{i}.gamma', f'backbone.layers.#.gamma_{i}') for i in (1, 2)],
+}
+# The copy of the encoder that makes the alignment target; it is the encoder.
+COPIES = {'authors': 'alignment_encoder.', 'authors-old': 'teacher.'}
+
+
+def translate(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
+    """Rename all weights.
+
+    Raises:
+        ValueError: A name that no rule knows; all are listed.
+    """
+    patterns = []
+    for source, target in rules:
+        pattern = re.escape(source).replace(r'\#', r'(\d+)').replace(r'\*', '(weight|bias)')
+        numbers = iter((r'\g<1>', r'\g<2>'))
+        patterns.append((re.compile(pattern), re.sub(r'[#*]', lambda _, numbers=numbers: next(numbers), target)))
+    found, unknown = {}, []
+    for name, value in state.items():
+        match = next(((p.fullmatch(name), t) for p, t in patterns if p.fullmatch(name)), None)
+        if match is None:
+            unknown.append(name)
+        else:
+            found[match[0].expand(match[1])] = value
+    if unknown:
+        raise ValueError(f'unknown weights: {names(unknown)}')
+    return found
+
+
+def layout_of(state: Mapping[str, Tensor]) -> str:
+    """Tell the layout of a checkpoint by its names.
+
+    Raises:
+        ValueError: It is none of those at the top of this file.
+    """
+    signs = [('backbone.', 'ours'), ('pretext_neck.', 'authors-old'), ('teacher.', 'authors-old')]
+    signs += [('encoder.', 'authors'), ('blocks.', 'timm')]
+    for prefix, layout in signs:
+        if any(name.startswith(prefix) for name in state):
+            # Encoders alone are the same in both releases; some have lost their prefix.
+            return 'authors' if layout == 'timm' and 'blocks.0.attn.q_bias' in state else layout
+    raise ValueError(f'not a checkpoint of CAE: {names(list(state)) or "no weights"}')
+
+
+def to_ours(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str, Tensor]:
+    """Rename the weights of another layout to ours, and check that they are a whole model.
+
+    Args:
+        state: Weights of a whole pretraining model or of its encoder.
+        layout: See the top of this file; None: told by the names.
+
+    Returns:
+        New dict, the same tensors. The copy of the encoder is left out. The position table of the regressor, which
+        the first release does not save, is added.
+
+    Raises:
+        ValueError: Weights are unknown, missing or of a wrong size; all are named.
+    """
+    layout = layout or layout_of(state)
+    if layout == 'ours':
+        parts = ('backbone.', 'neck.')
+        result = {name: value for name, value in state.items() if name.startswith(parts)}
+    else:
+        state = {name: value for name, value in state.items() if not name.startswith(tuple(COPIES.values()))}
+        if layout == 'timm':
+            state = split_bias({name: value for name, value in state.items() if not name.startswith('head.')})
+        elif 'cls_token' in state:  # the encoder alone, without its prefix
+            state = {f'encoder.{name}': value for name, value in state.items()}
+        result = translate(state, RULES[layout])
+    mask_token, table = result.get('neck.mask_token'), result.get('backbone.pos_embed')
+    if mask_token is not None and table is not None and 'neck.pos_embed' not in result:
+        result['neck.pos_embed'] = sincos_table(grid_of_table(table), mask_token.shape[-1]).to(table)
+    check_complete(result)
+    return result
+
+
+def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """Rename our weights to those of another layout; the inverse of :func:`to_ours`.
+
+    Args:
+        state: Ours. What is not of the student (target networks, buffers of the preprocessor) is left out.
+        layout: ``'authors'``, ``'authors-old'``, or ``'timm'``, which takes the encoder only.
+
+    Returns:
+        New dict, the same tensors. A whole CAE gets the copy of its encoder that the authors' class holds.
+
+    Raises:
+        ValueError: As :func:`to_ours`, or the layout has no place for a weight.
+    """
+    state = to_ours(state, 'ours')
+    if layout == 'ours':
+        return state
+    if layout == 'timm':
+        return fuse_bias(translate(encoder_of(state), [(ours, theirs) for theirs, ours in RULES[layout]]))
+    if layout == 'authors-old':  # its class computes the table
+        state.pop('neck.pos_embed', None)
+    result = translate(state, [(ours, theirs) for theirs, ours in RULES[layout]])
+    if any(name.startswith('neck.decoders.') for name in state):
+        copies = {name: value for name, value in result.items() if name.startswith('encoder.')}
+        result.update({COPIES[layout] + name.removeprefix('encoder.'): value for name, value in copies.items()})
+    return result
+
+
+def encoder_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep the encoder of a model in our layout."""
+    return {name: value for name, value in state.items() if name.startswith('backbone.')}
+
+
+def split_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split timm's one bias (3D,); that of the keys moves all logits of a query alike, so it has no effect."""
+    result = {}
+    for name, value in state.items():
+        if name.endswith('.attn.qkv.bias'):
+            prefix = name.removesuffix('qkv.bias')
+            result[f'{prefix}q_bias'], _, result[f'{prefix}v_bias'] = value.chunk(3)
+        else:
+            result[name] = value
+    return result
+
+
+def fuse_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join q_bias and v_bias to timm's one bias, with zeros for the keys."""
+    result = {}
+    for name, value in state.items():
+        if name.endswith('.attn.q_bias'):
+            v_bias = state[f'{name.removesuffix("q_bias")}v_bias']
+            result[f'{name.removesuffix("q_bias")}qkv.bias'] = torch.cat([value, torch.zeros_like(value), v_bias])
+        elif not name.endswith('.attn.v_bias'):
+            result[name] = value
+    return result
+
+
+def check_complete(state: Mapping[str, Tensor]) -> None:
+    """Check that weights in our layout are a whole encoder, or a whole pretraining model, of sizes that fit.
+
+    Raises:
+        ValueError: Weights are missing, unknown or of a wrong size; all are named.
+    """
+    expected = expected_shapes(state)
+    problems = {
+        'missing': [name for name in expected if name not in state],
+        'unknown': [name for name in state if name not in expected],
+        'of a wrong size': [
+            f'{name} {tuple(state[name].shape)}, not {shape}'
+            for name, shape in expected.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+    }
+    if any(problems.values()):
+        raise ValueError('; '.join(f'weights {what}: {names(which)}' for what, which in problems.items() if which))
+
+
+def expected_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of all weights of the model that the tokens, patches, blocks and outputs of ``state`` tell."""
+
+    def need(name: str) -> torch.Size:
+        if name not in state:
+            raise ValueError(f'weights missing: {name}')
+        return state[name].shape
+
+    def stack(prefix: str) -> int:
+        return 1 + max((int(name.split('.')[2]) for name in state if name.startswith(prefix)), default=-1)
+
+    dim = need('backbone.cls_token')[-1]
+    shapes = {
+        'backbone.cls_token': (1, 1, dim),
+        'backbone.pos_embed': (1, need('backbone.pos_embed')[1], dim),
+        'backbone.patch_embed.projection.weight': (dim, *need('backbone.patch_embed.projection.weight')[1:]),
+        'backbone.patch_embed.projection.bias': (dim,),
+        **pair('backbone.ln1', dim),
+    }
+    scaled = any(name.startswith('backbone.') and name.endswith('gamma_1') for name in state)
+    for i in range(stack('backbone.layers.')):
+        shapes.update(block_shapes(f'backbone.layers.{i}.', dim, scaled))
+    if not any(name.startswith('neck.') for name in state):
+        return shapes
+    width, outputs = need('neck.mask_token')[-1], need('neck.head.weight')[0]
+    shapes['neck.mask_token'] = (1, 1, width)
+    shapes['neck.pos_embed'] = (1, need('backbone.pos_embed')[1], width)
+    if width != dim:
+        shapes.update({**pair('neck.projection', width, dim), **pair('neck.norm_projection', width)})
+    for i in range(stack('neck.regressors.')):
+        shapes.update(regressor_shapes(f'neck.regressors.{i}.', width))
+    for i in range(stack('neck.decoders.')):
+        shapes.update(block_shapes(f'neck.decoders.{i}.', width, any('decoders.0.gamma' in name for name in state)))
+    shapes.update({**pair('neck.norm_regressor', width), **pair('neck.norm_decoder', width)})
+    return {**shapes, **pair('neck.head', outputs, width)}
+
+
+def pair(name: str, *size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a weight of a size and its bias."""
+    return {f'{name}.weight': size, f'{name}.bias': size[:1]}
+
+
+def block_shapes(prefix: str, dim: int, scaled: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of an encoder block."""
+    shapes = {**pair('ln1', dim), **pair('ln2', dim), 'attn.qkv.weight': (3 * dim, dim), **pair('attn.proj', dim, dim)}
+    shapes.update({**pair('ffn.layers.0.0', 4 * dim, dim), **pair('ffn.layers.1', dim, 4 * dim)})
+    vectors = ('attn.q_bias', 'attn.v_bias', *(('gamma_1', 'gamma_2') if scaled else ()))
+    shapes.update(dict.fromkeys(vectors, (dim,)))
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def regressor_shapes(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a block of the regressor."""
+    shapes = {**pair('norm2_cross', dim), **pair('cross_attn.proj', dim, dim)}
+    for part in 'qkv':
+        shapes.update({**pair(f'norm1_{part}_cross', dim), f'cross_attn.{part}.weight': (dim, dim)})
+    shapes.update({**pair('ffn.layers.0.0', 4 * dim, dim), **pair('ffn.layers.1', dim, 4 * dim)})
+    shapes.update(dict.fromkeys(('cross_attn.q_bias', 'cross_attn.v_bias', 'gamma_1_cross', 'gamma_2_cross'), (dim,)))
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def names(which: list[str], most: int = 8) -> str:
+    """Join names for a message, the first ``most`` of them."""
+    return ', '.join(which[:most]) + (f' and {len(which) - most} more' if len(which) > most else '')
