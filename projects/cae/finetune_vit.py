@@ -1,0 +1,205 @@
+"""The encoder after pretraining: for fine-tuning, and as the base of the dense tasks.
+
+Shapes: images (B, 3, H, W); tokens (B, 1 + N, D), class token first; N = h * w patches in raster order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from mmpretrain.models.utils import resize_pos_embed
+from mmpretrain.registry import MODELS
+from torch import Tensor
+from torch.nn import functional as F
+
+from .layers import CAEAttention, split_heads
+from .tokens import sincos_table
+from .vit import CAEViT
+
+
+def relative_position_index(grid: tuple[int, int], device: torch.device | str = 'cpu') -> Tensor:
+    """Rows of the bias table for every pair of tokens of a grid.
+
+    Args:
+        grid: Rows and columns of patches, (h, w).
+        device: Where to make it.
+
+    Returns:
+        Tensor (1 + h*w, 1 + h*w), integers below (2h - 1) * (2w - 1) + 3; the last three rows of the table are for
+        class token to patch, patch to class token, class token to itself, as in BEiT.
+    """
+    rows, columns = grid
+    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing='ij')
+    y, x = y.flatten(), x.flatten()
+    patches = (2 * rows - 1) * (2 * columns - 1)
+    index = torch.empty(1 + rows * columns, 1 + rows * columns, dtype=torch.long, device=device)
+    index[1:, 1:] = (y[:, None] - y + rows - 1) * (2 * columns - 1) + (x[:, None] - x + columns - 1)
+    index[0], index[1:, 0], index[0, 0] = patches, patches + 1, patches + 2
+    return index
+
+
+def resize_bias_table(table: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Resize the bias table of a grid to another grid, nearest offsets on nearest, farthest on farthest.
+
+    Not in the paper, where each task has one image size: bicubic, our decision.
+
+    Args:
+        table: Tensor ((2h - 1) * (2w - 1) + 3, heads).
+        source: The table's grid (h, w).
+        target: The wanted grid (h', w').
+
+    Returns:
+        Tensor ((2h' - 1) * (2w' - 1) + 3, heads).
+    """
+    if source == target:
+        return table
+    patches = table[:-3].T.reshape(1, -1, 2 * source[0] - 1, 2 * source[1] - 1)
+    size = (2 * target[0] - 1, 2 * target[1] - 1)
+    # Interpolation is done in float32: half precision has no bicubic kernel on every device.
+    resized = F.interpolate(patches.float(), size=size, mode='bicubic', align_corners=True).to(table.dtype)
+    return torch.cat([resized.flatten(2)[0].T, table[-3:]])
+
+
+class GridAttention(CAEAttention):
+    """Attention whose relative position bias is made for the grid of the image, not of the model."""
+
+    def bias_of(self, grid: tuple[int, int]) -> Tensor | None:
+        """Bias (heads, 1 + N, 1 + N) of a grid (h, w), N = h * w; None for an attention without bias."""
+        if not self.use_rel_pos_bias:
+            return None
+        if tuple(grid) == tuple(self.window_size):
+            table, index = self.relative_position_bias_table, self.relative_position_index.long()
+        else:
+            table = resize_bias_table(self.relative_position_bias_table, self.window_size, grid)
+            index = relative_position_index(grid, table.device)
+        return table[index].permute(2, 0, 1)
+
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tensor (B, 1 + N, D).
+            rel_pos_bias: What :meth:`bias_of` gives for the grid of ``x``.
+
+        Returns:
+            Tensor (B, 1 + N, D).
+        """
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        q, k, v = (split_heads(part, self.num_heads) for part in F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1))
+        if rel_pos_bias is not None:
+            rel_pos_bias = rel_pos_bias[None].to(q.dtype)  # autocast gives q in half precision
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=rel_pos_bias, scale=self.scale)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+
+
+@MODELS.register_module()
+class CAEFinetuneViT(CAEViT):
+    """The pretrained encoder for fine-tuning: mean of the patch tokens, relative position bias, any image size.
+
+    A pretraining checkpoint loads as it is: ``init_cfg=dict(type='Pretrained', checkpoint=…, prefix='backbone.')``.
+    Each point is as in the authors' fine-tuning: the fixed sin-cos table is kept; the bias for relative positions
+    starts from zero, so the first features are those of the pretraining; the final norm of the pretraining becomes
+    the norm of the pooled tokens. Probes need none of it and take :class:`CAEViT`.
+
+    Args:
+        arch: As in :class:`CAEViT`.
+        img_size: Size (H, W) or one number, in pixels, for which tables are made. Images of any other size work too.
+        out_type: ``'avg_featmap'`` (B, D), ``'cls_token'`` (B, D), ``'raw'`` (B, 1 + N, D), ``'featmap'``
+            (B, D, h, w).
+        final_norm: Whether the tokens pass the final norm of the pretraining.
+        use_rel_pos_bias: Whether each block has a bias for relative positions.
+        pos_resize: For an image of another grid than ``img_size``: ``'bicubic'`` resizes the position table,
+            ``'rebuild'`` computes the sin-cos table of the image's own grid.
+        **kwargs: Other arguments of :class:`CAEViT`.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | tuple[int, int] = 224,
+        *,
+        out_type: str = 'avg_featmap',
+        final_norm: bool = False,
+        use_rel_pos_bias: bool = True,
+        pos_resize: str = 'bicubic',
+        **kwargs,
+    ) -> None:
+        if pos_resize not in ('bicubic', 'rebuild'):
+            raise ValueError(f"pos_resize is 'bicubic' or 'rebuild', not {pos_resize!r}")
+        super().__init__(
+            arch,
+            img_size,
+            out_type=out_type,
+            final_norm=final_norm,
+            use_rel_pos_bias=use_rel_pos_bias,
+            **kwargs,
+        )
+        self.pos_resize = pos_resize
+        for layer in self.layers:
+            layer.attn.__class__ = GridAttention  # the same parameters
+        self._register_load_state_dict_pre_hook(self._prepare_norms)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features of the blocks ``out_indices``.
+
+        Args:
+            x: Tensor (B, 3, H, W). Sides that patches do not divide are padded with zeros below and on the right.
+
+        Returns:
+            Tuple of tensors, their shape by ``out_type``.
+        """
+        x, grid = self.patch_embed(x)
+        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        x = self.drop_after_pos(x + self.position_table(grid))
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x, layer.attn.bias_of(grid))
+            if i == len(self.layers) - 1 and self.final_norm:
+                x = self.ln1(x)
+            if i in self.out_indices:
+                outs.append(self._format_output(x, grid))
+        return tuple(outs)
+
+    def position_table(self, grid: tuple[int, int]) -> Tensor:
+        """Position table (1, 1 + h * w, D) of a grid (h, w)."""
+        if self.pos_resize == 'rebuild' and tuple(grid) != tuple(self.patch_resolution):
+            return sincos_table(grid, self.embed_dims).to(self.pos_embed)
+        return resize_pos_embed(self.pos_embed, self.patch_resolution, grid, self.interpolate_mode)
+
+    def _prepare_norms(self, state_dict: dict, prefix: str, *args) -> None:
+        """Let the final norm of the pretraining be that of the pooled tokens; mmpretrain's config loses it."""
+        for name in ('weight', 'bias'):
+            if self.final_norm or f'{prefix}ln1.{name}' not in state_dict:
+                continue
+            value = state_dict.pop(f'{prefix}ln1.{name}')
+            if self.out_type == 'avg_featmap':
+                state_dict.setdefault(f'{prefix}ln2.{name}', value)
+
+    def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Resize the table of another grid; one of this grid may have been resized before, and shows no grid."""
+        table = state_dict.get(f'{prefix}pos_embed')
+        if table is None or table.shape == self.pos_embed.shape:
+            return
+        if self.pos_resize == 'rebuild':
+            state_dict[f'{prefix}pos_embed'] = self.pos_embed.detach().clone()
+        else:
+            super()._prepare_pos_embed(state_dict, prefix, *args, **kwargs)
+
+    def _prepare_relative_position_bias_table(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Resize loaded bias tables of another grid; mmpretrain's needs a function that SciPy has removed."""
+        rows, columns = self.patch_resolution
+        for name in [name for name in state_dict if name.startswith(prefix) and 'relative_position' in name]:
+            if name.endswith('index') or not self.use_rel_pos_bias:
+                del state_dict[name]
+            elif len(table := state_dict[name]) != (2 * rows - 1) * (2 * columns - 1) + 3:
+                side = math.isqrt(len(table) - 3)  # 2h - 1
+                if side**2 != len(table) - 3:
+                    raise ValueError(
+                        f'{name} is not of a square grid, so its grid is not known: build the model with the img_size '
+                        f'of the checkpoint (images of other sizes work too)'
+                    )
+                state_dict[name] = resize_bias_table(table, (side // 2 + 1,) * 2, (rows, columns))
+        for i, layer in enumerate(self.layers if self.use_rel_pos_bias else ()):
+            # Made when the model is built; not in a pretraining checkpoint, where it is not worth a warning.
+            state_dict[f'{prefix}layers.{i}.attn.relative_position_index'] = layer.attn.relative_position_index
