@@ -1,0 +1,162 @@
+"""A codebook of image patches by k-means: a tokenizer that needs no download.
+
+Not in the papers: CAE takes the tokens of DALL-E's encoder, whose weights can be had but not assumed.
+
+Shapes: ``B`` images, ``N`` patches, ``K`` tokens, ``P`` values of a window (3 x window x window, RGB in [0, 1]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmplugins.utils.atomic import replacing
+
+SHIPPED = Path(__file__).parent / 'codebooks'
+
+
+def windows_of(images: Tensor, patch_size: int, window: int) -> Tensor:
+    """Cut out a window around each patch; the border repeats the edge.
+
+    Args:
+        images: ``(B, 3, H, W)``; ``H`` and ``W`` are multiples of the patch size.
+        patch_size: Pixels.
+        window: Pixels, the patch size or larger by an even number.
+
+    Returns:
+        ``(B, N, P)``, patches in raster order.
+    """
+    if images.dim() != 4 or any(side % patch_size for side in images.shape[-2:]):
+        raise ValueError(f'patches of {patch_size} pixels do not divide images of shape {tuple(images.shape)}')
+    if window < patch_size or (window - patch_size) % 2:
+        raise ValueError(f'window={window}: patch_size={patch_size}, or larger by an even number')
+    images = F.pad(images, [(window - patch_size) // 2] * 4, mode='replicate')
+    return F.unfold(images, window, stride=patch_size).transpose(1, 2)
+
+
+def nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Return the index of the nearest of ``(K, P)`` centers for points ``(…, P)``."""
+    # The squared distance without its first term, which is the same for all centers.
+    return (centers.square().sum(-1) - 2 * points @ centers.T).argmin(-1)
+
+
+def fit_kmeans(points: Tensor, num_tokens: int, iterations: int = 20, seed: int = 0) -> Tensor:
+    """Lloyd's algorithm from random points; a center that loses all its points restarts at a random one.
+
+    Args:
+        points: ``(n, P)``.
+        num_tokens: ``K``, at most ``n``.
+        iterations: Rounds.
+        seed: Of the random points.
+
+    Returns:
+        Centers ``(K, P)``.
+
+    Raises:
+        ValueError: Fewer points than centers, or points that are not finite.
+    """
+    if not 1 < num_tokens <= len(points):
+        raise ValueError(f'{num_tokens} centers of {len(points)} points')
+    if not torch.isfinite(points).all():
+        raise ValueError('the patches hold NaN or infinity')
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(count: int) -> Tensor:
+        return points[torch.randperm(len(points), generator=generator)[:count]]
+
+    centers = some(num_tokens)
+    for _ in range(iterations):
+        owner = torch.cat([nearest(part, centers) for part in points.split(65536)])
+        counts = torch.bincount(owner, minlength=num_tokens)
+        sums = torch.zeros_like(centers).index_add_(0, owner, points)
+        centers = sums / counts.clamp(min=1)[:, None]
+        centers[counts == 0] = some(int((counts == 0).sum()))
+    return centers
+
+
+def read_images(files: Iterable[Path], img_size: tuple[int, int]) -> Tensor:
+    """Read images as ``(n, 3, H, W)``, RGB in [0, 1], each resized to ``img_size`` (H, W)."""
+    images = []
+    for file in files:
+        image = mmcv.imread(file, channel_order='rgb')
+        if image is None:
+            raise ValueError(f'{file} is not an image')
+        image = mmcv.imresize(image, img_size[::-1], interpolation='bicubic')
+        images.append(torch.from_numpy(image).permute(2, 0, 1).float() / 255)
+    if not images:
+        raise ValueError('no images to fit a codebook to')
+    return torch.stack(images)
+
+
+def fit_codebook(
+    files: Sequence[Path],
+    out: Path,
+    num_tokens: int = 128,
+    patch_size: int = 8,
+    img_size: tuple[int, int] = (64, 64),
+    window: int | None = None,
+    max_patches: int = 200_000,
+    iterations: int = 20,
+    seed: int = 0,
+) -> Tensor:
+    """Fit a codebook to the patches of image files and write it.
+
+    Args:
+        files: Images.
+        out: The ``.npz`` to write.
+        num_tokens: ``K``.
+        patch_size: Pixels.
+        img_size: Each image is resized to ``(H, W)`` first.
+        window: Pixels around a patch that count; default: the patch.
+        max_patches: A random part is taken where there are more.
+        iterations: Of k-means.
+        seed: Of the random parts.
+
+    Returns:
+        Centers ``(K, P)``, as written.
+    """
+    window = window or patch_size
+    points = windows_of(read_images(files, img_size), patch_size, window).flatten(0, 1)
+    keep = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:max_patches]
+    centers = fit_kmeans(points[keep], num_tokens, iterations, seed).half()
+    with replacing(Path(out).with_suffix('.npz')) as path:
+        np.savez_compressed(path, centers=centers.numpy(), patch_size=patch_size, window=window)
+    return centers.float()
+
+
+def load_codebook(name: str | Path) -> tuple[Tensor, int, int]:
+    """Read a codebook.
+
+    Args:
+        name: A ``.npz`` of :func:`fit_codebook`, or the name of one that comes with the plugin.
+
+    Returns:
+        Centers ``(K, P)``, patch size, window.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The file holds something else.
+    """
+    shipped = SHIPPED / f'{name}.npz'
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        names = sorted(file.stem for file in SHIPPED.glob('*.npz'))
+        raise FileNotFoundError(
+            f'no codebook {name}; a file of `python -m mmplugins.cae fit-codebook`, or one of {names}'
+        )
+    with np.load(path, allow_pickle=False) as data:
+        if not {'centers', 'patch_size', 'window'} <= set(data.files):
+            raise ValueError(f'{path} is no codebook: it holds {sorted(data.files)}')
+        centers = torch.from_numpy(data['centers'].astype(np.float32))
+        patch_size, window = int(data['patch_size']), int(data['window'])
+    if centers.dim() != 2 or centers.size(1) != 3 * window**2 or not torch.isfinite(centers).all():
+        raise ValueError(
+            f'{path}: centers of shape {tuple(centers.shape)} for windows of {window} pixels, or not finite'
+        )
+    return centers, patch_size, window
