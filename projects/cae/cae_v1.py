@@ -1,0 +1,135 @@
+"""CAE (arXiv 2202.03026): predict the latents of masked patches from visible ones, then decode them.
+
+Shapes: ``B`` images, ``N`` patches, ``M`` of them masked, ``R`` channels of the regressor, ``K`` of the prediction.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from mmpretrain.models.selfsup import CAE, BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from .pretraining import PretrainMixin
+from .tokens import split_places
+
+
+@MODELS.register_module()
+class CAEv1(PretrainMixin, CAE):
+    """CAE without a second copy of the encoder.
+
+    The alignment target is what the encoder itself makes of the masked patches, without gradient. The host copies all
+    weights to a ``teacher`` each step and computes the target before that: twice the memory for weights, checkpoints
+    with 86 M more parameters (ViT-B), and a target one step late. A copy exists here only with ``momentum``.
+
+    Args:
+        backbone: :class:`CAEViT`.
+        neck: :class:`CAERegressorNeck`.
+        head: :class:`CAEv1Head`; its weights turn reconstruction or alignment off.
+        target_generator: From images to token ids ``(B, N)``, logits ``(B, K, h, w)`` or values ``(B, N, K)``.
+        momentum: Above 0 the alignment target comes from a moving average of the encoder,
+            ``momentum * average + (1 - momentum) * encoder`` (not in the paper; the authors left the place for it).
+        align_eval: Compute the alignment target without DropPath. The authors leave it on.
+        check_finite: Stop with an error when a target or a loss is NaN or infinite.
+        data_preprocessor: See the host's CAE.
+        init_cfg: Initialization.
+
+    Raises:
+        ValueError: The parts do not fit, or ``momentum`` is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        target_generator: dict,
+        momentum: float = 0.0,
+        align_eval: bool = False,
+        check_finite: bool = True,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        # Not the direct parent's: it builds the second encoder.
+        BaseSelfSupervisor.__init__(
+            self,
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            target_generator=target_generator,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        if not 0 <= momentum < 1:
+            raise ValueError(f'momentum={momentum}; 0 (no average) or below 1')
+        self.momentum, self.align_eval = momentum, align_eval
+        self.set_up(check_finite)
+        if momentum:
+            self.teacher = deepcopy(self.backbone).requires_grad_(False)
+        if not self.head.recon_weight:  # so that DDP need not look for parameters without gradient
+            for part in (self.neck.decoders, self.neck.norm_decoder, self.neck.head):
+                part.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialize all parts; the average starts as the encoder."""
+        BaseSelfSupervisor.init_weights(self)
+        if self.momentum:
+            self.teacher.load_state_dict(self.backbone.state_dict())
+
+    @torch.no_grad()
+    def momentum_update(self) -> None:
+        """Move the average towards the encoder, in place."""
+        for average, parameter in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
+            average.lerp_(parameter, 1 - self.momentum)
+
+    @torch.no_grad()
+    def align_target(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the latents ``(B, M, R)`` of the masked patches, encoded without the visible ones.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            mask: ``(B, N)``, True where a patch is masked.
+        """
+        encoder = self.backbone
+        if self.momentum:
+            if self.training:
+                self.momentum_update()  # first, so that a small momentum tends to the encoder itself
+            encoder = self.teacher
+        was_training = encoder.training
+        if self.align_eval:
+            encoder.eval()
+        latents = self.neck.project(encoder(images, ~mask)[:, 1:])
+        encoder.train(was_training)
+        return latents
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the masked patches, in raster order.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            mask: ``(B, N)``, True where a patch is masked.
+
+        Returns:
+            Latents ``(B, M, R)`` and predictions ``(B, M, K)``.
+        """
+        return self.neck(self.backbone(images, mask), mask)
+
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
+        """Return ``loss_recon`` and ``loss_align``, each weighted, those of them that are on.
+
+        Args:
+            inputs: Images ``(B, 3, H, W)``, or two views of them: the second is the tokenizer's.
+            data_samples: Each with a ``mask``.
+            **kwargs: Not used.
+        """
+        images, target_images, mask = self.read_batch(inputs, data_samples)
+        latents, pred = self.neck(self.backbone(images, mask), mask, decode=bool(self.head.recon_weight))
+        losses = {}
+        if self.head.recon_weight:
+            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), split_places(mask)[1])
+        if self.head.align_weight:
+            losses['loss_align'] = self.head.align_loss(latents, self.align_target(images, mask))
+        return self.checked(losses)

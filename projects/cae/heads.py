@@ -1,0 +1,134 @@
+"""Losses of CAE (arXiv 2202.03026, eq. 3) and of CAE v2 (arXiv 2211.09799, and the authors' code).
+
+Shapes: ``B`` images, ``N = V + M`` patches, visible and masked, ``R`` and ``C`` channels, ``K`` tokens of a codebook.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor
+from torch.nn import functional as F
+
+from .tokens import take
+
+
+@MODELS.register_module()
+class CAEv1Head(BaseModule):
+    """Reconstruction plus alignment: ``recon_weight * recon + align_weight * MSE``, each a mean over all elements.
+
+    Reconstruction is the cross-entropy of token ids, or where the target has channels the squared error.
+
+    Args:
+        recon_weight: 1 in the paper; 0 leaves out the decoder (an ablation).
+        align_weight: lambda of the paper, 2; 0 leaves out the alignment, and with it the second pass of the encoder.
+
+    Raises:
+        ValueError: A weight is negative, or both are 0.
+    """
+
+    def __init__(self, recon_weight: float = 1.0, align_weight: float = 2.0, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if min(recon_weight, align_weight) < 0 or recon_weight == align_weight == 0:
+            raise ValueError(f'recon_weight={recon_weight}, align_weight={align_weight}: there is nothing to learn')
+        self.recon_weight, self.align_weight = recon_weight, align_weight
+
+    def recon_loss(self, pred: Tensor, target: Tensor, masked_places: Tensor) -> Tensor:
+        """Weighted reconstruction loss.
+
+        Args:
+            pred: ``(B, M, K)`` logits, or ``(B, M, C)``.
+            target: ``(B, N)`` token ids, ``(B, K, h, w)`` logits of a tokenizer (the host's DALL-E gives these), or
+                ``(B, N, C)`` values.
+            masked_places: ``(B, M)``.
+
+        Raises:
+            ValueError: Predictions and targets do not fit; the config's ``num_classes`` is wrong.
+        """
+        if target.dim() == 4:
+            target = target.argmax(dim=1).flatten(1)
+        if target.dim() == 2:
+            target = target.gather(1, masked_places)
+            if target.max() >= pred.size(-1):
+                raise ValueError(
+                    f'token {int(target.max())} of the target, but num_classes={pred.size(-1)} of the neck'
+                )
+            loss = F.cross_entropy(pred.flatten(0, 1).float(), target.flatten())
+        else:
+            target = take(target, masked_places)
+            check_channels(pred, target)
+            loss = F.mse_loss(pred.float(), target.float())
+        return self.recon_weight * loss
+
+    def align_loss(self, latents: Tensor, target: Tensor) -> Tensor:
+        """Weighted squared distance of predicted and encoded latents, both ``(B, M, R)``; no gradient to the latter."""
+        return self.align_weight * F.mse_loss(latents.float(), target.detach().float())
+
+
+def check_channels(pred: Tensor, target: Tensor) -> None:
+    """Raise ``ValueError`` where predictions and targets differ in channels."""
+    if pred.size(-1) != target.size(-1):
+        raise ValueError(f'{target.size(-1)} channels of the target, but num_classes={pred.size(-1)} of the neck')
+
+
+@MODELS.register_module()
+class CAEv2Head(BaseModule):
+    """Latent alignment of CAE v2: ``1 - cos`` of predicted and target tokens, in float32.
+
+    Args:
+        supervision: Which patches are compared: ``'visible'``, ``'masked'`` or ``'both'`` (authors' code).
+        with_cls: Compare the CLS token too (authors' code); never with ``'masked'``, where the encoder's own tokens
+            have no target.
+        balance: ``'token'``: mean over all tokens (authors' code). ``'group'``: mean over the kinds of tokens, so
+            that few masked tokens weigh as much as many visible ones (ours, for ablations).
+        loss_weight: 1.
+    """
+
+    def __init__(
+        self,
+        supervision: str = 'both',
+        with_cls: bool = True,
+        balance: str = 'token',
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if supervision not in ('visible', 'masked', 'both'):
+            raise ValueError(f"supervision={supervision!r}; one of 'visible', 'masked', 'both'")
+        if balance not in ('token', 'group'):
+            raise ValueError(f"balance={balance!r}; 'token' or 'group'")
+        self.balance, self.loss_weight = balance, loss_weight
+        self.on_visible, self.on_masked = supervision != 'masked', supervision != 'visible'
+        self.on_cls = with_cls and self.on_visible
+
+    def groups(self, target: Tensor, visible_places: Tensor, masked_places: Tensor) -> list[Tensor]:
+        """Return the target tokens that are compared: CLS, visible, masked, those of them that are.
+
+        Args:
+            target: ``(B, 1 + N, C)``, or ``(B, N, C)`` without CLS.
+            visible_places: ``(B, V)``.
+            masked_places: ``(B, M)``.
+
+        Raises:
+            ValueError: The target has no token per patch, or no CLS where one is needed.
+        """
+        num_patches = visible_places.size(1) + masked_places.size(1)
+        extra = target.size(1) - num_patches
+        if target.dim() != 3 or extra not in (0, 1):
+            raise ValueError(f'a target of shape {tuple(target.shape)} for {num_patches} patches, with or without CLS')
+        if self.on_cls and not extra:
+            raise ValueError('the target has no CLS token: set with_cls=False in the head')
+        patches = target[:, extra:]
+        groups = [target[:, :1]] if self.on_cls else []
+        groups += [take(patches, visible_places)] if self.on_visible else []
+        return groups + ([take(patches, masked_places)] if self.on_masked else [])
+
+    def loss(self, pred: list[Tensor], target: list[Tensor]) -> Tensor:
+        """Weighted loss of predicted and target tokens, each a list of ``(B, K, C)``, one per kind of token."""
+        for ours, theirs in zip(pred, target, strict=True):
+            check_channels(ours, theirs)
+        distances = [1 - F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(pred, target, strict=True)]
+        if self.balance == 'token':
+            distances = [torch.cat(distances, dim=1)]
+        return self.loss_weight * torch.stack([distance.mean() for distance in distances]).mean()
