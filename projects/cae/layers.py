@@ -33,6 +33,11 @@ def check_heads(dims: int, num_heads: int) -> None:
         raise ValueError(f'embed_dims={dims} is not a multiple of num_heads={num_heads}')
 
 
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Return the rate of each layer of a stack: from 0, linearly, to that of the last."""
+    return [last * layer / max(depth - 1, 1) for layer in range(depth)]
+
+
 class CAEAttention(BEiTAttention):
     """Self-attention of BEiT through ``scaled_dot_product_attention``; ``(B, N, C)`` in and out.
 

@@ -20,7 +20,7 @@ from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .layers import NORM_CFG, CAEEncoderLayer, CAERegressorLayer
+from .layers import NORM_CFG, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
 from .tokens import sincos_table, split_places, take
 from .vit import rescale
 
@@ -105,11 +105,11 @@ class CAERegressorNeck(CAENeck):
         )
         self.regressors.extend(
             CAERegressorLayer(**shared, drop_path_rate=rate, qkv_bias=True)
-            for rate in torch.linspace(0, drop_path_rate, regressor_depth).tolist()
+            for rate in drop_path_rates(drop_path_rate, regressor_depth)
         )
         self.decoders.extend(
             CAEEncoderLayer(**shared, drop_path_rate=rate)
-            for rate in torch.linspace(0, drop_path_rate, decoder_depth).tolist()
+            for rate in drop_path_rates(drop_path_rate, decoder_depth)
         )
         # A parameter, as in the authors' checkpoints, and fixed, as there.
         self.pos_embed = nn.Parameter(sincos_table(self.grid_size, embed_dims), requires_grad=False)

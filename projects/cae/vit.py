@@ -20,7 +20,7 @@ from mmpretrain.models.utils import resize_pos_embed, to_2tuple
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from .layers import NORM_CFG, CAEEncoderLayer
+from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
 from .tokens import sincos_table, split_places, take
 
 # Authors' code: convolution and tokens from a normal distribution of 0.02 cut at one sigma, Xavier for each linear.
@@ -129,7 +129,7 @@ class CAEViT(CAEPretrainViT):
                     **cfg,
                 }
             )
-            for rate, cfg in zip(torch.linspace(0, drop_path_rate, depth).tolist(), layer_cfgs, strict=True)
+            for rate, cfg in zip(drop_path_rates(drop_path_rate, depth), layer_cfgs, strict=True)
         )
         self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))
         self.frozen_stages = frozen_stages
