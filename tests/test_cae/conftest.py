@@ -209,3 +209,50 @@ def draw_mask():
         return ranks < masked
 
     return draw
+
+
+@pytest.fixture
+def small_model():
+    """Return a function that builds and initializes a model of the plugin for images of 24 x 40 pixels, patch 8.
+
+    ``version`` is 1 (target: pixels) or 2 (target: gradients); ``backbone``, ``neck``, ``head`` are changes to their
+    arguments, all others go to the model. 15 patches in a grid of 3 x 5, D = 48.
+    """
+    from mmpretrain.registry import MODELS
+
+    import mmplugins.cae  # noqa: F401
+
+    def build(version: int = 1, *, backbone=(), neck=(), head=(), target_generator=None, **kwargs) -> nn.Module:
+        arch = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=96)
+        own = dict(num_classes=192, decoder_depth=2) if version == 1 else dict(num_classes=108, decoder_depth=0)
+        parts = dict(
+            backbone=dict(type='CAEViT', arch=arch, img_size=(24, 40), patch_size=8, **dict(backbone)),
+            neck={
+                **dict(type='CAERegressorNeck', in_channels=48, embed_dims=48, num_heads=4, regressor_depth=2),
+                **dict(grid_size=(3, 5), **own),
+                **dict(neck),
+            },
+            head=dict(type=f'CAEv{version}Head', **dict(head)),
+            target_generator=target_generator
+            or (
+                dict(type='PixelTarget', patch_size=8) if version == 1 else dict(type='HOGTarget', patch_size=8, pool=4)
+            ),
+        )
+        with MODELS.switch_scope_and_registry('mmpretrain') as registry:
+            model = registry.build(dict(type=f'CAEv{version}', **parts, **kwargs))
+        model.init_weights()
+        return model
+
+    return build
+
+
+@pytest.fixture
+def small_batch(draw_mask):
+    """Return a function that makes images (B, 3, 24, 40) in [0, 1] and data samples with ``masked`` places masked."""
+    from mmpretrain.structures import DataSample
+
+    def make(batch: int = 2, masked: int = 7) -> tuple[Tensor, list]:
+        samples = [DataSample().set_mask(mask.unflatten(0, (3, 5))) for mask in draw_mask(batch, 15, masked)]
+        return torch.rand(batch, 3, 24, 40), samples
+
+    return make
