@@ -71,7 +71,7 @@ def grid_of(num_patches: int, image_size: tuple[int, int]) -> tuple[int, int]:
     """
     height = round((num_patches * image_size[0] / image_size[1]) ** 0.5)
     width = num_patches // max(height, 1)
-    if height * width != num_patches or height * image_size[1] != width * image_size[0]:
+    if not num_patches or height * width != num_patches or height * image_size[1] != width * image_size[0]:
         raise ValueError(f'{num_patches} patches do not make a grid of the shape of an image of {image_size}')
     return height, width
 

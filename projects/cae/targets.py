@@ -45,8 +45,9 @@ class KMeansTokenTarget(BaseModule):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Return ids ``(B, N)`` of images ``(B, 3, H, W)``."""
-        windows = windows_of(x.float(), self.patch_size, self.window)
-        return torch.stack([nearest(image, self.centers) for image in windows])
+        with torch.autocast(x.device.type, enabled=False):  # half precision would mix up near centers
+            windows = windows_of(x.float(), self.patch_size, self.window)
+            return torch.stack([nearest(image, self.centers) for image in windows])
 
     def patches(self, ids: Tensor) -> Tensor:
         """Return the pixels ``(…, 3, patch, patch)`` in [0, 1] that ids ``(…)`` stand for."""
@@ -116,4 +117,5 @@ class HOGTarget(HOGGenerator):
         """Return ``(B, 1 + N, C)`` of images ``(B, 3, H, W)``."""
         if any(side % self.patch_size for side in x.shape[-2:]):
             raise ValueError(f'patches of {self.patch_size} pixels do not divide images of shape {tuple(x.shape)}')
-        return super().forward(x.float())
+        with torch.autocast(x.device.type, enabled=False):  # the host's scatter wants one type
+            return super().forward(x.float())
