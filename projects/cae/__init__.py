@@ -13,7 +13,9 @@ from .masking import InclusiveBlockMask, RandomPatchMask
 from .probes import AttentiveProbeHead
 from .regressor import CAERegressorNeck
 from .targets import HOGTarget, KMeansTokenTarget, PixelTarget
+from .visualization import ReconstructionHook
 from .vit import CAEViT
+from .weights import from_ours, to_ours
 
 __all__ = [
     'AttentiveProbeHead',
@@ -35,7 +37,10 @@ __all__ = [
     'LoadEllipseSegMap',
     'PixelTarget',
     'RandomPatchMask',
+    'ReconstructionHook',
     'ViTPyramid',
     'fit_codebook',
     'fit_kmeans',
+    'from_ours',
+    'to_ours',
 ]
