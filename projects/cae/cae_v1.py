@@ -126,10 +126,13 @@ class CAEv1(PretrainMixin, CAE):
             **kwargs: Not used.
         """
         images, target_images, mask = self.read_batch(inputs, data_samples)
+        masked_places = split_places(mask)[1]  # checks the mask before its complement is used
+        # First, while nothing is kept for the backward pass yet: the peak of memory is lower.
+        align_target = self.align_target(images, mask) if self.head.align_weight else None
         latents, pred = self.neck(self.backbone(images, mask), mask, decode=bool(self.head.recon_weight))
         losses = {}
         if self.head.recon_weight:
-            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), split_places(mask)[1])
+            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), masked_places)
         if self.head.align_weight:
-            losses['loss_align'] = self.head.align_loss(latents, self.align_target(images, mask))
+            losses['loss_align'] = self.head.align_loss(latents, align_target)
         return self.checked(losses)

@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import CAEAttention, split_heads
+from .layers import CAEAttention, scaled_linear, split_heads
 from .tokens import sincos_table
 from .vit import CAEViT
 
@@ -75,12 +75,13 @@ class GridAttention(CAEAttention):
             index = relative_position_index(grid, table.device)
         return table[index].permute(2, 0, 1)
 
-    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: Tensor (B, 1 + N, D).
             rel_pos_bias: What :meth:`bias_of` gives for the grid of ``x``.
+            scale: Tensor (D,), LayerScale of the branch.
 
         Returns:
             Tensor (B, 1 + N, D).
@@ -90,7 +91,7 @@ class GridAttention(CAEAttention):
         if rel_pos_bias is not None:
             rel_pos_bias = rel_pos_bias[None].to(q.dtype)  # autocast gives q in half precision
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=rel_pos_bias, scale=self.scale)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(scaled_linear(x.transpose(1, 2).flatten(2), self.proj, scale))
 
 
 @MODELS.register_module()

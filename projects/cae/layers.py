@@ -38,6 +38,17 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
 
+def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
+    """Return ``scale * linear(x)`` for ``(B, N, C)``.
+
+    The scale goes into the weight: one product of the size of the weight, instead of one per token, whose factors
+    would also have to be kept for the backward pass.
+    """
+    if scale is None:
+        return linear(x)
+    return F.linear(x, scale[:, None] * linear.weight, scale * linear.bias)
+
+
 class CAEAttention(BEiTAttention):
     """Self-attention of BEiT through ``scaled_dot_product_attention``; ``(B, N, C)`` in and out.
 
@@ -50,12 +61,13 @@ class CAEAttention(BEiTAttention):
         """Leave the relative position table at zero."""
         BaseModule.init_weights(self)
 
-    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """Attend among the tokens.
 
         Args:
             x: ``(B, N, C)``.
             rel_pos_bias: ``(H, N, N)``, a bias that all layers share, added to this layer's own.
+            scale: ``(C,)`` LayerScale of the branch.
 
         Returns:
             ``(B, N, C)``.
@@ -73,7 +85,7 @@ class CAEAttention(BEiTAttention):
         dropout = self.attn_drop.p if self.training else 0.0
         bias = None if bias is None else bias[None].to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(scaled_linear(x.transpose(1, 2).flatten(2), self.proj, scale))
 
 
 class CAEEncoderLayer(BEiTTransformerEncoderLayer):
@@ -149,10 +161,15 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         BaseModule.init_weights(self)
 
     def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
-        """Apply the block to ``(B, N, C)``."""
+        """Apply the block to ``(B, N, C)``; ``rel_pos_bias`` as in :class:`CAEAttention`."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(super().forward, x, rel_pos_bias, use_reentrant=False)
-        return super().forward(x, rel_pos_bias)
+            return checkpoint(self._forward, x, rel_pos_bias, use_reentrant=False)
+        return self._forward(x, rel_pos_bias)
+
+    def _forward(self, x: Tensor, rel_pos_bias: Tensor | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1))
+        out = self.ffn(self.ln2(x))
+        return x + self.drop_path(out if self.gamma_2 is None else self.gamma_2 * out)
 
 
 class CAECrossAttention(CrossMultiheadAttention):

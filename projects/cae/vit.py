@@ -19,6 +19,7 @@ from mmpretrain.models.selfsup import CAEPretrainViT
 from mmpretrain.models.utils import resize_pos_embed, to_2tuple
 from mmpretrain.registry import MODELS
 from torch import Tensor
+from torch.nn import functional as F
 
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
 from .tokens import sincos_table, split_places, take
@@ -59,7 +60,7 @@ class CAEViT(CAEPretrainViT):
         frozen_stages: Number of layers that are frozen, with the patch embedding; -1: none.
         layer_cfgs: More arguments of :class:`CAEEncoderLayer`; one dict, or one per layer.
         **kwargs: The host's: ``in_channels``, ``out_indices``, ``drop_rate``, ``bias``, ``norm_cfg``, ``final_norm``,
-            ``use_rel_pos_bias``, ``use_shared_rel_pos_bias``, ``interpolate_mode``, ``patch_cfg``, ``init_cfg``.
+            ``use_rel_pos_bias``, ``use_shared_rel_pos_bias``, ``interpolate_mode``.
 
     Raises:
         ValueError: The patches do not divide the image.
@@ -172,17 +173,33 @@ class CAEViT(CAEPretrainViT):
         """
         if mask is None:
             return BEiTViT.forward(self, x)
-        patches, grid = self.patch_embed(x)
-        if tuple(grid) != tuple(self.patch_resolution) or mask.shape != patches.shape[:2]:
+        grid = tuple(
+            side // patch for side, patch in zip(x.shape[-2:], self.patch_embed.projection.stride, strict=True)
+        )
+        if tuple(x.shape[-2:]) != tuple(self.img_size) or mask.shape != (len(x), self.num_patches):
             raise ValueError(
                 f'masked images need the grid that the model was built for, {tuple(self.patch_resolution)}; got images '
-                f'of {tuple(grid)} and a mask of shape {tuple(mask.shape)} (set img_size of the backbone)'
+                f'of {grid} and a mask of shape {tuple(mask.shape)} (set img_size of the backbone)'
             )
-        return self.encode(patches, split_places(mask)[0])
+        return self.encode(self.cut(x), split_places(mask)[0])
 
-    def encode(self, patches: Tensor, places: Tensor) -> Tensor:
-        """Run the layers on the embedded patches ``(B, N, D)`` at ``places`` (B, V); returns (B, 1 + V, D)."""
-        x = take(patches, places) + take(self.pos_embed[:, 1:], places)
+    def cut(self, x: Tensor) -> Tensor:
+        """Cut images ``(B, 3, H, W)`` into the pixels ``(B, N, 3 p p)`` of their patches, channels first."""
+        (height, width), (rows, columns) = self.patch_embed.projection.kernel_size, self.patch_resolution
+        x = x.unflatten(3, (columns, width)).unflatten(2, (rows, height))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def encode(self, pixels: Tensor, places: Tensor) -> Tensor:
+        """Embed and encode the patches at ``places`` (B, V).
+
+        The convolution has nothing to do for the others, whose pixels ``(B, N, 3 p p)`` are not touched.
+
+        Returns:
+            ``(B, 1 + V, D)``.
+        """
+        projection = self.patch_embed.projection
+        x = F.linear(take(pixels, places), projection.weight.flatten(1), projection.bias)
+        x = x + take(self.pos_embed[:, 1:], places)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = self.drop_after_pos(torch.cat([cls_token, x], dim=1))
         for layer in self.layers:

@@ -58,9 +58,9 @@ def test_all_patches_visible_equals_the_host(vit):
     host = BEiTViT(**TINY, use_abs_pos_emb=True, use_rel_pos_bias=False, final_norm=True, out_type='raw')
     host.load_state_dict(vit.state_dict())
     x = torch.randn(2, 3, 24, 40)
-    patches, _ = vit.patch_embed(x)
+    pixels = vit.cut(x)
     everywhere = torch.arange(15).expand(2, -1)
-    torch.testing.assert_close(vit.encode(patches, everywhere), host(x)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vit.encode(pixels, everywhere), host(x)[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(vit(x)[0], host(x)[0], atol=1e-5, rtol=1e-5)
 
 
