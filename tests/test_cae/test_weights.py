@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmplugins.cae import CAEViT
 from mmplugins.cae.__main__ import main
+from mmplugins.cae.codebook import load_codebook
 from mmplugins.cae.convert import read_weights
 from mmplugins.cae.finetune_vit import CAEFinetuneViT
 from mmplugins.cae.regressor import CAERegressorNeck
@@ -226,3 +227,14 @@ def test_empty_and_absent_files_are_told(tmp_path, capsys):
     assert main(['export', str(tmp_path / 'absent.pth'), str(tmp_path / 'x.pth')]) == 1
     assert 'absent.pth' in capsys.readouterr().err
     assert not (tmp_path / 'x.pth').exists()
+
+
+def test_fit_codebook_of_a_folder(repo, tmp_path, capsys):
+    folder, out = repo / 'tests/data/clothing10/val/hat', tmp_path / 'tokens'
+    options = ['--num-tokens', '7', '--patch-size', '8', '--img-size', '16', '24']
+    assert main(['fit-codebook', str(folder), str(out), *options]) == 0
+    centers, patch_size, window = load_codebook(tmp_path / 'tokens.npz')
+    assert (tuple(centers.shape), patch_size, window) == ((7, 192), 8, 8)
+    assert '7 tokens of' in capsys.readouterr().out
+    assert main(['fit-codebook', str(tmp_path / 'none'), str(out)]) == 1
+    assert 'fit-codebook: no images in' in capsys.readouterr().err
