@@ -108,8 +108,7 @@ class CAERegressorNeck(CAENeck):
             for rate in drop_path_rates(drop_path_rate, regressor_depth)
         )
         self.decoders.extend(
-            CAEEncoderLayer(**shared, drop_path_rate=rate)
-            for rate in drop_path_rates(drop_path_rate, decoder_depth)
+            CAEEncoderLayer(**shared, drop_path_rate=rate) for rate in drop_path_rates(drop_path_rate, decoder_depth)
         )
         # A parameter, as in the authors' checkpoints, and fixed, as there.
         self.pos_embed = nn.Parameter(sincos_table(self.grid_size, embed_dims), requires_grad=False)
