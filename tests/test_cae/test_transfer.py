@@ -20,25 +20,23 @@ DOWNSTREAM = [
 ]
 
 
-def train(config: Path, work_dir: Path, iterations: int, resume: str | None = None, **changes) -> Runner:
+def train(config: Path, work_dir: Path, iterations: int, **changes) -> Runner:
     """Train a config of the repository for a few iterations of small batches, through the host's runner."""
     cfg = Config.fromfile(config)
     cfg.work_dir = str(work_dir)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=10**6)
     cfg.param_scheduler = []
-    cfg.train_dataloader.batch_size = 2 if 'bccd' in config.stem else 8
+    cfg.train_dataloader.batch_size = 1 if 'bccd' in config.stem else 6
     for loader in (cfg.train_dataloader, cfg.get('val_dataloader'), cfg.get('test_dataloader')):
         if loader is not None:
             loader.update(num_workers=0, persistent_workers=False)
             if loader is not cfg.train_dataloader:
-                loader.dataset.indices = 4  # the loop evaluates after its last step
+                loader.dataset.indices = 1  # the loop evaluates after its last step
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, by_epoch=False)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=1, log_metric_by_epoch=False)
     cfg.log_processor = dict(by_epoch=False)
     cfg.experiment_name = f'{config.stem}_{work_dir.name}'
     cfg.merge_from_dict(changes)
-    if resume:
-        cfg.load_from, cfg.resume = resume, True
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         runner = Runner.from_cfg(cfg)
         runner.train()
@@ -47,19 +45,22 @@ def train(config: Path, work_dir: Path, iterations: int, resume: str | None = No
 
 @pytest.fixture(scope='module')
 def pretrained(repo, tmp_path_factory) -> Path:
-    """A checkpoint of the small pretraining after three steps."""
+    """A checkpoint of the small pretraining after two steps."""
     work_dir = tmp_path_factory.mktemp('pretrained')
-    train(repo / f'configs/cae/{PRETRAINING}.py', work_dir, 3)
-    return work_dir / 'iter_3.pth'
+    train(repo / f'configs/cae/{PRETRAINING}.py', work_dir, 2)
+    return work_dir / 'iter_2.pth'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DOWNSTREAM, ids=lambda name: name.split('_')[2])
 def test_trains_from_the_pretrained_encoder(repo, pretrained, tmp_path, name):
     checkpoint = str(pretrained)
-    runner = train(repo / f'configs/cae/{name}.py', tmp_path, 2, **{'model.backbone.init_cfg.checkpoint': checkpoint})
+    changes = {'model.backbone.init_cfg.checkpoint': checkpoint}
+    if 'upernet' in name:  # whole images, of another grid than the bias tables; windows would take longer
+        changes['model.test_cfg.mode'] = 'whole'
+    runner = train(repo / f'configs/cae/{name}.py', tmp_path, 1, **changes)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
-    assert len(losses) == 2 and all(torch.isfinite(torch.tensor(losses)))
+    assert len(losses) == 1 and all(torch.isfinite(torch.tensor(losses)))
     # What learns has moved a little away from the pretrained weights, what is frozen not at all.
     weights = {key: value for key, value in read_weights(checkpoint).items() if key.startswith('backbone.')}
     after = runner.model.state_dict()
@@ -68,26 +69,3 @@ def test_trains_from_the_pretrained_encoder(repo, pretrained, tmp_path, name):
         distance = (after[key] - weights[key]).abs().max().item()
         assert distance == 0 if frozen else 0 < distance < 0.02, key
     assert torch.equal(after['backbone.pos_embed'][:, :1], weights['backbone.pos_embed'][:, :1])
-
-
-@pytest.mark.slow
-def test_resumed_pretraining_equals_an_uninterrupted_one(repo, pretrained, tmp_path):
-    config = repo / f'configs/cae/{PRETRAINING}.py'
-    # Two of the three steps again, then the third after a restart; an average of the weights goes with it.
-    changes = {'custom_hooks': [dict(type='EMAHook', momentum=0.1)], 'train_dataloader.sampler.shuffle': False}
-    changes['model.backbone.drop_path_rate'] = changes['model.neck.drop_path_rate'] = 0.0
-    changes['train_dataloader.dataset.pipeline'] = steady(config)
-    whole = train(config, tmp_path / 'whole', 3, **changes)
-    train(config, tmp_path / 'cut', 2, **changes)
-    resumed = train(config, tmp_path / 'resumed', 3, resume=str(tmp_path / 'cut/iter_2.pth'), **changes)
-    for (name, one), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
-    averages = [torch.load(tmp_path / run / 'iter_3.pth', weights_only=False) for run in ('whole', 'resumed')]
-    for name, value in averages[0]['ema_state_dict'].items():
-        assert torch.equal(value, averages[1]['ema_state_dict'][name]), name
-
-
-def steady(config: Path) -> list[dict]:
-    """The pipeline of a config without chance, but for the masks: those repeat with the seed of the image."""
-    pipeline = Config.fromfile(config).train_dataloader.dataset.pipeline
-    return [step for step in pipeline if step['type'] not in ('RandomFlip', 'ColorJitter')]
