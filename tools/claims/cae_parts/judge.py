@@ -109,7 +109,7 @@ def draw(results: dict, path: Path) -> None:
             color = 'tab:gray' if row < 2 else 'tab:blue' if 'v2' in name else 'tab:orange'
             axis.barh(row, np.mean(numbers), color=color, alpha=0.6)
             axis.plot(numbers, [row] * len(numbers), 'k.', markersize=4)
-        axis.set(xlabel=f'{probe}, % of test digits', xlim=(55, 100))
+        axis.set(xlabel=f'{probe}, % of test digits', xlim=(40, 100))
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     axes[0].invert_yaxis()
     figure.tight_layout()
