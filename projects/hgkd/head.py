@@ -1,0 +1,108 @@
+"""Distance between the student's predictions and the teacher's features, and where it is taken.
+
+The public text of H-GKD (arXiv 2309.09571, abstract) names neither the loss nor the supervised positions. Not in the
+paper: all of this file. Smooth-L1 with beta 2 over all positions on normalized targets is what G2SD (CVPR 2023) does in
+the nearest setting, a small student that distils from a masked autoencoder.
+
+Shapes: ``B`` images, ``C`` channels of the teacher, ``(h, w)`` its grid of tokens, ``(H, W)`` the image in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+LOSSES = ('smooth_l1', 'mse', 'cosine')
+POSITIONS = ('all', 'masked', 'visible')
+
+
+@MODELS.register_module()
+class FeaturePredictHead(BaseModule):
+    """Loss between a predicted and a target feature map: ``sum_i w_i D(z_i, t_i) / sum_i w_i``.
+
+    It has no parameters: the layer that maps the student to the teacher's channels belongs to the decoder.
+
+    Args:
+        loss_type: ``'smooth_l1'`` (mean over channels), ``'mse'`` (mean over channels) or ``'cosine'``
+            (``1 - cos``; use it with ``target_norm='l2'`` of the hook).
+        beta: Where smooth-L1 turns from square to linear, > 0. Default 2.0, as in G2SD.
+        supervise: Positions that count: ``'all'``, only those the student cannot see (``'masked'``), or only those it
+            sees (``'visible'``).
+
+    Raises:
+        ValueError: An argument is none of these.
+    """
+
+    def __init__(self, loss_type: str = 'smooth_l1', beta: float = 2.0, supervise: str = 'all') -> None:
+        super().__init__()
+        if loss_type not in LOSSES:
+            raise ValueError(f'loss_type must be one of {LOSSES}, got {loss_type!r}')
+        if supervise not in POSITIONS:
+            raise ValueError(f'supervise must be one of {POSITIONS}, got {supervise!r}')
+        if beta <= 0:
+            raise ValueError(f'beta must be positive, got {beta}')
+        self.loss_type = loss_type
+        self.beta = beta
+        self.supervise = supervise
+
+    def forward(self, pred: Tensor, target: Tensor, active: Tensor) -> Tensor:
+        """Return the loss, a scalar in float32 whatever the dtype of the inputs.
+
+        Args:
+            pred: ``(B, C, h, w)``.
+            target: ``(B, C, h, w)``, normalized and detached.
+            active: ``(B, 1, H/32, W/32)`` bool, True = the student sees the cell. Each side of the target's grid is a
+                multiple of it.
+
+        Raises:
+            ValueError: Shapes do not fit.
+            FloatingPointError: The target holds NaN or infinity.
+        """
+        if pred.shape != target.shape:
+            raise ValueError(f'prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
+        distance = self.distance(pred.float(), target.float())
+        weight = self.position_weight(active, target.shape[-2:]).to(distance)
+        # A batch without a supervised position gives 0, not NaN.
+        loss = (distance * weight).sum() / weight.sum().clamp(min=1)
+        if not torch.isfinite(loss) and not torch.isfinite(target).all():
+            raise FloatingPointError('the target of the distillation loss is not finite')
+        return loss
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Return the distance at each position, ``(B, h, w)``, of two maps ``(B, C, h, w)``."""
+        if self.loss_type == 'cosine':
+            return 1 - F.cosine_similarity(pred, target, dim=1)
+        if self.loss_type == 'mse':
+            return F.mse_loss(pred, target, reduction='none').mean(dim=1)
+        return F.smooth_l1_loss(pred, target, beta=self.beta, reduction='none').mean(dim=1)
+
+    def position_weight(self, active: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return 1 where the loss is taken and 0 elsewhere, ``(B, h, w)`` for the grid ``(h, w)``."""
+        active = expand_active(active, grid)
+        if self.supervise == 'all':
+            return torch.ones_like(active, dtype=torch.float32)
+        return (active if self.supervise == 'visible' else ~active).float()
+
+
+def expand_active(active: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Repeat a map of mask cells up to a finer grid.
+
+    Args:
+        active: ``(B, 1, f, g)`` bool.
+        grid: ``(h, w)``, multiples of ``(f, g)``.
+
+    Returns:
+        ``(B, h, w)`` bool.
+
+    Raises:
+        ValueError: The grid is no multiple.
+    """
+    rows, columns = active.shape[-2:]
+    if grid[0] % rows or grid[1] % columns:
+        raise ValueError(
+            f'the grid of the features, {tuple(grid)}, is no multiple of that of the mask, {(rows, columns)}'
+        )
+    return active[:, 0].repeat_interleave(grid[0] // rows, dim=1).repeat_interleave(grid[1] // columns, dim=2)
