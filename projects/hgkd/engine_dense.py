@@ -1,0 +1,54 @@
+"""Engine on whole maps, masked after each layer: the way of SparK's authors, with mmpretrain's layers as the pattern.
+
+Reference for the other engines; any device, AMP. Legend as in ``engines.py``.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .engines import Engine, SparseFeatures, output_size
+from .masks import ActiveMask
+
+
+class DenseEngine(Engine):
+    """Layers on ``(B, C, H, W)`` that is 0 at hidden sites."""
+
+    name = 'dense'
+
+    def _start(self, images: Tensor, mask: ActiveMask) -> SparseFeatures:
+        size = tuple(images.shape[2:])
+        # Not a product: what is hidden may be inf or NaN.
+        return SparseFeatures(images.masked_fill(~mask.sites(size), 0), mask, size, self)
+
+    def to_dense(self, x: SparseFeatures) -> Tensor:
+        """Return the map ``(B, C, H, W)``."""
+        return x.data
+
+    def to_rows(self, x: SparseFeatures) -> Tensor:
+        """Gather the visible sites ``(N, C)``."""
+        return x.data.permute(0, 2, 3, 1).flatten(0, 2)[x.mask.raster(x.size)]
+
+    def conv(self, x: SparseFeatures, layer: nn.Conv2d) -> SparseFeatures:
+        """Convolve the whole map, then hide."""
+        size = output_size(x.size, layer)
+        out = F.conv2d(x.data, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return x.with_data(out.mul_(x.mask.sites(size)), size)
+
+    def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:
+        """Normalize the visible sites and put them back."""
+        rows = norm(x.rows().t()[None, :, :, None]).squeeze(3).squeeze(0).t()
+        out = rows.new_zeros(x.data.size(0) * x.size[0] * x.size[1], rows.size(1))
+        out = out.index_copy(0, x.mask.raster(x.size), rows)
+        return x.with_data(out.view(-1, *x.size, rows.size(1)).permute(0, 3, 1, 2))
+
+    def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:
+        """Pool the whole map, then hide."""
+        size = output_size(x.size, layer)
+        out = F.max_pool2d(x.data, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return x.with_data(out * x.mask.sites(size), size)
+
+    def scale_images(self, x: SparseFeatures, factors: Tensor) -> SparseFeatures:
+        """Multiply each image by its factor."""
+        return x.with_data(x.data * factors.view(-1, 1, 1, 1))
