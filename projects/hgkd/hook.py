@@ -84,7 +84,7 @@ class GenerativeDistillHook(Hook):
             its own file, or a network that is given as it is.
         taps: Names of modules of the teacher whose outputs are the features, see :class:`TeacherProvider`. Default: the
             last block of a ViT-B.
-        mode: ``'full'`` (default), ``'same_mask'`` or ``'visible'``: what the teacher sees, see :class:`TeacherProvider`.
+        mode: ``'full'`` (default), ``'same_mask'`` or ``'visible'``: what the teacher sees.
         target_norm: ``'ln'`` (default), ``'l2'`` or ``'none'``.
         input_norm: ``dict(mean=, std=)`` of three values each, as the teacher was trained, in the units of the
             student's data preprocessor and in its order of channels. None: the same as the student's.
@@ -244,21 +244,24 @@ class GenerativeDistillHook(Hook):
         Raises:
             ValueError: Nothing says where its weights come from, or the checkpoint does not fill it.
         """
+        path, prefix = self.checkpoint, None
         if isinstance(self.teacher_cfg, nn.Module):
             teacher = self.teacher_cfg
         else:
-            teacher = MODELS.build(copy.deepcopy(self.teacher_cfg))  # building writes into a config
-            if self.checkpoint is None:
-                init_cfg = self.teacher_cfg.get('init_cfg') or {}
-                if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
-                    teacher.init_weights()
-                elif self.teacher_cfg.get('type', '').rpartition('.')[2] != 'CLIPGenerator':
-                    raise ValueError(
-                        f'the teacher {self.teacher_cfg.get("type")} would have random weights: give `checkpoint`, or '
-                        'an init_cfg of type Pretrained'
-                    )
-        if self.checkpoint is not None:
-            load_strictly(teacher, read_checkpoint(self.checkpoint)['state_dict'], self.checkpoint)
+            cfg = copy.deepcopy(self.teacher_cfg)  # building writes into a config
+            init_cfg = cfg.get('init_cfg') or {}
+            if path is None and isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+                # Not by `init_weights`: that of MAEViT draws new patch and position embeddings after loading.
+                path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
+                prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
+            if path is None and cfg['type'].rpartition('.')[2] != 'CLIPGenerator':
+                raise ValueError(
+                    f'the teacher {cfg["type"]} would have random weights: give `checkpoint`, or an init_cfg of type '
+                    'Pretrained'
+                )
+            teacher = MODELS.build(cfg)
+        if path is not None:
+            load_strictly(teacher, read_checkpoint(path)['state_dict'], path, prefix)
         return teacher
 
     def _student(self, runner: Runner) -> nn.Module:
@@ -292,7 +295,7 @@ class GenerativeDistillHook(Hook):
         return pred, active, tuple(side / cell for side, cell in zip(size, pred.shape[-2:], strict=True))
 
     def _input_norm(self, student: nn.Module) -> tuple[list[float], list[float]] | None:
-        """Return scale and shift from the student's pixels to the teacher's: ``x_t = (x std_s + mean_s - mean_t) / std_t``."""
+        """Return scale and shift that give ``x_t = (x std_s + mean_s - mean_t) / std_t``."""
         if self.input_norm is None:
             return None
         preprocessor = student.data_preprocessor

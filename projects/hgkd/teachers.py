@@ -106,10 +106,8 @@ class Teacher:
     def drop_extra(self, name: str, output: Tensor, tokens: int, grid: tuple[int, int]) -> Tensor:
         """Drop what stands in front of the last ``tokens`` tokens of ``(B, L, C)``."""
         extra = output.shape[1] - tokens
-        declared = next(
-            (getattr(self.backbone, key) for key in ('num_extra_tokens', 'num_prefix_tokens') if hasattr(self.backbone, key)),
-            None,
-        )  # fmt: skip
+        # mmpretrain's name, timm's name.
+        declared = getattr(self.backbone, 'num_extra_tokens', getattr(self.backbone, 'num_prefix_tokens', None))
         if extra < 0 or (declared is not None and extra not in (0, declared)):
             raise ValueError(
                 f'tap {name!r} gives {output.shape[1]} tokens; expected {tokens} for a grid of {grid[0]} x {grid[1]} '
