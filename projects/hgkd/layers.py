@@ -106,11 +106,11 @@ def plain_norm(cfg: dict) -> dict:
     """Config of the torch norm under one of mmpretrain's sparse ones, which know the mask of the whole process only.
 
     Args:
-        cfg: Config of a norm layer; others than ``SparseBatchNorm2d`` and ``SparseSyncBatchNorm2d`` stay.
+        cfg: Config of a norm layer; types without ``Sparse`` stay.
 
     Returns:
         A new dict.
     """
-    names = {'SparseBatchNorm2d': 'BN', 'SparseSyncBatchNorm2d': 'SyncBN'}
+    names = {'SparseBatchNorm2d': 'BN', 'SparseSyncBatchNorm2d': 'SyncBN', 'SparseLN2d': 'LN2d'}
     kind = cfg['type'].rpartition('.')[2] if isinstance(cfg['type'], str) else cfg['type']
     return {**cfg, 'type': names.get(kind, cfg['type'])}

@@ -1,0 +1,20 @@
+"""H-GKD: distil a masked-image-modelling ViT into a sparse CNN (arXiv 2309.09571), a plugin for mmpretrain."""
+
+from .decoder import HGKDUNetDecoder
+from .head import FeaturePredictHead
+from .hgkd import HGKD
+from .hook import GenerativeDistillHook
+from .masks import ActiveMask, draw_cells
+from .provider import TeacherProvider
+from .sparse_resnet import HGKDSparseResNet
+
+__all__ = [
+    'HGKD',
+    'ActiveMask',
+    'FeaturePredictHead',
+    'GenerativeDistillHook',
+    'HGKDSparseResNet',
+    'HGKDUNetDecoder',
+    'TeacherProvider',
+    'draw_cells',
+]

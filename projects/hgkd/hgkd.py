@@ -1,0 +1,297 @@
+"""H-GKD: a sparse CNN student predicts what a frozen teacher makes of the whole image (arXiv 2309.09571).
+
+The encoder, the mask and the way to whole maps are SparK's (arXiv 2301.03580), by mmpretrain's class of that name. Of
+H-GKD only the abstract is public: a UNet-style student with sparse convolution mimics a masked-image-modelling
+teacher. Not in the paper, since it is not public: where the decoder stops, the predictor, what is supervised.
+
+Legend: ``B`` images, ``H, W`` their sides in pixels, ``f`` pixels along the side of a mask cell, ``D`` channels of the
+teacher, ``h, w`` its grid.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models import SparK
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from .decoder import HGKDUNetDecoder
+from .engine_dense import DenseEngine
+from .engines import SparseFeatures
+from .host_mask import host_mask
+from .layers import plain_norm, to_active
+from .masks import ActiveMask, draw_cells
+
+Images = Tensor | Sequence[Tensor]
+Provider = Callable[[Tensor, Tensor], Tensor | None]
+
+
+@MODELS.register_module()
+class HGKD(SparK):
+    """Masked student that predicts the features of a teacher, pixels, or both.
+
+    The teacher is no part of the model: :class:`GenerativeDistillHook` puts a callable into the slot ``teacher`` for
+    the time of the training. It gets images ``(B, 3, H, W)`` as they come from the data preprocessor and the mask
+    ``(B, 1, H/f, W/f)``, and returns normalized features ``(B, D, h, w)``, float32 and detached, or None where there
+    is nothing to distill.
+
+    Args:
+        backbone: ``HGKDSparseResNet``, or mmpretrain's ``SparseConvNeXt`` with ``gap_before_output=False`` (dense,
+            square images). All stages up to the last one in ``out_indices``.
+        neck: ``HGKDUNetDecoder``.
+        head: Loss of the features, ``FeaturePredictHead``. None: pixels only.
+        pixel_head: Loss of the pixels, ``SparKPretrainHead``; needs a neck with ``out_stride=1``. Not in the paper;
+            with ``head=None`` the model is SparK.
+        pixel_weight: Weight of ``pixel_head``; more than 0 if there is one, else 0.
+        out_channels: ``D``. Default 768, that of a ViT-B.
+        target_stride: Pixels between two positions of the teacher's grid as seen by the student; a multiple of the
+            neck's ``out_stride``. Default 16.
+        mask_ratio: Share of hidden cells, in [0, 1). Default 0.6, SparK's.
+        input_size: Side of the training images, or ``(height, width)``, in pixels. Only the hook's check of the
+            teacher's grid reads it; a batch may have any multiple of ``downsample_raito``.
+        downsample_raito: ``f``, the stride of backbone and neck (mmpretrain's spelling). Default 32.
+        enc_dec_norm_cfg: Norm of the levels before the decoder: 'SyncBN', 'BN' (both over visible sites only) or
+            'LN2d' for ConvNeXt; mmpretrain's names of the sparse ones mean the same.
+        data_preprocessor: As in ``SparK``.
+        pretrained: As in ``SparK``.
+        init_cfg: As in ``SparK``.
+
+    Raises:
+        ValueError: Parts do not fit each other; the message says which.
+    """
+
+    teacher: Provider | None = None
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        neck: dict | nn.Module,
+        head: dict | nn.Module | None = None,
+        pixel_head: dict | nn.Module | None = None,
+        pixel_weight: float = 0.0,
+        out_channels: int = 768,
+        target_stride: int = 16,
+        mask_ratio: float = 0.6,
+        input_size: int | Sequence[int] = 224,
+        downsample_raito: int = 32,
+        enc_dec_norm_cfg: dict = dict(type='SyncBN'),  # noqa: B006 - only read; the style of the host
+        data_preprocessor: dict | nn.Module | None = None,
+        pretrained: str | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        backbone = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
+        neck = neck if isinstance(neck, nn.Module) else MODELS.build(neck)
+        _check_parts(backbone, neck, downsample_raito)
+        if not 0 <= mask_ratio < 1:
+            raise ValueError(f'mask_ratio must be in [0, 1), got {mask_ratio}')
+        if head is None and pixel_head is None:
+            raise ValueError('neither head nor pixel_head: nothing to predict')
+        if (pixel_head is not None) != (pixel_weight > 0):
+            raise ValueError(f'pixel_head and pixel_weight > 0 go together, got pixel_weight={pixel_weight}')
+        if pixel_head is not None and neck.out_stride != 1:
+            raise ValueError(f'pixel_head needs a neck with out_stride=1, got {neck.out_stride}')
+        if head is not None and target_stride % neck.out_stride:
+            raise ValueError(
+                f'target_stride {target_stride} is no multiple of out_stride {neck.out_stride} of the neck'
+            )
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            data_preprocessor=data_preprocessor,
+            downsample_raito=downsample_raito,
+            mask_ratio=mask_ratio,
+            enc_dec_norm_cfg=plain_norm(enc_dec_norm_cfg),
+            enc_dec_norm_dim=_last_channels(backbone),
+            init_cfg=init_cfg,
+        )
+        self.input_size = input_size
+        del self.feature_map_size, self.len_keep  # of square images only; see `mask`
+        self._keep_levels(min(neck.num_levels, len(backbone.out_indices)))
+        if head is not None:
+            kernel = target_stride // neck.out_stride
+            self.predictor = nn.Conv2d(neck.out_channels, out_channels, kernel_size=kernel, stride=kernel)
+        self.pixel_head = pixel_head
+        if pixel_head is not None:
+            self.pixel_head = pixel_head if isinstance(pixel_head, nn.Module) else MODELS.build(pixel_head)
+            self.pixel_proj = nn.Conv2d(neck.out_channels, 3, kernel_size=1)
+        self.pixel_weight = pixel_weight
+        self.distill_weight = 1.0
+        self.distill_log: dict[str, Tensor] = {}
+
+    def _keep_levels(self, num: int) -> None:
+        """Drop what the host made for levels that have no place in the decoder: DDP wants all parameters used."""
+        self.enc_dec_norms = self.enc_dec_norms[:num]
+        self.enc_dec_projectors = self.enc_dec_projectors[:num]
+        self.mask_tokens = self.mask_tokens[:num]
+        for norm in self.enc_dec_norms:
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                to_active(norm)
+
+    def mask(self, shape: torch.Size, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
+        """Draw visible cells, see ``draw_cells``.
+
+        Args:
+            shape: ``(B, 3, H, W)`` of the images.
+            device: Of the result.
+            generator: Of the noise.
+
+        Returns:
+            ``(B, 1, H/f, W/f)`` bool, True is visible.
+
+        Raises:
+            ValueError: A side of the images is no multiple of ``f``.
+        """
+        height, width, cell = *shape[2:], self.downsample_raito
+        if height % cell or width % cell:
+            raise ValueError(f'images of {height} x {width}: both sides must be multiples of {cell}, the mask cell')
+        return draw_cells(shape[0], (height // cell, width // cell), self.mask_ratio, generator).to(device)
+
+    def extract_feat(self, inputs: Images) -> tuple[Tensor, ...]:
+        """Features of the whole image.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, alone or in a list of one.
+
+        Returns:
+            ``(B, C_i, H_i, W_i)`` of the backbone's ``out_indices``.
+        """
+        images = _one_view(inputs)
+        if self._knows_masks:
+            return self.backbone(images)
+        with host_mask(ActiveMask(self._all_visible(images))):
+            return self.backbone(images)
+
+    def _all_visible(self, images: Tensor) -> Tensor:
+        sides = (side // self.downsample_raito for side in images.shape[2:])
+        return torch.ones(len(images), 1, *sides, dtype=torch.bool, device=images.device)
+
+    @property
+    def _knows_masks(self) -> bool:
+        return hasattr(self.backbone, 'encode')
+
+    def encode(self, images: Tensor, mask: ActiveMask) -> list[SparseFeatures]:
+        """Features of the visible part of images ``(B, 3, H, W)``, from the deepest level to the largest map."""
+        if self._knows_masks:
+            return list(self.backbone.encode(images, mask))[::-1]
+        start = DenseEngine().start(images, mask)
+        with host_mask(mask):
+            maps = self.backbone(start.data)
+        return [start.with_data(x, tuple(x.shape[2:])) for x in maps][::-1]
+
+    def densify(self, features: SparseFeatures, level: int) -> Tensor:
+        """Whole map of a level for the decoder: normalize, put the mask token at hidden sites, project.
+
+        Args:
+            features: Of the level.
+            level: 0 is the deepest.
+
+        Returns:
+            ``(B, feature_dim / 2^level, H_i, W_i)``.
+        """
+        norm = self.enc_dec_norms[level]
+        # Batch norm must not see hidden sites; layer norm may, its value there is replaced.
+        over_sites = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        x = norm(features).dense() if over_sites else norm(features.dense())
+        x = torch.where(features.mask.sites(features.size), x, self.mask_tokens[level].to(x.dtype))
+        return self.enc_dec_projectors[level](x)
+
+    def decode(self, images: Tensor, active: Tensor) -> Tensor:
+        """Output of the decoder.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            active: ``(B, 1, H/f, W/f)`` bool, True is visible.
+
+        Returns:
+            ``(B, C, H/s, W/s)``, ``C`` and ``s`` the neck's ``out_channels`` and ``out_stride``.
+        """
+        levels = self.encode(images, ActiveMask(active))[: len(self.enc_dec_norms)]
+        return self.neck([self.densify(features, level) for level, features in enumerate(levels)])
+
+    def predict_features(self, images: Images, active: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Prediction of the teacher's features.
+
+        Args:
+            images: ``(B, 3, H, W)`` as they come from the data preprocessor, alone or in a list of one.
+            active: ``(B, 1, H/f, W/f)`` bool, True is visible. None: drawn.
+
+        Returns:
+            Prediction ``(B, D, H/target_stride, W/target_stride)``, and the mask.
+        """
+        images = _one_view(images)
+        if active is None:
+            active = self.mask(images.shape, images.device)
+        return self.predictor(self.decode(images, active)), active
+
+    def loss(self, inputs: Images, data_samples: list[DataSample] | None = None, **kwargs) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: Images ``(B, 3, H, W)``, alone or in a list of one.
+            data_samples: Not used.
+            **kwargs: Not used.
+
+        Returns:
+            ``loss_distill`` if there is a head, ``loss_pixel`` if there is a head of pixels; weighted scalars.
+
+        Raises:
+            RuntimeError: Only the teacher's features are to be predicted, and there is no teacher.
+        """
+        images = _one_view(inputs)
+        if self.teacher is None and self.pixel_head is None:
+            raise RuntimeError(
+                f'{type(self).__name__} has no teacher: add GenerativeDistillHook to custom_hooks of the config, or '
+                'pixel_head to the model'
+            )
+        active = self.mask(images.shape, images.device)
+        decoded = self.decode(images, active)
+        losses = {}
+        if self.with_head:
+            losses['loss_distill'] = self._distill(self.predictor(decoded), images, active)
+        if self.pixel_head is not None:
+            losses['loss_pixel'] = self.pixel_weight * self.pixel_head(self.pixel_proj(decoded), images, active)
+        return losses
+
+    def _distill(self, pred: Tensor, images: Tensor, active: Tensor) -> Tensor:
+        target = self.teacher(images, active) if self.teacher is not None else None
+        if target is None:
+            # Nothing to distill, but no parameter may be without a gradient under DDP. Not sum() * 0: a sum in half
+            # precision can overflow, and inf * 0 is NaN.
+            return (pred * 0).sum()
+        with torch.no_grad():
+            cosine = F.cosine_similarity(pred.float(), target, dim=1).mean()
+            self.distill_log = dict(target_std=target.std(), cosine=cosine)
+        return self.distill_weight * self.head(pred, target, active)
+
+
+def _one_view(inputs: Images) -> Tensor:
+    """Images; the data preprocessor hands over a list where the pipeline makes views."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    if len(inputs) != 1:
+        raise ValueError(f'HGKD takes one view of an image, got {len(inputs)}')
+    return inputs[0]
+
+
+def _last_channels(backbone: nn.Module) -> int:
+    """Channels of the deepest level; mmpretrain's ResNet and ConvNeXt say it in different words."""
+    return backbone.feat_dim if hasattr(backbone, 'feat_dim') else backbone.channels[-1]
+
+
+def _check_parts(backbone: nn.Module, neck: nn.Module, stride: int) -> None:
+    """Raise ValueError if backbone and neck do not make a student with mask cells of ``stride`` pixels."""
+    if not isinstance(neck, HGKDUNetDecoder):
+        raise ValueError(f'neck must be a HGKDUNetDecoder, got {type(neck).__name__}')
+    if neck.upsample_ratio != stride:
+        raise ValueError(f'upsample_ratio {neck.upsample_ratio} of the neck is not downsample_raito {stride}')
+    stages, levels = backbone.num_stages, tuple(backbone.out_indices)
+    if levels != tuple(range(stages - len(levels), stages)):
+        raise ValueError(f'out_indices of the backbone must be its last stages, got {levels} of {stages} stages')
+    if getattr(backbone, 'gap_before_output', False):
+        raise ValueError('the backbone must give maps: set gap_before_output=False')
+    if not hasattr(backbone, 'encode') and any(getattr(m, 'with_cp', False) for m in backbone.modules()):
+        raise ValueError('with_cp=True computes layers again when the mask is gone; set it to False')
