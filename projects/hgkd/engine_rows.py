@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .engines import Engine, SparseFeatures, output_size, side
+from .engines import Engine, SparseFeatures, compute_dtype, output_size, side
 from .masks import ActiveMask
 
 # Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 the picture of a cell
@@ -62,11 +62,8 @@ class RowsEngine(Engine):
         edge = x.mask.edge(size)
         block = edge if edge >= WHOLE_CELLS else 1
         index = x.mask.windows(x.size, block, kernel, stride, padding, dilation)
-        rows, weight, device = x.data, layer.weight, x.data.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            rows, weight = rows.to(dtype), weight.to(dtype)
-        out = _WindowConv.apply(rows, weight, index, block, stride, dilation)
+        dtype = compute_dtype(x.data)  # not under autocast inside, so that forward and backward agree
+        out = _WindowConv.apply(x.data.to(dtype), layer.weight.to(dtype), index, block, stride, dilation)
         return out if layer.bias is None else out + layer.bias
 
     def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:

@@ -70,7 +70,7 @@ class Engine(ABC):
             mask: Visible cells.
 
         Raises:
-            TypeError: Half precision on a CPU, or a type that the engine cannot compute.
+            TypeError: float16 on a CPU, or a type that the engine cannot compute.
         """
         dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else images.dtype
         if images.device.type == 'cpu' and torch.float16 in (dtype, images.dtype):
@@ -142,6 +142,12 @@ def side(layer: nn.Conv2d | nn.MaxPool2d, name: str) -> int:
     if len(values) != 1:
         raise ValueError(f'{layer} cannot be sparse: {name} {value} is not square')
     return values.pop()
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Type that a convolution of ``x`` computes in: autocast's where that is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def build_engine(backend: str, device: torch.device | str = 'cpu') -> Engine:

@@ -9,9 +9,12 @@ Legend: ``B`` images, ``h, w`` cells of an image, ``n`` visible cells of the bat
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Cached = TypeVar('Cached')
 
 
 def draw_cells(
@@ -63,7 +66,7 @@ class ActiveMask:
         self.batch_size, _, *grid = cells.shape
         self.grid: tuple[int, int] = tuple(grid)
         self.visible = cells.flatten().nonzero().squeeze(1)  # (n,), index of the visible cells among all B h w
-        self._kept: dict[tuple, Tensor] = {}
+        self._kept: dict[tuple, object] = {}
 
     @property
     def num_cells(self) -> int:
@@ -88,13 +91,13 @@ class ActiveMask:
     def sites(self, size: tuple[int, int]) -> Tensor:
         """Visible sites of a level, ``(B, 1, H, W)`` bool."""
         edge = self.edge(size)
-        return self._keep(
+        return self.cached(
             ('sites', edge), lambda: self.cells.repeat_interleave(edge, dim=2).repeat_interleave(edge, dim=3)
         )
 
     def raster(self, size: tuple[int, int]) -> Tensor:
         """Index of every row among the ``B H W`` sites of the level in raster order, ``(N,)`` int64."""
-        return self._keep(('raster', self.edge(size)), lambda: self._raster(size))
+        return self.cached(('raster', self.edge(size)), lambda: self._raster(size))
 
     def _raster(self, size: tuple[int, int]) -> Tensor:
         every = torch.arange(self.batch_size * size[0] * size[1], device=self.cells.device)
@@ -152,7 +155,7 @@ class ActiveMask:
             the ``kernel`` that are used, for a block of one). ``N`` stands for a hidden site or one beyond the image.
         """
         key = ('windows', self.edge(size), block, kernel, stride, padding, dilation)
-        return self._keep(key, lambda: self._windows(size, *key[2:]))
+        return self.cached(key, lambda: self._windows(size, *key[2:]))
 
     def _windows(
         self, size: tuple[int, int], block: int, kernel: int, stride: int, padding: int, dilation: int
@@ -178,7 +181,8 @@ class ActiveMask:
         rows = torch.where(cell >= 0, rows, self.num_cells * edge * edge)
         return rows.reshape(-1, len(reach), len(reach))
 
-    def _keep(self, key: tuple, make: Callable[[], Tensor]) -> Tensor:
+    def cached(self, key: tuple, make: Callable[[], Cached]) -> Cached:
+        """What ``make`` returned when the key was first asked for; engines keep here what depends on the mask only."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
