@@ -141,6 +141,10 @@ class GenerativeDistillHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Build the teacher, fit it to the student and attach it."""
         student = self._student(runner)
+        if getattr(student, 'head', None) is None:
+            raise ValueError(
+                f'the {type(student).__name__} has no head that compares features: set `head` in the model'
+            )
         device = next(student.parameters()).device
         teacher = self.build_teacher().to(device)
         pred, active, stride = self._probe_student(student, device)
@@ -194,7 +198,7 @@ class GenerativeDistillHook(Hook):
         runner.message_hub.update_scalar('train/distill_weight', student.distill_weight)
         if not self.provider.paused:
             for name, value in student.distill_log.items():
-                runner.message_hub.update_scalar(f'train/{name}', value)
+                runner.message_hub.update_scalar(f'train/distill_{name}', value)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write down which teacher it was; its weights must not be there.

@@ -47,7 +47,7 @@ class Student(BaseModel):
         target = self.teacher(inputs, active)
         if target is None:
             return dict(loss_distill=0 * pred.sum())
-        self.distill_log = dict(distill_target_std=target.std())
+        self.distill_log = dict(target_std=target.std())
         return dict(loss_distill=self.distill_weight * self.head(pred, target, active))
 
 

@@ -1,0 +1,211 @@
+"""The exported encoder in the hosts that it is for: same features, no key left over."""
+
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+
+from mmplugins.hgkd import export
+from mmplugins.hgkd.__main__ import main
+from mmplugins.hgkd.weights import read_checkpoint
+
+CONFIG = """
+custom_imports = dict(imports=['mmplugins.hgkd'], allow_failed_imports=False)
+default_scope = 'mmpretrain'
+model = dict(
+    type='HGKD', input_size=64, out_channels=8, mask_ratio=0.5,
+    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[120, 110, 100], std=[50, 60, 70], to_rgb=True),
+    backbone=dict(type='HGKDSparseResNet', depth={depth}, backend='rows', norm_cfg=dict(type='BN'){width}),
+    neck=dict(type='HGKDUNetDecoder', feature_dim=32, norm_cfg=dict(type='BN')),
+    head=dict(type='FeaturePredictHead'), enc_dec_norm_cfg=dict(type='BN'))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='CustomDataset', data_root='{data}', with_label=False,
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)), dict(type='PackInputs')]))
+"""
+
+
+@pytest.fixture
+def pretrained(tmp_path, repo):
+    """Return a function that writes config and checkpoint of a student with random weights and statistics."""
+
+    def make(depth: int = 18, width: str = ''):
+        (tmp_path / 'cfg.py').write_text(
+            CONFIG.format(depth=depth, width=width, data=repo / 'tests/data/clothing10/val')
+        )
+        cfg = Config.fromfile(tmp_path / 'cfg.py')
+        model = MODELS.build(cfg.model)
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2)
+        meta = dict(distill=dict(sha256='abc', mode='full'))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'epoch_1.pth')
+        model.eval()
+        return cfg, model
+
+    return make
+
+
+def exported(tmp_path, layout: str, *options: str):
+    arguments = ['export', tmp_path / 'cfg.py', tmp_path / 'epoch_1.pth', '--out', tmp_path / 'out.pth']
+    code = main([*map(str, arguments), '--layout', layout, *options])
+    return code, tmp_path / 'out.pth'
+
+
+def assert_features_equal(model, resnet):
+    """As the sparse encoder with everything visible."""
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        visible = torch.ones(2, 1, 2, 2, dtype=torch.bool)
+        for got, expected in zip(resnet(images), model.backbone(images, visible), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_mmpretrain_r50_strictly(pretrained, tmp_path, capsys):
+    _, model = pretrained(50)
+    code, path = exported(tmp_path, 'mmpretrain')
+    assert code == 0 and '318 weights of a ResNet-50' in capsys.readouterr().out
+    resnet = MODELS.build(dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3)))
+    weights = read_checkpoint(path)['state_dict']
+    resnet.load_state_dict({key.removeprefix('backbone.'): value for key, value in weights.items()}, strict=True)
+    resnet.eval()
+    assert_features_equal(model, resnet)
+
+
+def test_init_cfg_of_mmpretrain(pretrained, tmp_path):
+    _, model = pretrained()
+    _, path = exported(tmp_path, 'mmpretrain')
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    resnet = MODELS.build(dict(type='ResNet', depth=18, out_indices=(0, 1, 2, 3), init_cfg=init_cfg))
+    resnet.init_weights()
+    resnet.eval()
+    assert_features_equal(model, resnet)
+
+
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
+def test_init_cfg_of_other_hosts(pretrained, tmp_path, host):
+    module = pytest.importorskip(f'{host}.models')
+    from mmengine.registry import MODELS as ROOT
+
+    assert module
+    _, model = pretrained()
+    _, path = exported(tmp_path, host)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    resnet = ROOT.build(dict(type=f'{host}.ResNet', depth=18, out_indices=(0, 1, 2, 3), init_cfg=init_cfg))
+    resnet.init_weights()
+    resnet.eval()
+    expected = {key for key in model.state_dict() if key.startswith('backbone.')}
+    assert {f'backbone.{key}' for key in resnet.state_dict()} == expected  # mmengine would load with holes
+    assert_features_equal(model, resnet)
+
+
+def test_torchvision(pretrained, tmp_path):
+    import torchvision
+
+    _, model = pretrained()
+    _, path = exported(tmp_path, 'torchvision')
+    resnet = torchvision.models.resnet18()
+    keys = resnet.load_state_dict(torch.load(path, weights_only=True), strict=False)
+    assert keys.missing_keys == ['fc.weight', 'fc.bias'] and not keys.unexpected_keys
+    resnet.eval()
+    images, maps = torch.randn(2, 3, 64, 64), []
+    resnet.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.no_grad():
+        resnet(images)
+        torch.testing.assert_close(maps[0], model.backbone(images)[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_timm(pretrained, tmp_path):
+    timm = pytest.importorskip('timm')
+    _, model = pretrained()
+    _, path = exported(tmp_path, 'timm')
+    resnet = timm.create_model('resnet18', num_classes=0, checkpoint_path=str(path)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(resnet.forward_features(images), model.backbone(images)[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_meta_says_where_it_comes_from(pretrained, tmp_path):
+    pretrained()
+    _, path = exported(tmp_path, 'mmpretrain')
+    content = torch.load(path, weights_only=True)  # plain containers only
+    assert content['meta'] == dict(
+        arch=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN')),
+        source='epoch_1.pth',
+        mask_ratio=0.5,
+        engine='rows',
+        distill=dict(sha256='abc', mode='full'),
+        bn_images=0,
+    )
+
+
+def test_estimated_batch_norm_is_that_of_whole_images(pretrained, tmp_path, capsys):
+    """The first layer against its closed form; all layers against batches given by hand."""
+    cfg, model = pretrained(width=', base_channels=16, stem_channels=16')
+    code, path = exported(tmp_path, 'mmpretrain', '--bn-images', '8')
+    assert code == 0 and 'estimated on 8 whole images' in capsys.readouterr().out
+    weights = read_checkpoint(path)['state_dict']
+    from mmengine.runner import Runner
+
+    loader = iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))
+    mean, std = torch.tensor([120, 110, 100.0]), torch.tensor([50, 60, 70.0])
+    batches = [(next(loader)['inputs'].flip(1).float() - mean.view(3, 1, 1)) / std.view(3, 1, 1) for _ in range(2)]
+    stem = [model.backbone.conv1(batch) for batch in batches]
+    expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in stem]).mean(dim=0)
+    torch.testing.assert_close(weights['backbone.bn1.running_mean'], expected, rtol=1e-4, atol=1e-4)
+    expected = torch.stack([x.transpose(0, 1).flatten(1).var(dim=1) for x in stem]).mean(dim=0)
+    torch.testing.assert_close(weights['backbone.bn1.running_var'], expected, rtol=1e-4, atol=1e-4)
+    changed = [key for key in weights if not torch.equal(weights[key], model.state_dict()[key])]
+    assert {key.rpartition('.')[2] for key in changed} == {'running_mean', 'running_var', 'num_batches_tracked'}
+    assert len(changed) == 3 * 20
+
+
+class TestErrors:
+    def test_other_width_for_torchvision(self, pretrained, tmp_path, capsys):
+        pretrained(width=', base_channels=16, stem_channels=16')
+        code, path = exported(tmp_path, 'torchvision')
+        assert code == 1 and 'no resnet18 of torchvision' in capsys.readouterr().err
+        assert not path.exists()
+
+    def test_config_of_another_depth(self, pretrained, tmp_path, capsys):
+        pretrained(18)
+        text = (tmp_path / 'cfg.py').read_text().replace('depth=18', 'depth=34')
+        (tmp_path / 'cfg.py').write_text(text)
+        code, _ = exported(tmp_path, 'mmpretrain')
+        assert code == 1 and 'do not belong together' in capsys.readouterr().err
+
+    def test_no_pretraining(self, pretrained, tmp_path, capsys):
+        pretrained()
+        torch.save(dict(state_dict={'head.weight': torch.zeros(1)}), tmp_path / 'epoch_1.pth')
+        assert exported(tmp_path, 'mmpretrain')[0] == 1
+        assert "starts with 'backbone.'" in capsys.readouterr().err
+
+    def test_not_a_sparse_resnet(self):
+        with pytest.raises(ValueError, match="'SparseConvNeXt'"):
+            export.dense_config(dict(type='SparseConvNeXt'))
+
+    @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
+    def test_broken_file(self, pretrained, tmp_path, capsys, content):
+        pretrained()
+        (tmp_path / 'epoch_1.pth').write_bytes(content)
+        assert exported(tmp_path, 'mmpretrain')[0] == 1
+        assert 'epoch_1.pth' in capsys.readouterr().err
+
+    def test_name_of_the_output(self, pretrained, tmp_path, capsys):
+        pretrained()
+        code = main(['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'epoch_1.pth'), '--out', 'x.bin'])
+        assert code == 1 and '.pth' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_as_a_command(pretrained, tmp_path, run):
+    pretrained()
+    command = [sys.executable, '-W', 'ignore', '-m', 'mmplugins.hgkd', 'export', 'cfg.py', 'epoch_1.pth']
+    done = run(*command, '--out', 'out.pth', cwd=tmp_path)
+    assert "prefix='backbone.'" in done.stdout and (tmp_path / 'out.pth').is_file()
