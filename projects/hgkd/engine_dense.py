@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .engines import Engine, SparseFeatures, output_size
+from .engines import Engine, SparseFeatures, norm_rows, output_size
 from .masks import ActiveMask
 
 
@@ -38,16 +38,16 @@ class DenseEngine(Engine):
 
     def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:
         """Normalize the visible sites and put them back."""
-        rows = norm(x.rows().t()[None, :, :, None]).squeeze(3).squeeze(0).t()
+        rows = norm_rows(x.rows(), norm)
         out = rows.new_zeros(x.data.size(0) * x.size[0] * x.size[1], rows.size(1))
-        out = out.index_copy(0, x.mask.raster(x.size), rows)
+        out.index_copy_(0, x.mask.raster(x.size), rows)
         return x.with_data(out.view(-1, *x.size, rows.size(1)).permute(0, 3, 1, 2))
 
     def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:
         """Pool the whole map, then hide."""
         size = output_size(x.size, layer)
         out = F.max_pool2d(x.data, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        return x.with_data(out * x.mask.sites(size), size)
+        return x.with_data(out.mul_(x.mask.sites(size)), size)
 
     def scale_images(self, x: SparseFeatures, factors: Tensor) -> SparseFeatures:
         """Multiply each image by its factor."""

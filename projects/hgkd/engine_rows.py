@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .engines import Engine, SparseFeatures, compute_dtype, output_size, side
+from .engines import Engine, SparseFeatures, compute_dtype, norm_rows, output_size, side
 from .masks import ActiveMask
 
 # Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 the picture of a cell
@@ -68,8 +68,7 @@ class RowsEngine(Engine):
 
     def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:
         """Normalize the rows as one picture."""
-        picture = x.data.t()[None, :, :, None]  # strides of a channels-last picture
-        return x.with_data(norm(picture).squeeze(3).squeeze(0).t())
+        return x.with_data(norm_rows(x.data, norm))
 
     def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:
         """Pool cells with their margin."""

@@ -102,7 +102,7 @@ class Engine(ABC):
 
         Args:
             x: Features.
-            norm: The layer's forward, on ``(1, C, N, 1)``.
+            norm: The layer's forward, on a picture.
         """
 
     @abstractmethod
@@ -112,6 +112,12 @@ class Engine(ABC):
     @abstractmethod
     def scale_images(self, x: SparseFeatures, factors: Tensor) -> SparseFeatures:
         """Multiply the features of each image by its factor, ``(B,)``."""
+
+
+def norm_rows(rows: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """Batch norm of rows ``(N, C)``, shown to the layer as one picture ``(1, C, N, 1)`` in channels-last strides."""
+    picture = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)
+    return norm(picture).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def output_size(size: tuple[int, int], layer: nn.Conv2d | nn.MaxPool2d) -> tuple[int, int]:
