@@ -23,6 +23,7 @@ model = dict(
     head=dict(type='FeaturePredictHead', loss_type='smooth_l1', beta=2.0, supervise='all'))
 
 custom_hooks = [
+    dict(type='EpochSeedHook'),  # a resumed run has the losses of an uninterrupted one
     dict(
         type='GenerativeDistillHook',
         teacher=dict(

@@ -6,11 +6,13 @@ from .hgkd import HGKD
 from .hook import GenerativeDistillHook
 from .masks import ActiveMask, draw_cells
 from .provider import TeacherProvider
+from .seeding import EpochSeedHook
 from .sparse_resnet import HGKDSparseResNet
 
 __all__ = [
     'HGKD',
     'ActiveMask',
+    'EpochSeedHook',
     'FeaturePredictHead',
     'GenerativeDistillHook',
     'HGKDSparseResNet',
