@@ -1,7 +1,5 @@
 """The exported encoder in the hosts that it is for: same features, no key left over."""
 
-import sys
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -201,11 +199,3 @@ class TestErrors:
         pretrained()
         code = main(['export', str(tmp_path / 'cfg.py'), str(tmp_path / 'epoch_1.pth'), '--out', 'x.bin'])
         assert code == 1 and '.pth' in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_as_a_command(pretrained, tmp_path, run):
-    pretrained()
-    command = [sys.executable, '-W', 'ignore', '-m', 'mmplugins.hgkd', 'export', 'cfg.py', 'epoch_1.pth']
-    done = run(*command, '--out', 'out.pth', cwd=tmp_path)
-    assert "prefix='backbone.'" in done.stdout and (tmp_path / 'out.pth').is_file()

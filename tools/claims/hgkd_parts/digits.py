@@ -3,6 +3,8 @@
 Images are ``(3, 32, 32)``, the gray value three times, normalized; the digit of 28 x 28 is shifted at random.
 """
 
+from functools import lru_cache
+
 import torch
 from mmpretrain.registry import DATASETS
 from torch import Tensor
@@ -12,6 +14,7 @@ MEAN, STD = 0.13, 0.31
 TRAIN, HELD_OUT = 4000, 500
 
 
+@lru_cache
 def load() -> dict[str, tuple[Tensor, Tensor]]:
     """Return images ``(N, 28, 28)`` and labels ``(N,)`` of ``train``, its last 500 (``held_out``), and ``test``."""
     try:
