@@ -73,6 +73,16 @@ class ActiveMask:
         """Visible cells of the batch, ``n``."""
         return len(self.visible)
 
+    def check_images(self, images: Tensor) -> None:
+        """See that images ``(B, C, H, W)`` fit the mask.
+
+        Raises:
+            ValueError: Another number of images, or sides that are not the same multiple of the mask's.
+        """
+        if len(images) != self.batch_size:
+            raise ValueError(f'{len(images)} images, but a mask of {self.batch_size}')
+        self.edge(images.shape[2:])
+
     def edge(self, size: tuple[int, int]) -> int:
         """Sites along the side of a cell on the level of size ``(H, W)``.
 

@@ -70,8 +70,7 @@ class HGKDSparseResNet(SparseResNet):
         Raises:
             ValueError: Images and mask do not fit each other.
         """
-        if x.size(0) != active.batch_size:
-            raise ValueError(f'{x.size(0)} images, but a mask of {active.batch_size}')
+        active.check_images(x)
         engine = build_engine(self.backend, x.device)
         return super().forward(engine.start(x, active))
 
@@ -80,7 +79,7 @@ class HGKDSparseResNet(SparseResNet):
 
         Args:
             x: Images ``(B, C, H, W)``. Under a mask, both sides are the same multiple of the mask's.
-            active: ``(B, 1, h, w)`` bool, True is visible. None: all visible, the computation of a plain ResNet.
+            active: ``(B, 1, h, w)`` bool, True is visible. None, or all True: that of a plain ResNet, to the bit.
 
         Returns:
             ``(B, C_i, H_i, W_i)`` of ``out_indices``, 0 at hidden sites.
@@ -88,6 +87,9 @@ class HGKDSparseResNet(SparseResNet):
         if active is None:
             return super().forward(x)
         mask = active if isinstance(active, ActiveMask) else ActiveMask(active)
+        mask.check_images(x)
+        if mask.num_cells == mask.cells.numel():
+            return super().forward(x)
         return tuple(features.dense() for features in self.encode(x, mask))
 
     def train(self, mode: bool = True) -> 'HGKDSparseResNet':

@@ -1,0 +1,125 @@
+"""spconv on a CPU: the guard, the layout of weights, and what is said when it is absent or installed twice."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
+from mmplugins.hgkd.engines import build_engine
+from mmplugins.hgkd.layers import to_active
+from mmplugins.hgkd.spconv_guard import check_wheels, one_thread
+from mmplugins.hgkd.spconv_layout import from_spconv, to_spconv
+
+needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads in torch for the time of a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_spconv
+def test_two_threads_do_not_race(two_threads):
+    mask, x = ActiveMask(draw_cells(4, (7, 7), 0.6)), torch.randn(4, 32, 56, 56)
+    layer = to_active(nn.Conv2d(32, 32, 3, padding=1, bias=False))
+
+    def both_ways(engine: str) -> tuple[torch.Tensor, torch.Tensor]:
+        given = x.clone().requires_grad_()
+        out = layer(build_engine(engine).start(given, mask)).dense()
+        return out.detach(), *torch.autograd.grad(out.sin().sum(), given)
+
+    expected = both_ways('dense')
+    first, *again = (both_ways('spconv') for _ in range(10))
+    for mine, right in zip(first, expected, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-5, atol=1e-5)
+    for other in again:
+        assert all(torch.equal(a, b) for a, b in zip(other, first, strict=True))
+    assert torch.get_num_threads() == 2
+
+
+def test_guard_sets_one_thread_and_gives_them_back_after_an_error(two_threads):
+    seen = []
+
+    def work(features: torch.Tensor, fail: bool) -> int:
+        seen.append(torch.get_num_threads())
+        if fail:
+            raise RuntimeError('from inside')
+        return 7
+
+    assert one_thread(work)(torch.zeros(1), False) == 7
+    with pytest.raises(RuntimeError, match='from inside'):
+        one_thread(work)(torch.zeros(1), fail=True)
+    assert seen == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.slow  # a process of its own
+@needs_spconv
+def test_guard_is_put_on_with_the_first_engine_and_once(run):
+    script = """
+import mmplugins.hgkd, sys
+assert 'spconv' not in sys.modules
+import spconv.pytorch.ops as ops
+from mmplugins.hgkd.engines import build_engine
+build_engine('rows'), build_engine('dense')
+assert not hasattr(ops.indice_conv, 'one_thread')
+build_engine('spconv')
+guarded = ops.indice_conv
+assert guarded.one_thread and ops.indice_conv_backward.one_thread
+build_engine('spconv')
+assert ops.indice_conv is guarded
+"""
+    run(sys.executable, '-W', 'ignore', '-c', script)
+
+
+@needs_spconv
+@pytest.mark.parametrize('channels', [(6, 4), (5, 5)], ids=['K!=C', 'K==C'])
+@pytest.mark.parametrize('kernel', [1, 3])
+def test_weights_go_to_a_layer_of_spconv_and_back(kernel, channels):
+    import spconv.pytorch as spconv
+
+    build_engine('spconv')  # the guard
+    out_channels, in_channels = channels
+    plain = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+    layer = spconv.SubMConv2d(in_channels, out_channels, kernel, bias=False, algo=spconv.ConvAlgo.Native)
+    weight = to_spconv(plain.weight.detach())
+    assert weight.shape == layer.weight.shape
+    layer.weight.data.copy_(weight)
+    x = torch.randn(2, in_channels, 6, 5)
+    where = torch.ones(2, 6, 5).nonzero().int().contiguous()
+    sparse = spconv.SparseConvTensor(x.permute(0, 2, 3, 1).reshape(-1, in_channels), where, [6, 5], 2)
+    torch.testing.assert_close(layer(sparse).dense(), plain(x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(from_spconv(layer.weight.detach()), plain.weight)
+
+
+def test_absent_spconv_names_the_install_line(monkeypatch):
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'spconv']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, 'spconv', None)  # import fails
+    with pytest.raises(ImportError, match=r'needs spconv: pip install "spconv>=2.3.8"'):
+        HGKDSparseResNet(18, backend='spconv')
+    HGKDSparseResNet(18)  # the others need none
+
+
+def test_two_wheels_are_an_error():
+    check_wheels(['spconv', 'spconv-triton', 'cumm', 'torch'])
+    check_wheels(['Spconv_cu126', 'spconv-cu126'])  # one, found twice on the path
+    with pytest.raises(ImportError, match='pip uninstall -y spconv spconv-cu126, then'):
+        check_wheels(['spconv', 'spconv_cu126'])
+
+
+def test_two_wheels_on_the_path_are_found(tmp_path, monkeypatch):
+    for name, version in (('spconv', '2.3.8'), ('spconv_cu120', '2.3.6')):
+        folder = tmp_path / f'{name}-{version}.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name.replace("_", "-")}\nVersion: {version}\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match='spconv and spconv-cu120 are installed and share one folder'):
+        build_engine('spconv')
