@@ -40,7 +40,7 @@ class DenseEngine(Engine):
         """Normalize the visible sites and put them back."""
         rows = norm_rows(x.rows(), norm)
         out = rows.new_zeros(x.data.size(0) * x.size[0] * x.size[1], rows.size(1))
-        out.index_copy_(0, x.mask.raster(x.size), rows)
+        out[x.mask.raster(x.size)] = rows  # index_copy would keep the rows for the backward pass
         return x.with_data(out.view(-1, *x.size, rows.size(1)).permute(0, 3, 1, 2))
 
     def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:

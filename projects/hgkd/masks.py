@@ -143,7 +143,7 @@ class ActiveMask:
         """
         (height, width), edge = self.grid, self.edge(size)
         cells = rows.new_zeros(self.batch_size * height * width, edge * edge * rows.size(1))
-        cells.index_copy_(0, self.visible, rows.reshape(self.num_cells, -1))
+        cells[self.visible] = rows.reshape(self.num_cells, -1)
         cells = cells.view(self.batch_size, height, width, edge, edge, -1).permute(0, 5, 1, 3, 2, 4)
         return cells.reshape(self.batch_size, -1, *size)
 
