@@ -104,7 +104,7 @@ def test_drop_path_takes_whole_images_and_the_same_ones_in_every_engine(engine):
 
 
 @pytest.mark.parametrize('engine', SPARSE)
-@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('depth', [18, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('ratio', [0.0, 0.4, 0.75])
 @pytest.mark.parametrize('shape', [(2, 96, 160), (1, 64, 192)], ids=['batch', 'one_image'])
 def test_networks_agree_with_all_gradients(shape, ratio, depth, engine):
