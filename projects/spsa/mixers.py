@@ -1,0 +1,112 @@
+"""Reference token mixers with the interface of `SPSA`, for controlled comparison in one network.
+
+Each maps ``(B, C, H, W)`` to the same shape, takes ``in_channels``, and is registered in mmengine's root registry:
+``Identity`` (torch's), `SimAM` (Yang et al., ICML 2021), `SGE` (Li et al., arXiv 1905.09646), `PoolMixer` (PoolFormer,
+the host's module) and `MHSA`, softmax attention. Written from the formulas of the papers.
+"""
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones.poolformer import Pooling
+from torch import Tensor, nn, ones, zeros
+
+from .layer import resolve_heads
+
+if 'Identity' not in MODELS.module_dict:  # hosts may come to register it too
+    MODELS.register_module('Identity', module=nn.Identity)
+
+
+@MODELS.register_module()
+class SimAM(nn.Module):
+    """Energy-based parameter-free attention: every value by its squared distance from the mean of its channel.
+
+    Args:
+        in_channels: Unused; every mixer is given it.
+        e_lambda: The paper's coefficient, 1e-4.
+    """
+
+    _abbr_ = 'simam'
+
+    def __init__(self, in_channels: int | None = None, e_lambda: float = 1e-4) -> None:
+        super().__init__()
+        self.e_lambda = e_lambda
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        positions = x.shape[2] * x.shape[3]
+        squares = (x - x.mean((2, 3), keepdim=True)).pow(2)
+        # The unbiased variance; one position alone has none.
+        variance = squares.sum((2, 3), keepdim=True) / max(positions - 1, 1)
+        return x * (squares / (4 * (variance + self.e_lambda)) + 0.5).sigmoid()
+
+
+@MODELS.register_module()
+class SGE(nn.Module):
+    """Spatial group-wise enhance: token times mean token, standardized over space, scaled, sigmoid; ``2h`` parameters.
+
+    Args:
+        in_channels: ``C``.
+        num_heads: Number of groups; default: from ``head_dim``.
+        head_dim: Channels of a group, default 16, as SPSA has it.
+        eps: Added to the variance over space.
+    """
+
+    _abbr_ = 'sge'
+
+    def __init__(
+        self, in_channels: int, num_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.num_heads = resolve_heads(in_channels, num_heads, head_dim)
+        self.eps = eps
+        # The paper starts with zero and one: at first every gate is sigmoid(1).
+        self.weight = nn.Parameter(zeros(1, self.num_heads, 1, 1, 1))
+        self.bias = nn.Parameter(ones(1, self.num_heads, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        t = x.unflatten(1, (self.num_heads, -1))
+        product = (t * t.mean((3, 4), keepdim=True)).sum(2, keepdim=True)
+        product = product - product.mean((3, 4), keepdim=True)
+        product = product * (product.square().mean((3, 4), keepdim=True) + self.eps).rsqrt()
+        return (t * (product * self.weight + self.bias).sigmoid()).flatten(1, 2)
+
+
+@MODELS.register_module()
+class PoolMixer(Pooling):
+    """PoolFormer's mixer, average of the neighborhood minus the token: ``(B, C, H, W)`` to the same shape.
+
+    Args:
+        in_channels: Unused; every mixer is given it.
+        pool_size: Side of the neighborhood.
+    """
+
+    _abbr_ = 'pool'
+
+    def __init__(self, in_channels: int | None = None, pool_size: int = 3) -> None:
+        super().__init__(pool_size)
+
+
+@MODELS.register_module()
+class MHSA(nn.Module):
+    """Softmax attention over all positions, ``3C^2 + 3C`` parameters.
+
+    No projection behind it: every block that a mixer is built into goes on with a 1x1 convolution.
+
+    Args:
+        in_channels: ``C``.
+        num_heads: Number of heads; default: from ``head_dim``.
+        head_dim: Channels of a head, default 16, as SPSA has it.
+    """
+
+    _abbr_ = 'mhsa'
+
+    def __init__(self, in_channels: int, num_heads: int | None = None, head_dim: int | None = None) -> None:
+        super().__init__()
+        self.num_heads = resolve_heads(in_channels, num_heads, head_dim)
+        self.qkv = nn.Conv2d(in_channels, 3 * in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(-1, -2).unbind(1)
+        return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2).view_as(x)

@@ -1,0 +1,169 @@
+"""SPSANet, a light hybrid of convolutions and SPSA.
+
+Not in the paper: its abstract puts the layer together with convolution to lighten vision transformers, and names no
+network. Sizes and layout are ours. ``B, C, H, W``: images, channels, height, width.
+"""
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SPSABlock(BaseModule):
+    """Depth-wise convolution, mixer and 1x1 convolution, then a feed-forward network, each with a residual.
+
+    The depth-wise convolution comes before the mixer because SPSA does not know where a token is; the 1x1 convolution
+    after it mixes the heads.
+
+    Args:
+        channels: ``C``.
+        mixer: Config of the mixer; it is given ``in_channels``.
+        expansion: Hidden channels of the feed-forward network over ``C``.
+        norm_cfg: Config of the norm layers.
+        with_cp: Recompute the block in backward to save memory.
+    """
+
+    def __init__(self, channels: int, mixer: dict, expansion: int, norm_cfg: dict, with_cp: bool = False) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        hidden = expansion * channels
+        # The norms first: the hosts' fuse_conv_bn() folds a norm into the convolution that is registered before it.
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.norm2 = build_norm_layer(norm_cfg, channels)[1]
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mixer = ROOT_MODELS.build(dict(mixer, in_channels=channels))
+        self.pwconv = nn.Conv2d(channels, channels, 1)
+        self.ffn = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.GELU(), nn.Conv2d(hidden, channels, 1))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = x + self.pwconv(self.mixer(self.dwconv(self.norm1(x))))
+        return x + self.ffn(self.norm2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+
+@MODELS.register_module()
+class SPSANet(BaseBackbone):
+    """Four stages of `SPSABlock`, strides 4, 8, 16, 32.
+
+    Weights start as torch initializes them; give ``init_cfg`` for others.
+
+    Args:
+        arch: ``xxs``, ``xs``, ``s``, or a dict with ``dims``, ``depths`` (equally long), optionally ``expansion`` (3).
+        mixer: Config of the mixer, any layer that takes ``in_channels`` and keeps the shape: ``SPSA``, ``SimAM``,
+            ``SGE``, ``PoolMixer``, ``MHSA``, ``Identity``, or a plugin of mmcv.
+        in_channels: Channels of the image.
+        out_indices: Stages whose outputs are returned, each behind a norm layer of its own. -1 is the last.
+        frozen_stages: -1: nothing is frozen; 0: the stem; ``n``: the stem and the first ``n`` stages.
+        norm_cfg: Config of the norm layers.
+        norm_eval: Keep batch norms in eval mode while training.
+        with_cp: Recompute blocks in backward to save memory.
+        init_cfg: Of mmengine.
+
+    Raises:
+        ValueError: Unknown ``arch``, or an index or stage that is not there.
+    """
+
+    arch_settings = {
+        'xxs': dict(dims=(32, 64, 96, 160), depths=(2, 2, 6, 2)),
+        'xs': dict(dims=(48, 64, 144, 224), depths=(2, 2, 6, 2)),
+        's': dict(dims=(48, 96, 192, 320), depths=(3, 3, 9, 3)),
+    }
+
+    def __init__(
+        self,
+        arch: str | dict = 'xxs',
+        mixer: dict = dict(type='SPSA'),  # noqa: B006
+        in_channels: int = 3,
+        out_indices: int | tuple[int, ...] = -1,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        dims, depths, expansion = self._parse_arch(arch)
+        self.num_stages = len(dims)
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        if not all(-self.num_stages <= index < self.num_stages for index in indices):
+            raise ValueError(f'out_indices={out_indices}: there are {self.num_stages} stages')
+        if not -1 <= frozen_stages <= self.num_stages:
+            raise ValueError(f'frozen_stages={frozen_stages} is not in -1 … {self.num_stages}')
+        self.out_indices = tuple(index % self.num_stages for index in indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        def norm(channels: int) -> nn.Module:
+            return build_norm_layer(norm_cfg, channels)[1]
+
+        half = dims[0] // 2
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
+            norm(half),
+            nn.GELU(),
+            nn.Conv2d(half, dims[0], 3, stride=2, padding=1, bias=False),
+            norm(dims[0]),
+        )
+        self.stages = nn.ModuleList()
+        for index, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
+            layers = []
+            if index:
+                layers += [nn.Conv2d(dims[index - 1], channels, 2, stride=2, bias=False), norm(channels)]
+            layers += [SPSABlock(channels, mixer, expansion, norm_cfg, with_cp) for _ in range(depth)]
+            self.stages.append(nn.Sequential(*layers))
+        for index in self.out_indices:
+            self.add_module(f'norm{index}', norm(dims[index]))
+        self._freeze_stages()
+
+    def _parse_arch(self, arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Return channels and depth of the stages, and the expansion of the feed-forward networks."""
+        if isinstance(arch, str):
+            if arch not in self.arch_settings:
+                raise ValueError(f'arch={arch!r} is not one of {", ".join(self.arch_settings)}, and no dict')
+            arch = self.arch_settings[arch]
+        unknown = set(arch) - {'dims', 'depths', 'expansion'}
+        if unknown or not {'dims', 'depths'} <= set(arch) or len(arch['dims']) != len(arch['depths']):
+            raise ValueError(f'arch={dict(arch)} needs dims and depths of equal length, and at most expansion besides')
+        return tuple(arch['dims']), tuple(arch['depths']), arch.get('expansion', 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return maps ``(B, C_i, H / 2^(i+2), W / 2^(i+2))`` of the stages ``i`` in ``out_indices``.
+
+        Args:
+            x: ``(B, 3, H, W)``.
+        """
+        x = self.stem(x)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                outputs.append(getattr(self, f'norm{index}')(x))
+        return tuple(outputs)
+
+    def _freeze_stages(self) -> None:
+        """Stop gradients of the stem and the first stages, and put them in eval mode."""
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'SPSANet':
+        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

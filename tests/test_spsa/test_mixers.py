@@ -1,0 +1,64 @@
+"""The reference mixers against their formulas, the host's module, and torch's attention."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmplugins.spsa import MHSA, SGE, PoolMixer, SimAM
+
+
+@pytest.mark.parametrize('name', ['SPSA', 'SimAM', 'SGE', 'PoolMixer', 'MHSA', 'Identity'])
+def test_all_have_one_interface(name):
+    mixer = MODELS.build(dict(type=name, in_channels=32))
+    for size in ((2, 32, 5, 7), (1, 32, 1, 1)):
+        x = torch.randn(size, requires_grad=True)
+        y = mixer(x)
+        assert y.shape == x.shape and y.isfinite().all()
+        y.square().sum().backward()
+        assert x.grad.isfinite().all()
+    expected = dict(SGE=2 * 2, MHSA=3 * 32 * 32 + 3 * 32).get(name, 0)
+    assert sum(parameter.numel() for parameter in mixer.parameters()) == expected
+
+
+def test_simam_per_value():
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    expected = torch.empty_like(x)
+    for image in range(2):
+        for channel in range(3):
+            values = x[image, channel]
+            energy = (values - values.mean()) ** 2 / (4 * (values.var() + 1e-4)) + 0.5
+            expected[image, channel] = values / (1 + (-energy).exp())
+    torch.testing.assert_close(SimAM(3)(x), expected)
+
+
+def test_sge_per_group():
+    layer = SGE(8, num_heads=2).double()
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(1, 8, 4, 5, dtype=torch.float64)
+    for group in range(2):
+        part = x[0, 4 * group : 4 * group + 4].reshape(4, -1)
+        score = part.mean(1) @ part
+        score = (score - score.mean()) / (score.var(unbiased=False) + 1e-5).sqrt()
+        gate = (score * layer.weight[0, group, 0] + layer.bias[0, group, 0]).sigmoid()
+        torch.testing.assert_close(layer(x)[0, 4 * group : 4 * group + 4].reshape(4, -1), part * gate)
+
+
+def test_pool_is_the_neighborhood_minus_the_token():
+    x = torch.randn(1, 2, 6, 6)
+    assert PoolMixer(2)(x)[0, 1, 2, 3] == pytest.approx((x[0, 1, 1:4, 2:5].mean() - x[0, 1, 2, 3]).item(), abs=1e-6)
+
+
+def test_mhsa_is_torch_attention():
+    layer = MHSA(32, num_heads=4)
+    torchs = nn.MultiheadAttention(32, 4, batch_first=True)
+    with torch.no_grad():
+        torchs.in_proj_weight.copy_(layer.qkv.weight.flatten(1))
+        torchs.in_proj_bias.copy_(layer.qkv.bias)
+        torchs.out_proj.weight.copy_(torch.eye(32))
+        torchs.out_proj.bias.zero_()
+    x = torch.randn(2, 32, 3, 5)
+    tokens = x.flatten(2).transpose(1, 2)
+    expected = torchs(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,163 @@
+"""SPSANet: counts, shapes, freezing, mixers."""
+
+import pytest
+import torch
+from mmcv.cnn.utils import fuse_conv_bn
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmpretrain.registry import MODELS
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmplugins.spsa import SPSA, SPSANet
+
+TINY = dict(dims=(16, 32), depths=(1, 2))
+# arch: parameters with 1000 classes, millions of multiplications at 224 and 256 pixels; the last with attention.
+SIZES = [
+    ('xxs', 'SPSA', 1_099_128, 221.5, 289.2),
+    ('xs', 'SPSA', 2_107_808, 420.6, 549.3),
+    ('s', 'SPSA', 5_445_968, 955.5, 1247.9),
+    ('xxs', 'Identity', 1_099_128, 221.5, 289.2),
+    ('xxs', 'MHSA', 1_452_600, None, 2886),
+    ('xs', 'MHSA', 2_825_120, None, 4353),
+    ('s', 'MHSA', 7_475_936, None, 7402),
+]
+
+
+def classifier(arch, mixer, classes=1000):
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='SPSANet', arch=arch, mixer=dict(type=mixer)),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=classes, in_channels=SPSANet.arch_settings[arch]['dims'][-1]),
+        )
+    )
+
+
+@pytest.mark.parametrize(('arch', 'mixer', 'parameters', 'at_224', 'at_256'), SIZES)
+def test_parameters_and_multiplications(arch, mixer, parameters, at_224, at_256):
+    with torch.device('meta'):  # counted by torch, not run
+        model = classifier(arch, mixer).eval()
+        assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+        for side, expected in ((224, at_224), (256, at_256)):
+            if expected:
+                with FlopCounterMode(display=False) as counter:
+                    model(torch.empty(1, 3, side, side), mode='tensor')
+                assert counter.get_total_flops() / 2e6 == pytest.approx(expected, rel=0.02)
+
+
+def test_outputs_of_all_stages():
+    net = SPSANet('xxs', out_indices=(0, 1, 2, 3)).eval()
+    outputs = net(torch.randn(2, 3, 64, 96))
+    assert [tuple(y.shape) for y in outputs] == [(2, 32, 16, 24), (2, 64, 8, 12), (2, 96, 4, 6), (2, 160, 2, 3)]
+    assert [tuple(y.shape) for y in SPSANet(TINY)(torch.randn(1, 3, 33, 47))] == [(1, 32, 4, 6)]
+
+
+@pytest.mark.parametrize('mixer', ['SPSA', 'SimAM', 'SGE', 'PoolMixer', 'MHSA', 'Identity', 'ContextBlock'])
+def test_mixers_are_swappable(mixer):
+    ratio = dict(ratio=0.25) if mixer == 'ContextBlock' else {}  # a plugin of mmcv
+    net = SPSANet(TINY, mixer=dict(type=mixer, **ratio))
+    net(torch.randn(2, 3, 32, 48))[0].square().mean().backward()
+    assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]
+
+
+def test_weights_load_with_any_parameter_free_mixer():
+    net, other = SPSANet(TINY), SPSANet(TINY, mixer=dict(type='Identity'))
+    other.load_state_dict(net.state_dict(), strict=True)
+    net.load_state_dict(other.state_dict(), strict=True)
+    x = torch.randn(1, 3, 32, 32)
+    assert not torch.allclose(net.eval()(x)[0], other.eval()(x)[0])  # but it does something
+
+
+def test_block_follows_the_formula():
+    block = SPSANet(TINY).stages[1][2].eval()
+    x = torch.randn(2, 32, 4, 6)
+    y = x + block.pwconv(SPSA(32)(block.dwconv(block.norm1(x))))
+    expand, act, reduce = block.ffn
+    expected = y + reduce(act(expand(block.norm2(y))))
+    torch.testing.assert_close(block(x), expected)
+    assert block.dwconv.groups == 32 and expand.out_channels == 96 and isinstance(act, nn.GELU)
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 2])
+def test_frozen_stages(frozen):
+    net = SPSANet(TINY, frozen_stages=frozen)
+    net.train()
+    net(torch.randn(2, 3, 32, 32))[0].sum().backward()
+    parts = [net.stem, *net.stages]
+    for index, part in enumerate(parts):
+        is_frozen = index <= frozen
+        assert all((parameter.grad is None) is is_frozen for parameter in part.parameters()), index
+        assert all(norm.training is not is_frozen for norm in part.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_norm_eval():
+    net = SPSANet(TINY, norm_eval=True).train()
+    assert not any(norm.training for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
+    assert net.stages[0][0].training
+
+
+def test_checkpointing_changes_nothing():
+    net, saving = SPSANet(TINY), SPSANet(TINY, with_cp=True)
+    saving.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    gradients = []
+    for model in (net, saving):
+        loss = model.eval()(x)[0].square().mean()
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize('mixer', ['SPSA', 'MHSA', 'Identity'])
+def test_hosts_fusion_of_norms_is_right(mixer):
+    """mmcv folds a norm into the convolution registered before it, whether or not one follows the other."""
+    net = SPSANet(TINY, mixer=dict(type=mixer), out_indices=(0, 1))
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    net.eval()
+    x = torch.randn(1, 3, 32, 32)
+    expected = net(x)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    fused = fuse_conv_bn(net)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == norms - 3  # stem, second stage
+    for found, wanted in zip(fused(x), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='m'), "arch='m' is not one of xxs, xs, s"),
+        (dict(arch=dict(dims=(16, 32))), 'needs dims and depths'),
+        (dict(arch=dict(dims=(16, 32), depths=(1,))), 'of equal length'),
+        (dict(arch=dict(TINY, heads=2)), 'at most expansion'),
+        (dict(arch=TINY, out_indices=(0, 2)), r'out_indices=\(0, 2\): there are 2 stages'),
+        (dict(arch=TINY, frozen_stages=3), 'frozen_stages=3'),
+        (dict(arch=dict(dims=(16, 40), depths=(1, 1))), 'head_dim=16 does not divide in_channels=40'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        SPSANet(**options)
+
+
+def test_config_is_not_changed():
+    mixer = dict(type='SPSA', head_dim=8)
+    SPSANet(TINY, mixer=mixer)
+    assert mixer == dict(type='SPSA', head_dim=8)
+    assert ROOT_MODELS.build(dict(mixer, in_channels=16)).num_heads == 2
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    net = SPSANet(TINY)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.autocast('cpu', dtype=dtype):
+        y = net(x)[0]
+    assert y.isfinite().all()
+    y.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
