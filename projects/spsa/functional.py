@@ -29,7 +29,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def token_statistics(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean ``m_i``, and ``sqrt(d) / sqrt(|t_i - m_i|^2 + eps)``, of tokens ``(B, h, d, ...)``; two ``(B, h, 1, ...)``."""
+    """Mean ``m_i``, ``sqrt(d) / sqrt(|t_i - m_i|^2 + eps)`` of tokens ``(B, h, d, ...)``: two ``(B, h, 1, ...)``."""
     mean = t.mean(2, keepdim=True)
     # The variance without a centered copy of the map; rounding can take it below zero. In fp32 a common offset of a
     # token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
