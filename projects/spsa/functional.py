@@ -25,7 +25,8 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """View ``(B, C, ...)`` as ``(B, h, d, ...)``, in at least fp32: statistics of half precision are too coarse."""
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    return x.unflatten(1, (num_heads, -1))
+    # For the tracing ONNX exporter: unflatten() would fix the batch size; the channels have to be a number.
+    return x.view(x.shape[0], num_heads, int(x.shape[1]) // num_heads, *x.shape[2:])
 
 
 def token_statistics(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def token_statistics(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     # The variance without a centered copy of the map; rounding can take it below zero. In fp32 a common offset of a
     # token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
     variance = torch.addcmul((t * t).mean(2, keepdim=True), mean, mean, value=-1).clamp_min(0)
-    return mean, (variance + eps / t.shape[2]).rsqrt()
+    return mean, (variance + eps / int(t.shape[2])).rsqrt()
 
 
 def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> Tensor:
@@ -61,14 +62,14 @@ def head_saliency(t: Tensor, key: str, eps: float) -> Tensor:
 
     ``sqrt(d) P(u)`` is a layer norm of ``u``, so with means over the channels in place of sums no factor is left over.
     """
-    d, positions = t.shape[2], tuple(range(3, t.dim()))
+    d, positions = int(t.shape[2]), tuple(range(3, t.dim()))
     mean, inverse = token_statistics(t, eps)
     if key == 'gap':
         vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d)
     else:
         vector = ((t - mean) * inverse).mean(positions)
     # The vector has mean zero over the channels, so the token need not be centered here.
-    product = (t * vector.view(vector.shape + (1,) * len(positions))).mean(2, keepdim=True)
+    product = (t * vector[(...,) + (None,) * len(positions)]).mean(2, keepdim=True)
     # Rounding: `inverse` is large for a token of nearly equal channels.
     return (product * inverse).clamp(-1, 1)
 
@@ -86,8 +87,8 @@ def activate(rho: Tensor, act: str = 'one_plus') -> Tensor:
     if act == 'sigmoid':
         return rho.sigmoid()
     if act == 'softmax':
-        flat = rho.flatten(3)
-        return (flat.softmax(-1) * flat.shape[3]).view_as(rho)
+        weight = rho.exp()  # correlations are at most 1: no need to subtract the largest
+        return weight / weight.mean(tuple(range(3, rho.dim())), keepdim=True)
     return rho
 
 
@@ -108,7 +109,7 @@ def spsa_gate(x: Tensor, num_heads: int, act: str = 'one_plus', key: str = 'gap'
     rho = head_saliency(t, key, eps)
     # The default in one pass over the map.
     y = torch.addcmul(t, t, rho) if act == 'one_plus' else t * activate(rho, act)
-    return y.to(x.dtype).flatten(1, 2)
+    return y.to(x.dtype).reshape(x.shape)
 
 
 def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
@@ -129,9 +130,9 @@ def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     mean, inverse = token_statistics(t, eps)
     # Under autocast the products would be of half precision again.
     with torch.autocast(x.device.type, enabled=False):
-        p = (t - mean) * (inverse * t.shape[2] ** -0.5)
+        p = (t - mean) * (inverse * int(t.shape[2]) ** -0.5)
         # Means over the tokens, not sums: numerator and denominator are divided by N.
         mixed = t.mean(3, keepdim=True) + (t @ p.transpose(2, 3) / t.shape[3]) @ p
         weight = 1 + p.mean(3, keepdim=True).transpose(2, 3) @ p
         y = mixed / (weight + eps)
-    return y.flatten(1, 2).to(x.dtype).view_as(x)
+    return y.to(x.dtype).reshape(x.shape)
