@@ -1,0 +1,21 @@
+"""O²DETR: oriented object detection with transformer (arXiv 2106.03146), a plugin for mmrotate."""
+
+from .decoder import O2DETRDecoder
+from .detector import O2DETR
+from .encoder import DepthwiseSeparableMixer, DWSepEncoder, DWSepEncoderLayer
+from .head import O2DETRHead
+from .losses import PeriodicRBoxL1Loss
+from .match_costs import GDCost, RBoxL1Cost, RotatedIoUCost
+
+__all__ = [
+    'DWSepEncoder',
+    'DWSepEncoderLayer',
+    'DepthwiseSeparableMixer',
+    'GDCost',
+    'O2DETR',
+    'O2DETRDecoder',
+    'O2DETRHead',
+    'PeriodicRBoxL1Loss',
+    'RBoxL1Cost',
+    'RotatedIoUCost',
+]

@@ -1,0 +1,131 @@
+"""Angle conventions and normalized rotated boxes of O²DETR (arXiv 2106.03146).
+
+A box is ``(cx, cy, w, h, θ)`` in pixels and radians, as :class:`mmrotate.structures.RotatedBoxes`: ``w`` lies along θ,
+which grows clockwise in the image. The long-edge conventions have ``w >= h`` and
+
+- ``le180``: θ in [0, π);
+- ``le90``: θ in [-π/2, π/2), that of most configs of mmrotate.
+
+A normalized box is five numbers in [0, 1]: the center by width and height of the image, both sides by the *longer* side
+of the image, the angle by π, counted from the start of the range.
+
+Not in the paper: our decisions. [0, π) fits a sigmoid; OpenCV's convention ``oc`` has no long edge, so its angle jumps
+by 90° where two sides are nearly equal, and it is refused. Public rotated DETRs divide ``w`` by the width and ``h`` by
+the height, the same as ours on square images; on others an upright object along the longer side would need a number
+above 1, and the ratio of the sides would change.
+
+Shapes: ``...`` any leading dimensions, e.g. ``(B, M, 5)``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.layers import inverse_sigmoid
+from torch import Tensor
+
+ANGLE_STARTS = {'le180': 0.0, 'le90': -math.pi / 2}
+MIN_SIZE = 1e-3
+
+
+def check_angle_version(angle_version: str) -> str:
+    """Return the name of an angle convention if it is one of ours.
+
+    Raises:
+        ValueError: It is not; the message lists those that are.
+    """
+    if angle_version not in ANGLE_STARTS:
+        why = ", whose angle jumps by 90° where the sides are equal: use 'le180' or 'le90'"
+        raise ValueError(
+            f'angle_version must be one of {sorted(ANGLE_STARTS)}, not {angle_version!r}'
+            f'{why if angle_version == "oc" else ""}'
+        )
+    return angle_version
+
+
+def wrap_angle(theta: Tensor, angle_version: str = 'le180') -> Tensor:
+    """Bring angles, in radians, into the range of the convention; any shape."""
+    start = ANGLE_STARTS[angle_version]
+    turned = torch.remainder(theta - start, math.pi)
+    # The remainder of a tiny negative number rounds to π itself, which is not in the range.
+    return torch.where(turned >= math.pi, torch.zeros_like(turned), turned) + start
+
+
+def angle_distance(first: Tensor, second: Tensor, period: float = math.pi) -> Tensor:
+    """Shortest way between angles of a line, in [0, period / 2]; the arguments broadcast."""
+    delta = torch.remainder((first - second).abs(), period)
+    return torch.minimum(delta, period - delta)
+
+
+def regularize(boxes: Tensor, angle_version: str = 'le180') -> Tensor:
+    """Return the same rectangles with ``w >= h`` and θ in the range of the convention.
+
+    The host's ``RotatedBoxes.regularize_boxes`` works in place and turns squares by 90°, so a second call turns them
+    again; this one returns new boxes and leaves its own results as they are.
+
+    Args:
+        boxes: ``(..., 5)``, pixels and radians; any angle.
+        angle_version: ``'le180'`` or ``'le90'``.
+
+    Returns:
+        ``(..., 5)``.
+    """
+    x, y, w, h, theta = boxes.unbind(-1)
+    swap = h > w
+    theta = wrap_angle(torch.where(swap, theta + math.pi / 2, theta), angle_version)
+    return torch.stack([x, y, torch.where(swap, h, w), torch.where(swap, w, h), theta], dim=-1)
+
+
+def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
+    """What normalized boxes of an image are multiplied by: ``(5,)``, of the dtype and device of ``like``.
+
+    Args:
+        img_shape: Height and width without padding, in pixels.
+        like: Any tensor.
+    """
+    height, width = img_shape[:2]
+    side = max(height, width)
+    return like.new_tensor([width, height, side, side, math.pi])
+
+
+def normalize(boxes: Tensor, img_shape: Sequence[int], angle_version: str = 'le180') -> Tensor:
+    """Normalize boxes that :func:`regularize` brought into the convention.
+
+    Args:
+        boxes: ``(..., 5)``, pixels and radians.
+        img_shape: Height and width without padding.
+        angle_version: ``'le180'`` or ``'le90'``.
+
+    Returns:
+        ``(..., 5)``. Sides may exceed 1 where a box is longer than the longer side of the image.
+    """
+    start = boxes.new_tensor([0, 0, 0, 0, ANGLE_STARTS[angle_version]])
+    return (boxes - start) / box_factors(img_shape, boxes)
+
+
+def denormalize(boxes: Tensor, img_shape: Sequence[int], angle_version: str = 'le180') -> Tensor:
+    """Invert :func:`normalize`; ``(..., 5)`` to ``(..., 5)``."""
+    start = boxes.new_tensor([0, 0, 0, 0, ANGLE_STARTS[angle_version]])
+    return boxes * box_factors(img_shape, boxes) + start
+
+
+def refine_boxes(deltas: Tensor, reference: Tensor) -> Tensor:
+    """Apply the output of a box branch to a reference.
+
+    Center and sides are refined before the sigmoid, as in Deformable DETR. The angle is predicted from nothing where
+    the reference has none; else it is turned by up to a quarter turn, modulo π. Refining it before the sigmoid would
+    stop the gradient of horizontal boxes, the commonest, which lie at an end of the sigmoid. Not in the paper.
+
+    Args:
+        deltas: ``(B, M, 5)``, any real numbers.
+        reference: ``(B, M, 2)`` points or ``(B, M, 5)`` boxes, normalized.
+
+    Returns:
+        ``(B, M, 5)`` normalized boxes.
+    """
+    if reference.size(-1) == 2:
+        center = deltas[..., :2] + inverse_sigmoid(reference)
+        return torch.cat([center, deltas[..., 2:]], dim=-1).sigmoid()
+    box = (deltas[..., :4] + inverse_sigmoid(reference[..., :4])).sigmoid()
+    turn = reference[..., 4:] + deltas[..., 4:].sigmoid() - 0.5
+    return torch.cat([box, turn - turn.detach().floor()], dim=-1)

@@ -1,0 +1,158 @@
+"""O²DETR: oriented object detection with transformer, arXiv 2106.03146.
+
+``backbone → neck → encoder of depthwise separable convolutions → deformable decoder → class and rotated box a query``
+
+The abstract: end to end, no rotated anchors, attention of the encoder replaced by depthwise separable convolution. The
+rest is ours, on the model of Deformable DETR, as which a leaderboard lists the method.
+
+Shapes: ``B`` images, ``N`` memory tokens of ``L`` levels, ``M`` queries, ``D`` channels.
+"""
+
+import torch
+from mmdet.models.detectors import DeformableDETR
+from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding
+from mmdet.structures import DetDataSample, OptSampleList
+from mmdet.utils import ConfigType
+from mmengine.model import BaseModule
+from mmrotate.registry import MODELS
+from torch import Tensor, nn
+
+from .decoder import O2DETRDecoder
+from .encoder import DepthwiseSeparableMixer, DWSepEncoder, NoEncoder
+from .head import O2DETRHead
+
+ENCODERS = dict(dwsep=DWSepEncoder, deformable=DeformableDetrTransformerEncoder, none=NoEncoder)
+
+
+def build_encoder(cfg: ConfigType) -> BaseModule:
+    """Build an encoder.
+
+    Args:
+        cfg: ``type`` is ``'dwsep'`` (default) for O²DETR's, ``'deformable'`` for mmdet's deformable encoder, which
+            makes a rotated Deformable DETR, or ``'none'``. The other keys are arguments of :class:`DWSepEncoder`,
+            mmdet's ``DeformableDetrTransformerEncoder`` or :class:`NoEncoder`.
+
+    Raises:
+        ValueError: Unknown ``type``.
+    """
+    kwargs = dict(cfg)
+    kind = kwargs.pop('type', 'dwsep')
+    if kind not in ENCODERS:
+        raise ValueError(f'the type of the encoder must be one of {sorted(ENCODERS)}, not {kind!r}')
+    return ENCODERS[kind](**kwargs)
+
+
+@MODELS.register_module()
+class O2DETR(DeformableDETR):
+    """Oriented DETR with a convolutional encoder.
+
+    Args:
+        encoder: See :func:`build_encoder`.
+        decoder: Arguments of :class:`O2DETRDecoder`.
+        bbox_head: Config of :class:`O2DETRHead`.
+        num_queries: ``M``. 900 for patches of DOTA, which may hold hundreds of objects.
+        with_box_refine: Whether each decoder layer starts from the boxes of the one before. Off in the base model: the
+            abstract does not name it.
+        as_two_stage: Whether the first boxes come from the best tokens of the encoder. Off in the base model.
+        num_feature_levels: ``L``, maps that the neck gives.
+        *args: Of the host's ``DeformableDETR``.
+        **kwargs: Of the host's ``DeformableDETR``: ``backbone``, ``neck``, ``positional_encoding``, ``train_cfg``,
+            ``test_cfg``, ``data_preprocessor``.
+
+    Raises:
+        TypeError: The head is no :class:`O2DETRHead`.
+        ValueError: Encoder, decoder, head and positions differ in width, or the decoder's levels in number.
+    """
+
+    def _init_layers(self) -> None:
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = build_encoder(self.encoder)
+        self.decoder = O2DETRDecoder(**self.decoder)
+        self.embed_dims = self.encoder.embed_dims
+        self._check()
+        self.level_embed = nn.Parameter(torch.zeros(self.num_feature_levels, self.embed_dims))
+        if self.as_two_stage:
+            self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
+            self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
+            self.pos_trans_fc = nn.Linear(self.embed_dims * 2, self.embed_dims * 2)
+            self.pos_trans_norm = nn.LayerNorm(self.embed_dims * 2)
+        else:
+            # Content and position of each query.
+            self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims * 2)
+            self.reference_points_fc = nn.Linear(self.embed_dims, 2)
+
+    def _check(self) -> None:
+        if not isinstance(self.bbox_head, O2DETRHead):
+            raise TypeError(f'bbox_head must be an O2DETRHead, not {type(self.bbox_head).__name__}')
+        widths = dict(
+            encoder=self.embed_dims,
+            decoder=self.decoder.embed_dims,
+            bbox_head=self.bbox_head.embed_dims,
+            positional_encoding=2 * self.positional_encoding.num_feats,
+        )
+        if len(set(widths.values())) > 1:
+            raise ValueError(f'embed_dims (twice num_feats of positional_encoding) must be equal, not {widths}')
+        levels = self.decoder.layers[0].cross_attn.num_levels
+        if levels != self.num_feature_levels:
+            raise ValueError(
+                f"num_feature_levels is {self.num_feature_levels}, num_levels of the decoder's cross_attn_cfg {levels}"
+            )
+
+    def init_weights(self) -> None:
+        """As the host's, which then makes depthwise kernels far too small; those are set again."""
+        super().init_weights()
+        for module in self.encoder.modules():
+            if isinstance(module, DepthwiseSeparableMixer):
+                module.init_weights()
+
+    def pre_transformer(
+        self, mlvl_feats: tuple[Tensor, ...], batch_data_samples: OptSampleList = None
+    ) -> tuple[dict, dict]:
+        """As the host's; without data samples, as for an export or a count of operations, no image is padded.
+
+        Args:
+            mlvl_feats: ``L`` maps ``(B, D, H_l, W_l)``.
+            batch_data_samples: With ``img_shape`` and ``batch_input_shape``.
+
+        Returns:
+            Arguments of :meth:`forward_encoder` and :meth:`forward_decoder`.
+
+        Raises:
+            ValueError: The neck gives another number of maps than ``num_feature_levels``.
+        """
+        if len(mlvl_feats) != self.num_feature_levels:
+            raise ValueError(f'the neck gives {len(mlvl_feats)} maps, num_feature_levels is {self.num_feature_levels}')
+        if batch_data_samples is None:
+            # Only whether both shapes agree is read from them.
+            batch_data_samples = [DetDataSample(metainfo=dict(img_shape=(1, 1), batch_input_shape=(1, 1)))]
+        return super().pre_transformer(mlvl_feats, batch_data_samples)
+
+    def pre_decoder(self, memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Tensor) -> tuple[dict, dict]:
+        """Queries and their references.
+
+        Args:
+            memory: ``(B, N, D)``.
+            memory_mask: ``(B, N)``, True at padding, or None.
+            spatial_shapes: ``(L, 2)``.
+
+        Returns:
+            Arguments of :meth:`forward_decoder` and of the head.
+        """
+        if not self.as_two_stage:
+            return super().pre_decoder(memory, memory_mask, spatial_shapes)
+        tokens, anchors = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
+        scores = self.bbox_head.cls_branches[self.decoder.num_layers](tokens)
+        # The tokens' anchors have no angle: it is predicted from nothing.
+        logits = self.bbox_head.reg_branches[self.decoder.num_layers](tokens)
+        logits = torch.cat([logits[..., :4] + anchors, logits[..., 4:]], dim=-1)
+        # As in Deformable DETR, the first class stands for any object here. Tokens at the border or in the padding have
+        # infinite anchors; the host lets them be chosen.
+        objectness = scores[..., 0].masked_fill(anchors.isinf().any(-1), -torch.inf)
+        best = objectness.topk(min(self.num_queries, objectness.size(1)), dim=1).indices[..., None]
+        chosen = logits.gather(1, best.expand(-1, -1, 5)).detach()
+        # The host's pos_trans_fc fits embeddings of D / 2 numbers a coordinate; its default is right for D = 256 only.
+        embedded = self.get_proposal_pos_embed(chosen[..., :4], num_pos_feats=self.embed_dims // 2)
+        query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
+        decoder_inputs = dict(query=query, query_pos=query_pos, memory=memory, reference_points=chosen.sigmoid())
+        head_inputs = dict(enc_outputs_class=scores, enc_outputs_coord=logits.sigmoid()) if self.training else {}
+        return decoder_inputs, head_inputs

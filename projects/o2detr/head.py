@@ -1,0 +1,303 @@
+"""Head of O²DETR (arXiv 2106.03146): classes and rotated boxes of each query, matched one to one, no NMS.
+
+Only "DETR", "oriented" and "deformable" are public about this head; losses, weights and the coding of a box are our
+decisions, near to those of public rotated DETRs (ai4rs, Apache-2.0), whose errors with anisotropic scales and with
+boxes longer than an image it does not have.
+
+Shapes: ``B`` images, ``M`` queries, ``C`` classes, ``D`` channels, ``G`` true boxes, ``K`` decoder layers.
+"""
+
+import torch
+from mmcv.cnn import Linear
+from mmdet.models.dense_heads import DeformableDETRHead
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
+from mmengine.structures import InstanceData
+from mmrotate.models.losses import GDLoss
+from mmrotate.registry import MODELS
+from mmrotate.structures import RotatedBoxes
+from torch import Tensor, nn
+
+from .angles import MIN_SIZE, check_angle_version, denormalize, normalize, refine_boxes, regularize
+
+
+@MODELS.register_module()
+class O2DETRHead(DeformableDETRHead):
+    """Focal classification, L1 and Gaussian loss of rotated boxes.
+
+    Args:
+        num_classes: ``C``.
+        angle_version: ``'le180'``, θ in [0, π), or ``'le90'``, θ in [-π/2, π/2); of targets and predictions. The ground
+            truth may come in any.
+        min_gt_size: Sides of the ground truth, in pixels, are at least this in the targets: the inverse covariance of
+            a degenerate box explodes (mmrotate #988).
+        loss_cls: A loss with a sigmoid.
+        loss_bbox: Of normalized boxes.
+        loss_iou: Of boxes in pixels: ``GDLoss`` or, on CUDA, ``RotatedIoULoss``.
+        embed_dims: ``D``.
+        num_reg_fcs: Hidden layers of the box branch.
+        **kwargs: Of the host's ``DeformableDETRHead``. ``test_cfg.max_per_img`` may exceed ``M C``.
+
+    Raises:
+        ValueError: Unknown angle version, or a classification loss without sigmoid.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        angle_version: str = 'le180',
+        min_gt_size: float = 1.0,
+        loss_cls: dict = dict(type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),  # noqa: B006
+        loss_bbox: dict = dict(type='mmrotate.PeriodicRBoxL1Loss', loss_weight=5.0),  # noqa: B006
+        loss_iou: dict = dict(  # noqa: B006
+            type='mmrotate.GDLoss', loss_type='kld', fun='log1p', tau=1.0, sqrt=False, loss_weight=2.0
+        ),
+        embed_dims: int = 256,
+        num_reg_fcs: int = 2,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        self.angle_version = check_angle_version(angle_version)
+        self.min_gt_size = min_gt_size
+        super().__init__(
+            num_classes=num_classes,
+            embed_dims=embed_dims,
+            num_reg_fcs=num_reg_fcs,
+            loss_cls=loss_cls,
+            loss_bbox=loss_bbox,
+            loss_iou=loss_iou,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg or {},
+            **kwargs,
+        )
+        if not self.loss_cls.use_sigmoid:
+            raise ValueError(f'O2DETRHead scores each class by itself: loss_cls needs use_sigmoid=True, not {loss_cls}')
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        for branch in self.reg_branches:
+            # Shared branches are one object: the second visit changes nothing.
+            if branch[-1].out_features != 5:
+                branch[-1] = Linear(self.embed_dims, 5)
+
+    def init_weights(self) -> None:
+        """As Deformable DETR's; the angle starts in the middle of its range, unturned."""
+        super().init_weights()
+        for branch in self.reg_branches:
+            nn.init.zeros_(branch[-1].bias.data[4:])
+
+    def forward(self, hidden_states: Tensor, references: list[Tensor], **kwargs) -> tuple[Tensor, Tensor]:
+        """Classes and boxes of all layers.
+
+        Args:
+            hidden_states: ``(K, B, M, D)``.
+            references: What each layer's boxes start from, ``(B, M, 2)`` or ``(B, M, 5)``, and that after the last.
+            **kwargs: Proposals of a two-stage detector in training, which the loss uses.
+
+        Returns:
+            Logits ``(K, B, M, C)`` and normalized boxes ``(K, B, M, 5)``.
+        """
+        logits = [branch(state) for branch, state in zip(self.cls_branches, hidden_states, strict=False)]
+        boxes = [
+            refine_boxes(branch(state), reference)
+            for branch, state, reference in zip(self.reg_branches, hidden_states, references, strict=False)
+        ]
+        return torch.stack(logits), torch.stack(boxes)
+
+    def loss_by_feat(
+        self,
+        all_layers_cls_scores: Tensor,
+        all_layers_bbox_preds: Tensor,
+        enc_cls_scores: Tensor | None,
+        enc_bbox_preds: Tensor | None,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses of all layers, after one look at the ground truth.
+
+        Args:
+            all_layers_cls_scores: ``(K, B, M, C)`` logits.
+            all_layers_bbox_preds: ``(K, B, M, 5)`` normalized boxes.
+            enc_cls_scores: ``(B, N, C)`` logits of the tokens of a two-stage detector, or None.
+            enc_bbox_preds: ``(B, N, 5)`` normalized boxes of the tokens, or None.
+            batch_gt_instances: ``bboxes`` ``(G, 5)`` in pixels, ``labels`` ``(G,)``; they are not changed.
+            batch_img_metas: With ``img_shape``.
+            batch_gt_instances_ignore: None.
+
+        Returns:
+            ``loss_cls``, ``loss_bbox``, ``loss_iou``, those of the other layers as ``d0.loss_cls``, and of the tokens
+            as ``enc_loss_cls``.
+
+        Raises:
+            ValueError: A label is not below ``num_classes``, or boxes are not rotated ones.
+        """
+        pairs = zip(batch_gt_instances, batch_img_metas, strict=True)
+        return super().loss_by_feat(
+            all_layers_cls_scores.float(),
+            all_layers_bbox_preds.float(),
+            enc_cls_scores if enc_cls_scores is None else enc_cls_scores.float(),
+            enc_bbox_preds if enc_bbox_preds is None else enc_bbox_preds.float(),
+            [self.prepare_gt(gt, meta) for gt, meta in pairs],
+            batch_img_metas,
+            batch_gt_instances_ignore,
+        )
+
+    def prepare_gt(self, gt_instances: InstanceData, img_meta: dict) -> InstanceData:
+        """Return new instances in the convention of the head, at least ``min_gt_size`` large.
+
+        Args:
+            gt_instances: ``bboxes`` ``(G, 5)``, rotated boxes or a tensor; ``labels`` ``(G,)``.
+            img_meta: Of the image, for messages.
+
+        Raises:
+            ValueError: See :meth:`loss_by_feat`.
+        """
+        boxes, labels = get_box_tensor(gt_instances.bboxes), gt_instances.labels
+        where = img_meta.get('img_path', 'an image')
+        if boxes.numel() and boxes.size(-1) != 5:
+            raise ValueError(
+                f'{where} has boxes of {boxes.size(-1)} numbers; O2DETRHead needs (cx, cy, w, h, θ): put '
+                "dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')) into the pipeline"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f'{where} has the labels {labels.unique().tolist()}, the head has num_classes={self.num_classes}: '
+                'set num_classes of the head (and of all stages of a RoI head) to the number of classes of the data'
+            )
+        boxes = regularize(boxes.reshape(-1, 5).float(), self.angle_version)
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:4].clamp(min=self.min_gt_size), boxes[:, 4:]], dim=-1)
+        return InstanceData(bboxes=boxes, labels=labels)
+
+    def loss_by_feat_single(
+        self,
+        cls_scores: Tensor,
+        bbox_preds: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of one decoder layer.
+
+        Args:
+            cls_scores: ``(B, M, C)`` logits.
+            bbox_preds: ``(B, M, 5)`` normalized boxes.
+            batch_gt_instances: From :meth:`prepare_gt`.
+            batch_img_metas: With ``img_shape``.
+
+        Returns:
+            Classification, L1 and Gaussian (or IoU) loss.
+        """
+        targets = self.get_targets(list(cls_scores), list(bbox_preds), batch_gt_instances, batch_img_metas)
+        labels, label_weights, box_targets, box_weights = (torch.cat(x) for x in targets[:4])
+        num_pos = max(float(reduce_mean(cls_scores.new_tensor([targets[4]]))), 1.0)
+
+        cls_factor = num_pos if self.sync_cls_avg_factor else max(targets[4], 1)
+        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), labels, label_weights, avg_factor=cls_factor)
+        loss_bbox = self.loss_bbox(bbox_preds.flatten(0, 1), box_targets, box_weights, avg_factor=num_pos)
+
+        # The Gaussian loss is for matched pairs only, in pixels. In float32 the determinant of a thin slanted box is
+        # lost: at 1000 x 0.3 pixels it may be negative, and the loss is not a number.
+        dtype = torch.float64 if isinstance(self.loss_iou, GDLoss) else bbox_preds.dtype
+        pred_boxes, true_boxes = [], []
+        queries = bbox_preds.size(1)
+        for pred, target, weight, meta in zip(
+            bbox_preds, box_targets.split(queries), box_weights.split(queries), batch_img_metas, strict=True
+        ):
+            matched = weight[:, 0] > 0
+            for boxes, out in ((pred, pred_boxes), (target, true_boxes)):
+                box = denormalize(boxes[matched].to(dtype), meta['img_shape'], self.angle_version)
+                out.append(torch.cat([box[:, :2], box[:, 2:4].clamp(min=MIN_SIZE), box[:, 4:]], dim=-1))
+        pred_boxes, true_boxes = torch.cat(pred_boxes), torch.cat(true_boxes)
+        if len(true_boxes):
+            loss_iou = self.loss_iou(pred_boxes, true_boxes, avg_factor=num_pos).to(loss_bbox.dtype)
+        else:
+            loss_iou = bbox_preds.sum() * 0
+        return loss_cls, loss_bbox, loss_iou
+
+    def _get_targets_single(
+        self, cls_score: Tensor, bbox_pred: Tensor, gt_instances: InstanceData, img_meta: dict
+    ) -> tuple[Tensor, ...]:
+        """Match the queries of one image; as the host's, with rotated boxes.
+
+        Args:
+            cls_score: ``(M, C)`` logits.
+            bbox_pred: ``(M, 5)`` normalized boxes.
+            gt_instances: From :meth:`prepare_gt`.
+            img_meta: With ``img_shape``.
+
+        Returns:
+            Labels ``(M,)`` (``num_classes`` for none), their weights, normalized boxes ``(M, 5)``, their weights,
+            and the positions of matched and other queries.
+        """
+        img_shape = img_meta['img_shape']
+        pixels = denormalize(bbox_pred, img_shape, self.angle_version)
+        assigned = self.assigner.assign(
+            pred_instances=InstanceData(scores=cls_score, bboxes=pixels), gt_instances=gt_instances, img_meta=img_meta
+        ).gt_inds
+        pos_inds, neg_inds = ((assigned > 0).nonzero().squeeze(1), (assigned <= 0).nonzero().squeeze(1))
+        matched = assigned[pos_inds] - 1
+
+        labels = assigned.new_full((len(bbox_pred),), self.num_classes)
+        labels[pos_inds] = gt_instances.labels[matched]
+        targets, weights = torch.zeros_like(bbox_pred), torch.zeros_like(bbox_pred)
+        targets[pos_inds] = normalize(gt_instances.bboxes[matched], img_shape, self.angle_version)
+        weights[pos_inds] = 1
+        return labels, bbox_pred.new_ones(len(bbox_pred)), targets, weights, pos_inds, neg_inds
+
+    def _predict_by_feat_single(
+        self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
+    ) -> InstanceData:
+        """Best pairs of query and class of one image; no NMS.
+
+        Args:
+            cls_score: ``(M, C)`` logits.
+            bbox_pred: ``(M, 5)`` normalized boxes.
+            img_meta: ``img_shape`` and, to rescale, ``scale_factor``.
+            rescale: Whether boxes are those of the original image.
+
+        Returns:
+            ``bboxes`` ``(n, 5)``, a plain tensor, ``scores`` and ``labels`` ``(n,)``.
+        """
+        scores = cls_score.float().sigmoid().flatten()
+        scores, best = scores.topk(min(self.test_cfg.get('max_per_img', len(cls_score)), len(scores)))
+        boxes = self.decode_boxes(bbox_pred[best // self.num_classes], img_meta)
+        if rescale:
+            boxes = self.rescale_boxes(boxes, img_meta)
+        return InstanceData(bboxes=boxes, scores=scores, labels=best % self.num_classes)
+
+    def decode_boxes(self, bbox_pred: Tensor, img_meta: dict) -> Tensor:
+        """Return boxes in pixels of the network's input, centers inside the image.
+
+        Sides are not clamped to the image: a long slanted box may exceed it.
+
+        Args:
+            bbox_pred: ``(M, 5)`` normalized boxes.
+            img_meta: With ``img_shape``.
+
+        Returns:
+            ``(M, 5)``, in the convention of the head.
+        """
+        height, width = img_meta['img_shape'][:2]
+        boxes = denormalize(bbox_pred.float(), img_meta['img_shape'], self.angle_version)
+        x, y = boxes[:, :1].clamp(0, width), boxes[:, 1:2].clamp(0, height)
+        return regularize(
+            torch.cat([x, y, boxes[:, 2:4].clamp(min=MIN_SIZE), boxes[:, 4:]], dim=-1), self.angle_version
+        )
+
+    def rescale_boxes(self, boxes: Tensor, img_meta: dict) -> Tensor:
+        """Return boxes of the original image; width and height may have been scaled differently.
+
+        Args:
+            boxes: ``(n, 5)`` in pixels of the network's input.
+            img_meta: With ``scale_factor``, of width and height.
+
+        Raises:
+            KeyError: There is no ``scale_factor``.
+        """
+        if 'scale_factor' not in img_meta:
+            raise KeyError("rescaling needs 'scale_factor' in the meta keys of PackDetInputs")
+        scaled = RotatedBoxes(boxes)
+        scaled.rescale_([1 / factor for factor in img_meta['scale_factor'][:2]])
+        return regularize(scaled.tensor, self.angle_version)
