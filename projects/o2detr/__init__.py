@@ -1,5 +1,6 @@
 """O²DETR: oriented object detection with transformer (arXiv 2106.03146), a plugin for mmrotate."""
 
+from .cascade import O2DETRCascade
 from .decoder import O2DETRDecoder
 from .detector import O2DETR
 from .encoder import DepthwiseSeparableMixer, DWSepEncoder, DWSepEncoderLayer
@@ -13,6 +14,7 @@ __all__ = [
     'DepthwiseSeparableMixer',
     'GDCost',
     'O2DETR',
+    'O2DETRCascade',
     'O2DETRDecoder',
     'O2DETRHead',
     'PeriodicRBoxL1Loss',

@@ -147,3 +147,68 @@ def make_batch(random_boxes):
         return dict(inputs=inputs, data_samples=samples)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def cascade_changes():
+    """Return a function that gives what makes a cascade of a small model's config."""
+
+    def make(num_stages: int = 2, fpn: bool = False, **changes) -> dict:
+        coder = dict(
+            type='DeltaXYWHTRBBoxCoder',
+            angle_version='le90',
+            edge_swap=True,
+            proj_xy=True,
+            target_stds=[0.1, 0.1, 0.2, 0.2, 0.1],
+        )
+        head = dict(
+            type='mmdet.Shared2FCBBoxHead',
+            predict_box_type='rbox',
+            in_channels=D,
+            fc_out_channels=24,
+            num_classes=CLASSES,
+            roi_feat_size=7,
+            reg_class_agnostic=True,
+            reg_predictor_cfg=dict(type='mmdet.Linear'),
+            cls_predictor_cfg=dict(type='mmdet.Linear'),
+            bbox_coder=coder,
+            loss_cls=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False),
+            loss_bbox=dict(type='mmdet.SmoothL1Loss'),
+        )
+        align = dict(type='RoIAlignRotated', out_size=7, sample_num=2, clockwise=True)
+        strides = [4, 8, 16, 32] if fpn else [8, 16, 32]
+        extractor = dict(
+            type='RotatedSingleRoIExtractor', roi_layer=align, out_channels=D, featmap_strides=strides, finest_scale=14
+        )
+        roi_head = dict(
+            type='mmdet.CascadeRoIHead',
+            num_stages=num_stages,
+            stage_loss_weights=[1.0] * num_stages,
+            bbox_roi_extractor=extractor,
+            bbox_head=[deepcopy(head) for _ in range(num_stages)],
+        )
+        stage = dict(
+            assigner=dict(
+                type='mmdet.MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.5,
+                min_pos_iou=0.5,
+                match_low_quality=False,
+                iou_calculator=dict(type='RBboxOverlaps2D'),
+            ),
+            sampler=dict(type='mmdet.RandomSampler', num=32, pos_fraction=0.25, add_gt_as_proposals=True),
+            pos_weight=-1,
+        )
+        made = {
+            'type': 'O2DETRCascade',
+            'roi_head': roi_head,
+            'train_cfg.rcnn': [deepcopy(stage) for _ in range(num_stages)],
+            'test_cfg.rcnn': dict(score_thr=0.0, nms=dict(type='nms_rotated', iou_threshold=0.1), max_per_img=20),
+            'num_proposals': 10,
+        }
+        if fpn:
+            made['backbone.out_indices'] = (0, 1, 2, 3)
+            made['roi_neck'] = dict(type='mmdet.FPN', in_channels=[8, 16, 32, 64], out_channels=D, num_outs=4)
+        return {**made, **changes}
+
+    return make

@@ -1,9 +1,6 @@
 """The whole detector: losses, predictions, all variants, bad input."""
 
-import math
-
 import pytest
-import torch
 
 VARIANTS = {
     'base': {},

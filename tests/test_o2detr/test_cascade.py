@@ -1,0 +1,148 @@
+"""Cascaded fine-tuning: a RoI head on the boxes of an O²DETR."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmrotate.structures.bbox import rbbox_overlaps
+
+MOUNTED = ('roi_head.', 'roi_neck.')
+
+
+def is_base(name):
+    return not name.startswith(MOUNTED)
+
+
+@pytest.fixture
+def prepared(make_batch):
+    def prepare(model, **kwargs):
+        return model.data_preprocessor(make_batch(**kwargs), model.training).values()
+
+    return prepare
+
+
+@pytest.mark.parametrize('fpn', [False, True], ids=['neck', 'fpn'])
+@pytest.mark.parametrize('num_stages', [1, 2, 3])
+def test_frozen_base_gets_no_gradient(build_model, cascade_changes, prepared, num_stages, fpn):
+    model = build_model(**cascade_changes(num_stages, fpn)).train()
+    losses = model.loss(*prepared(model))
+    assert {name.split('.')[0] for name in losses} == {f's{i}' for i in range(num_stages)}
+    assert all(value.isfinite().all() for value in losses.values())
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    grads = {name: p.grad is not None for name, p in model.named_parameters()}
+    assert not any(has for name, has in grads.items() if is_base(name))
+    assert all(has for name, has in grads.items() if not is_base(name))
+
+
+def test_frozen_base_does_not_change_while_training(build_model, cascade_changes, prepared):
+    model = build_model(**cascade_changes()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    losses = model.loss(*prepared(model))
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any(is_base(name) for name in changed)  # running statistics of norms included
+
+
+def test_finetuned_base_learns_too(build_model, cascade_changes, prepared):
+    model = build_model(**cascade_changes(finetune_base=True)).train()
+    losses = model.loss(*prepared(model))
+    assert {'loss_cls', 'loss_bbox', 'loss_iou', 's0.loss_cls', 's1.loss_cls'} <= set(losses)
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_learning_rates_of_the_docstring(build_model, cascade_changes):
+    model = build_model(**cascade_changes(finetune_base=True, fpn=True))
+    keys = {'roi_head': dict(lr_mult=10), 'roi_neck': dict(lr_mult=10)}
+    wrapper = build_optim_wrapper(
+        model,
+        dict(optimizer=dict(type='AdamW', lr=1e-5), type='OptimWrapper', paramwise_cfg=dict(custom_keys=keys)),
+    )
+    rate = {id(p): group['lr'] for group in wrapper.param_groups for p in group['params']}
+    for name, p in model.named_parameters():
+        assert rate[id(p)] == pytest.approx(1e-5 if is_base(name) else 1e-4), name
+
+
+@pytest.mark.parametrize('num_stages', [1, 2])
+def test_zero_deltas_give_the_proposals(build_model, cascade_changes, prepared, num_stages):
+    changes = cascade_changes(num_stages)
+    changes['test_cfg.rcnn']['nms']['iou_threshold'] = 0.999
+    model = build_model(**changes).eval()
+    for stage in model.roi_head.bbox_head:
+        torch.nn.init.zeros_(stage.fc_reg.weight)
+        torch.nn.init.zeros_(stage.fc_reg.bias)
+    # Distinct, well inside the image: the host's coder clamps centers.
+    torch.nn.init.normal_(model.bbox_head.reg_branches[-1][-1].weight, std=0.5)
+    inputs, samples = prepared(model)
+    _, proposals = model.forward_base(model.extract_feat(inputs)[0], samples)
+    results = model.predict(inputs, samples, rescale=False)
+    for proposal, result in zip(proposals, results, strict=True):
+        overlaps = rbbox_overlaps(result.pred_instances.bboxes, proposal.bboxes.tensor)
+        assert len(overlaps) and (overlaps.amax(1) > 0.999).all()
+
+
+def test_prediction_is_regular_and_free_of_overlaps(build_model, cascade_changes, prepared):
+    model = build_model(**cascade_changes()).eval()
+    for result in model.predict(*prepared(model)):
+        boxes, labels = result.pred_instances.bboxes, result.pred_instances.labels
+        assert type(boxes) is torch.Tensor and boxes.shape[1] == 5
+        assert (boxes[:, 2] >= boxes[:, 3]).all() and (boxes[:, 3] > 0).all()
+        assert ((boxes[:, 4] >= 0) & (boxes[:, 4] < torch.pi)).all()
+        same = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
+        assert (rbbox_overlaps(boxes, boxes)[same] <= 0.1 + 1e-4).all()
+
+
+def test_loads_a_checkpoint_of_the_base(build_model, cascade_changes, prepared):
+    base, cascade = build_model(), build_model(**cascade_changes())
+    for p in base.parameters():
+        torch.nn.init.normal_(p, std=0.02)
+    missing, unexpected = cascade.load_state_dict(base.state_dict(), strict=False)
+    assert not unexpected and missing and not any(is_base(name) for name in missing)
+    inputs, samples = prepared(cascade.eval())
+    maps = cascade.extract_feat(inputs)[0]
+    expected = base.eval().extract_feat(inputs)
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+
+
+@pytest.mark.parametrize('boxes', [(0, 0), (0, 3), (40, 1)], ids=['none', 'one_empty', 'many'])
+def test_any_number_of_boxes(build_model, cascade_changes, prepared, boxes):
+    model = build_model(**cascade_changes()).train()
+    losses = model.loss(*prepared(model, boxes=boxes))
+    assert all(value.isfinite().all() for value in losses.values())
+
+
+def test_degenerate_ground_truth(build_model, cascade_changes, make_batch):
+    model = build_model(**cascade_changes()).train()
+    batch = make_batch()
+    batch['data_samples'][0].gt_instances.bboxes.tensor[:, 2:4] = 0
+    losses = model.loss(*model.data_preprocessor(batch, True).values())
+    assert all(value.isfinite().all() for value in losses.values())
+
+
+def test_forward_without_samples(build_model, cascade_changes):
+    model = build_model(**cascade_changes()).eval()
+    scores, deltas = model(torch.rand(2, 3, 64, 64), mode='tensor')
+    assert [x.shape for x in scores] == [(10, 4)] * 2 and [x.shape for x in deltas] == [(10, 5)] * 2
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('roi_head.bbox_head.1.num_classes', 7, 'stage 1 of the RoI head has 7 classes, the base 3'),
+        ('roi_head.bbox_head.0.bbox_coder.angle_version', 'oc', "stage 0 needs angle_version='le90'"),
+        ('train_cfg.rcnn', None, 'one config for each of 2 stages'),
+        ('test_cfg.rcnn', None, r"test_cfg\['rcnn'\] is missing"),
+    ],
+)
+def test_wrong_configs(model_cfg, cascade_changes, key, value, message):
+    from mmengine.config import Config
+    from mmrotate.registry import MODELS
+
+    cfg = Config(dict(model=model_cfg(**cascade_changes())))
+    if value is None:
+        del cfg.model[key.split('.')[0]]['rcnn']
+    else:
+        cfg.merge_from_dict({f'model.{key}': value})
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(cfg.model)
