@@ -1,0 +1,45 @@
+# O²DETR with box refinement and two stages, ResNet-50, HRSC2016 (one class: ships). 2 GPUs x 2 images, 72 epochs: the set is
+# small (617 images) and a DETR needs iterations. Not run by us; the paper's abstract names DOTA only.
+_base_ = './o2detr_refine-twostage_r50_2xb2-50e_dota.py'
+model = dict(num_queries=100, bbox_head=dict(num_classes=1), test_cfg=dict(max_per_img=100))
+
+data_root = 'data/hrsc/'  # with FullDataSet/ and ImageSets/
+scale = (800, 800)  # keeps the ratio; ships are long, so the long side counts
+train_pipeline = [
+    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, box_type='qbox'),
+    dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),
+    dict(type='mmdet.Resize', scale=scale, keep_ratio=True),
+    dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='mmdet.PackDetInputs')
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmdet.Resize', scale=scale, keep_ratio=True),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, box_type='qbox'),
+    dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),
+    dict(type='mmdet.PackDetInputs', meta_keys={{_base_.meta_keys}})
+]
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='HRSCDataset',
+        data_root=data_root,
+        ann_file='ImageSets/trainval.txt',
+        data_prefix=dict(sub_data_root='FullDataSet/'),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='HRSCDataset',
+        data_root=data_root,
+        ann_file='ImageSets/test.txt',
+        data_prefix=dict(sub_data_root='FullDataSet/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+max_epochs = 72
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[60], gamma=0.1)]
