@@ -7,8 +7,6 @@ and not ``Q G`` matrices.
 Shapes: ``Q`` predictions, ``G`` boxes of ground truth. Boxes are ``(cx, cy, w, h, θ)`` in pixels and radians.
 """
 
-import math
-
 import torch
 from mmdet.models.task_modules.assigners.match_cost import BaseMatchCost
 from mmdet.structures.bbox import get_box_tensor
@@ -109,6 +107,9 @@ class GDCost(BaseMatchCost):
 class RotatedIoUCost(BaseMatchCost):
     """One minus the IoU of rotated boxes; unlike ``RotatedIoULoss`` it runs on a CPU.
 
+    mmcv's IoU is wrong for some pairs of boxes that coincide (mmcv #2621: 0.33 instead of 1); pairs that differ by a
+    little more than rounding are not affected.
+
     Args:
         weight: Of this cost in the sum.
     """
@@ -134,16 +135,11 @@ class RotatedIoUCost(BaseMatchCost):
         return (1 - rbbox_overlaps(*boxes)) * self.weight
 
 
-def _moments(boxes: Tensor, power: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Entries xx, xy, yy of ``R diag((w/2)^power, (h/2)^power) R^T``: covariance for 2, its inverse for -2."""
-    long, short = ((boxes[:, i].clamp(min=MIN_SIZE) / 2) ** power for i in (2, 3))
-    cos, sin = boxes[:, 4].cos(), boxes[:, 4].sin()
-    return long * cos**2 + short * sin**2, (long - short) * cos * sin, long * sin**2 + short * cos**2
-
-
-def _log_area(boxes: Tensor) -> Tensor:
-    """Half the log determinant of the covariance."""
-    return boxes[:, 2:4].clamp(min=MIN_SIZE).log().sum(-1) - math.log(4)
+def _squares_and_turn(pred: Tensor, gt: Tensor) -> tuple[Tensor, ...]:
+    """Squared sides of both, ``(Q, 1)`` twice and ``(G,)`` twice, and the squared sine of the turn, ``(Q, G)``."""
+    sides = [boxes[:, 2:4].clamp(min=MIN_SIZE).square().unbind(1) for boxes in (pred, gt)]
+    sin2 = (pred[:, None, 4] - gt[:, 4]).sin().square()
+    return sides[0][0][:, None], sides[0][1][:, None], *sides[1], sin2
 
 
 def gaussian_kld(pred: Tensor, gt: Tensor) -> Tensor:
@@ -156,16 +152,17 @@ def gaussian_kld(pred: Tensor, gt: Tensor) -> Tensor:
     Returns:
         ``(Q, G)``, from 0.
     """
-    a, b, c = (entry[:, None] for entry in _moments(pred, -2))
-    s_xx, s_xy, s_yy = _moments(gt, 2)
-    dx, dy = (pred[:, None, :2] - gt[None, :, :2]).unbind(-1)
-    center = a * dx**2 + 2 * b * dx * dy + c * dy**2
-    trace = a * s_xx + 2 * b * s_xy + c * s_yy
-    return ((center + trace) / 2 + _log_area(pred)[:, None] - _log_area(gt) - 1).clamp(min=0)
+    pw, ph, gw, gh, sin2 = _squares_and_turn(pred, gt)
+    dx, dy = (pred[:, None, :2] - gt[:, :2]).unbind(-1)
+    cos, sin = pred[:, 4:].cos(), pred[:, 4:].sin()
+    along, across = dx * cos + dy * sin, dy * cos - dx * sin
+    center = 4 * (along.square() / pw + across.square() / ph)
+    trace = (gw / pw + gh / ph) * (1 - sin2) + (gh / pw + gw / ph) * sin2
+    return ((center + trace + (pw * ph).log() - (gw * gh).log()) / 2 - 1).clamp(min=0)
 
 
 def gaussian_wasserstein(pred: Tensor, gt: Tensor) -> Tensor:
-    """Wasserstein distance of the Gaussians of boxes over the fourth root of their areas, as in GWD (ICML 2021).
+    """Wasserstein distance of the Gaussians of boxes over a mean size of both, as in GWD (Yang et al., ICML 2021).
 
     Args:
         pred: ``(Q, 5)``.
@@ -174,10 +171,9 @@ def gaussian_wasserstein(pred: Tensor, gt: Tensor) -> Tensor:
     Returns:
         ``(Q, G)``, from 0.
     """
-    p_xx, p_xy, p_yy = (entry[:, None] for entry in _moments(pred, 2))
-    g_xx, g_xy, g_yy = _moments(gt, 2)
-    center = (pred[:, None, :2] - gt[None, :, :2]).square().sum(-1)
-    roots = (_log_area(pred)[:, None] + _log_area(gt)).exp()
-    cross = (p_xx * g_xx + 2 * p_xy * g_xy + p_yy * g_yy + 2 * roots).clamp(1e-7).sqrt()
-    squared = center + p_xx + p_yy + g_xx + g_yy - 2 * cross
-    return squared.clamp(1e-7).sqrt() / (2 * torch.sqrt(torch.sqrt(roots)))
+    pw, ph, gw, gh, sin2 = _squares_and_turn(pred, gt)
+    center = (pred[:, None, :2] - gt[:, :2]).square().sum(-1)
+    trace = ((pw * gw + ph * gh) * (1 - sin2) + (pw * gh + ph * gw) * sin2) / 16
+    root = (pw * ph * gw * gh).sqrt() / 16  # of the product of both determinants
+    squared = center + (pw + ph + gw + gh) / 4 - 2 * (trace + 2 * root).sqrt()
+    return squared.clamp(1e-7).sqrt() / (2 * root.sqrt().sqrt())

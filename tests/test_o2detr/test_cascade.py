@@ -5,6 +5,8 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmrotate.structures.bbox import rbbox_overlaps
 
+from mmplugins.o2detr.match_costs import gaussian_kld
+
 MOUNTED = ('roi_head.', 'roi_neck.')
 
 
@@ -78,8 +80,8 @@ def test_zero_deltas_give_the_proposals(build_model, cascade_changes, prepared, 
     _, proposals = model.forward_base(model.extract_feat(inputs)[0], samples)
     results = model.predict(inputs, samples, rescale=False)
     for proposal, result in zip(proposals, results, strict=True):
-        overlaps = rbbox_overlaps(result.pred_instances.bboxes, proposal.bboxes.tensor)
-        assert len(overlaps) and (overlaps.amax(1) > 0.999).all()
+        distance = gaussian_kld(result.pred_instances.bboxes, proposal.bboxes.tensor)
+        assert len(distance) and (distance.amin(1) < 1e-4).all()
 
 
 def test_prediction_is_regular_and_free_of_overlaps(build_model, cascade_changes, prepared):

@@ -1,0 +1,120 @@
+"""Conventions of rotated boxes and their normalized form."""
+
+import math
+
+import pytest
+import torch
+from mmdet.models.layers import inverse_sigmoid
+from mmrotate.structures import RotatedBoxes
+
+from mmplugins.o2detr.angles import (
+    ANGLE_STARTS,
+    angle_distance,
+    box_factors,
+    check_angle_version,
+    denormalize,
+    normalize,
+    refine_boxes,
+    regularize,
+    wrap_angle,
+)
+from mmplugins.o2detr.match_costs import gaussian_kld
+
+VERSIONS = sorted(ANGLE_STARTS)
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_wrapped_angles_are_in_the_range(version):
+    start = ANGLE_STARTS[version]
+    theta = torch.cat([torch.linspace(-20, 20, 4001), start + torch.tensor([0, 1e-9, -1e-9, -1e-8, math.pi, -math.pi])])
+    wrapped = wrap_angle(theta, version)
+    assert (wrapped >= start).all() and (wrapped < start + math.pi).all()
+    # The same line: the sine of the difference is zero.
+    assert ((wrapped.double() - theta.double()).sin().abs() < 1e-5).all()
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_regular_boxes_are_the_same_rectangles(random_boxes, version):
+    boxes = random_boxes(200)
+    boxes[:, 4] = (boxes[:, 4] - math.pi / 2) * 8
+    boxes[::2] = boxes[::2][:, [0, 1, 3, 2, 4]]
+    given = boxes.clone()
+    regular = regularize(boxes, version)
+    assert torch.equal(boxes, given)
+    assert (regular[:, 2] >= regular[:, 3]).all()
+    # Not the IoU: mmcv's is wrong for some of these pairs.
+    assert gaussian_kld(boxes.double(), regular.double()).diagonal().max() < 1e-6
+    assert torch.equal(regularize(regular, version), regular)
+
+
+def test_le90_is_the_hosts(random_boxes):
+    boxes = random_boxes(100)
+    boxes[::2] = boxes[::2][:, [0, 1, 3, 2, 4]]
+    expected = RotatedBoxes(boxes).regularize_boxes('le90')
+    assert torch.allclose(regularize(boxes, 'le90'), expected, atol=1e-6)
+
+
+def test_squares_are_not_turned():
+    # The host's own turns a square by 90 degrees each time.
+    square = torch.tensor([[5.0, 5.0, 4.0, 4.0, 0.3]])
+    assert not torch.allclose(RotatedBoxes(square).regularize_boxes('le90'), square)
+    assert torch.allclose(regularize(square, 'le90'), square)
+    assert torch.allclose(regularize(regularize(square, 'le90'), 'le180'), square)
+
+
+def test_distance_of_angles():
+    degree = math.pi / 180
+    pairs = torch.tensor([[1, 179, 2], [0, 90, 90], [-1, 179, 0], [10, 371, 1], [45, 45, 0]]) * degree
+    assert torch.allclose(angle_distance(pairs[:, 0], pairs[:, 1]), pairs[:, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize('version', ['oc', 'le135', 'LE90', ''])
+def test_other_conventions_are_refused(version):
+    with pytest.raises(ValueError, match='le180') as error:
+        check_angle_version(version)
+    assert ('jumps by 90' in str(error.value)) == (version == 'oc')
+
+
+@pytest.mark.parametrize('img_shape', [(100, 100), (60, 200), (200, 60)])
+@pytest.mark.parametrize('version', VERSIONS)
+def test_normalized_boxes(random_boxes, version, img_shape):
+    boxes = regularize(random_boxes(100, img_shape), version)
+    numbers = normalize(boxes, img_shape, version)
+    assert (numbers >= 0).all() and (numbers <= 1).all()
+    assert torch.allclose(denormalize(numbers, img_shape, version), boxes, atol=1e-4)
+    # The ratio of the sides is that of the box, whatever the image.
+    assert torch.allclose(numbers[:, 2] / numbers[:, 3], boxes[:, 2] / boxes[:, 3], rtol=1e-4)
+
+
+def test_an_object_along_the_longer_side_can_be_predicted():
+    # As tall as an upright image; its long side divided by the width would be 3.
+    box = torch.tensor([[30.0, 90.0, 180.0, 20.0, math.pi / 2]])
+    assert normalize(box, (180, 60)).max() <= 1
+    assert box_factors((100, 100), box).tolist() == pytest.approx([100, 100, 100, 100, math.pi])
+
+
+class TestRefine:
+    def test_of_points(self):
+        deltas, points = torch.randn(2, 7, 5), torch.rand(2, 7, 2) * 0.8 + 0.1
+        boxes = refine_boxes(deltas, points)
+        assert torch.allclose(inverse_sigmoid(boxes[..., :2]), inverse_sigmoid(points) + deltas[..., :2], atol=1e-4)
+        assert torch.allclose(boxes[..., 2:], deltas[..., 2:].sigmoid())
+
+    def test_zero_deltas_keep_a_box(self):
+        boxes = torch.rand(2, 50, 5) * 0.98 + 0.01
+        assert torch.allclose(refine_boxes(torch.zeros(2, 50, 5), boxes), boxes, atol=1e-5)
+
+    @pytest.mark.parametrize('angle', [0.0, 1e-6, 0.5, 1 - 1e-6])
+    def test_the_angle_keeps_its_gradient_where_boxes_are_horizontal(self, angle):
+        deltas = torch.zeros(1, 1, 5, requires_grad=True)
+        refine_boxes(deltas, torch.tensor([[[0.5, 0.5, 0.5, 0.5, angle]]]))[..., 4].sum().backward()
+        assert deltas.grad[..., 4].item() == pytest.approx(0.25)
+
+    @pytest.mark.parametrize('delta', [-30.0, -1.0, -1e-4, 1e-4, 1.0, 30.0])
+    @pytest.mark.parametrize('angle', [0.0, 0.25, 0.999])
+    def test_the_angle_goes_around(self, angle, delta):
+        deltas = torch.tensor([[[0, 0, 0, 0, delta]]])
+        turned = refine_boxes(deltas, torch.tensor([[[0.5, 0.5, 0.5, 0.5, angle]]]))[..., 4].item()
+        assert 0 <= turned <= 1
+        expected = angle + torch.tensor(delta).sigmoid().item() - 0.5
+        assert math.sin(math.pi * (turned - expected)) == pytest.approx(0, abs=1e-5)
