@@ -1,6 +1,6 @@
 # Baseline: the small O²DETR with the deformable encoder, i.e. a rotated two-stage Deformable DETR.
-# Small: 1 process x 4 images, 24 epochs on a CPU.
-_base_ = './o2detr_refine-twostage_r18-w16_1xb4-24e_hit-uav.py'
+# Small: 1 process x 4 images, 36 epochs on a CPU.
+_base_ = './o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 model = dict(
     encoder=dict(
         _delete_=True,

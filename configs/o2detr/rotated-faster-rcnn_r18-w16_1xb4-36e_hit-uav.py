@@ -1,6 +1,6 @@
 # Comparison: the host's Rotated Faster R-CNN, quarter-width ResNet-18 from scratch, on the data of the small O²DETR.
-# Small: 1 process x 4 images, 24 epochs on a CPU. Nothing of this plugin.
-_base_ = './o2detr_refine-twostage_r18-w16_1xb4-24e_hit-uav.py'
+# Small: 1 process x 4 images, 36 epochs on a CPU. Nothing of this plugin.
+_base_ = './o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 angle_version = 'le90'
 model = dict(
     _delete_=True,

@@ -1,0 +1,138 @@
+"""Jobs of the plugin that a user runs from anywhere: ``python -m mmplugins.o2detr <verb>``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name a trained model."""
+    parser.add_argument('config', help='config of the model')
+    parser.add_argument('checkpoint', help='its weights')
+
+
+def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``detect``."""
+    add_model_arguments(parser)
+    parser.add_argument('images', nargs='+', type=Path, help='pictures of any size')
+    parser.add_argument('-o', '--out', type=Path, required=True, help='folder for <name>.json and <name>.jpg')
+    parser.add_argument('--patch', type=int, default=1024, help='side of a patch in pixels (default 1024)')
+    parser.add_argument('--overlap', type=int, default=200, help='of neighboring patches in pixels (default 200)')
+    parser.add_argument('--ratios', type=float, nargs='+', default=[1.0], help='scales, e.g. 0.5 1.0 1.5 (default 1)')
+    parser.add_argument('--score-thr', type=float, default=0.05, help='lowest score written (default 0.05)')
+    parser.add_argument('--draw-thr', type=float, default=0.3, help='lowest score drawn (default 0.3)')
+    parser.add_argument('--nms', type=float, default=0.1, help='IoU of the merging (default 0.1)')
+    parser.add_argument('--batch-size', type=int, default=1, help='patches at once (default 1)')
+    parser.add_argument('--device', help='default: the GPU if there is one')
+
+
+def run_detect(args: argparse.Namespace) -> None:
+    """Find objects in large pictures by overlapping patches; five numbers a box, and a picture with polygons."""
+    import json
+
+    import cv2
+    from mmdet.apis import init_detector
+    from mmengine.device import get_device
+    from mmrotate.registry import VISUALIZERS
+
+    from ..utils.atomic import replacing, write_text
+    from .large_image import detect_large_image
+
+    missing = [path for path in (args.config, args.checkpoint, *args.images) if not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(f'not found: {", ".join(map(str, missing))}')
+    stems = [path.stem for path in args.images]
+    if len(set(stems)) < len(stems):
+        raise ValueError('two of the pictures have the same name: their results would overwrite each other')
+    model = init_detector(args.config, args.checkpoint, device=args.device or get_device())
+    visualizer = VISUALIZERS.build(dict(type='mmrotate.RotLocalVisualizer', name=f'detect_{id(model)}'))
+    visualizer.dataset_meta = model.dataset_meta
+    classes = model.dataset_meta['classes']
+    for path in args.images:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f'{path} is not a picture')
+        sample = detect_large_image(
+            model,
+            image,
+            args.patch,
+            args.overlap,
+            ratios=args.ratios,
+            score_thr=args.score_thr,
+            nms_iou=args.nms,
+            batch_size=args.batch_size,
+        ).cpu()
+        found = sample.pred_instances
+        data = dict(
+            classes=classes,
+            bboxes=found.bboxes.tolist(),
+            scores=found.scores.tolist(),
+            labels=found.labels.tolist(),
+        )
+        write_text(args.out / f'{path.stem}.json', json.dumps(data))
+        with replacing(args.out / f'{path.stem}.jpg') as temporary:
+            visualizer.add_datasample(
+                path.stem,
+                image[..., ::-1].copy(),
+                sample,
+                draw_gt=False,
+                pred_score_thr=args.draw_thr,
+                out_file=str(temporary),
+            )
+        print(f'{path}: {len(found)} boxes, written to {args.out / path.stem}.json and .jpg')
+
+
+def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``submit``."""
+    add_model_arguments(parser)
+    parser.add_argument('images', type=Path, help='folder of patches <image>__<size>__<x>___<y>.<suffix>')
+    parser.add_argument('-o', '--out', type=Path, required=True, help='folder to write, must not exist')
+    parser.add_argument('--nms', type=float, default=0.1, help='IoU of the merging (default 0.1)')
+
+
+def run_submit(args: argparse.Namespace) -> None:
+    """Test on patches without labels, merge them, and write the zip that DOTA's server asks for (task 1)."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from .submission import write_submission
+
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'not found: {args.config}')
+    cfg = Config.fromfile(args.config)
+    init_default_scope('mmrotate')
+    print(f'written: {write_submission(cfg, args.checkpoint, args.images, args.out, args.nms)}')
+
+
+VERBS = {
+    'detect': (add_detect_arguments, run_detect, 'pictures of any size -> JSON and drawn polygons'),
+    'submit': (add_submit_arguments, run_submit, 'patches -> zip for the DOTA server'),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
+    parser = argparse.ArgumentParser(prog='python -m mmplugins.o2detr', description=__doc__)
+    verbs = parser.add_subparsers(dest='verb', required=True)
+    for name, (add_arguments, run, text) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=run.__doc__.partition('\n')[0])
+        add_arguments(verb)
+        verb.set_defaults(run=run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; what the user can put right is said in one line, without a traceback."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'{args.verb}: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
