@@ -13,7 +13,7 @@ from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
-from mmrotate.models.losses import GDLoss
+from mmrotate.models.losses import GDLoss, RotatedIoULoss
 from mmrotate.registry import MODELS
 from mmrotate.structures import RotatedBoxes
 from torch import Tensor, nn
@@ -210,6 +210,8 @@ class O2DETRHead(DeformableDETRHead):
                 box = denormalize(boxes[matched].to(dtype), meta['img_shape'], self.angle_version)
                 out.append(torch.cat([box[:, :2], box[:, 2:4].clamp(min=MIN_SIZE), box[:, 4:]], dim=-1))
         pred_boxes, true_boxes = torch.cat(pred_boxes), torch.cat(true_boxes)
+        if isinstance(self.loss_iou, RotatedIoULoss) and not pred_boxes.is_cuda:
+            raise RuntimeError('RotatedIoULoss has no CPU code in mmcv: train on CUDA or use GDLoss')
         if len(true_boxes):
             loss_iou = self.loss_iou(pred_boxes, true_boxes, avg_factor=num_pos).to(loss_bbox.dtype)
         else:

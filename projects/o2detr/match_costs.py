@@ -107,8 +107,8 @@ class GDCost(BaseMatchCost):
 class RotatedIoUCost(BaseMatchCost):
     """One minus the IoU of rotated boxes; unlike ``RotatedIoULoss`` it runs on a CPU.
 
-    mmcv's IoU is wrong for some pairs of boxes that coincide (mmcv #2621: 0.33 instead of 1); pairs that differ by a
-    little more than rounding are not affected.
+    mmcv's IoU is wrong for some pairs of boxes whose corners coincide to 0.01 pixels (mmcv #2621: 0.33 instead of 1;
+    one pair of eight where the angles differ by π). Predictions of a network are hardly ever that near.
 
     Args:
         weight: Of this cost in the sum.

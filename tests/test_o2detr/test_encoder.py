@@ -206,6 +206,7 @@ def test_no_encoder_adds_the_positions():
     assert torch.equal(NoEncoder(8)(query=x, query_pos=y, key_padding_mask=None), x + y)
 
 
+@pytest.mark.slow
 class TestCost:
     """Counted, not timed. D = 64 instead of 256 keeps it quick; token numbers are those of real images."""
 
