@@ -60,7 +60,7 @@ def test_objects_are_rectangles_inside_their_crop_or_difficult(data):
                 corners = np.array(row[:8], float).reshape(4, 2)
                 sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
                 assert abs(sides[0] - sides[2]) < 0.5 and abs(sides[1] - sides[3]) < 0.5, row
-                assert row[9] == '1' or (corners.min() > -2 and corners.max() < 162), row
+                assert row[9] == '1' or (corners.min() > -4 and corners.max() < 164), row
 
 
 def test_size(data):
@@ -89,9 +89,13 @@ def short_cfg(repo, data, tmp_path_factory):
                 if step.type == 'mmdet.Resize':
                     step.scale = (96, 96)
         cfg.work_dir = str(work_dir)
-        cfg.train_cfg.update(max_epochs=epochs, val_interval=99)
+        # A resumed run flips other images than an uninterrupted one; validation starts processes for each class.
+        cfg.train_dataloader.dataset.pipeline = [
+            step for step in cfg.train_dataloader.dataset.pipeline if step.type != 'mmdet.RandomFlip'
+        ]
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+        cfg.train_cfg.max_epochs = epochs
         cfg.param_scheduler = []
-        cfg.test_evaluator.iou_thrs = 0.5
         cfg.default_hooks.visualization.draw = False
         cfg.log_level = 'WARNING'
         return cfg
@@ -127,7 +131,7 @@ def test_submission_of_the_patches(trained, short_cfg, tmp_path, capsys):
 
     cfg = short_cfg(tmp_path / 'log')
     cfg.dump(tmp_path / 'small.py')
-    images = Path(cfg.val_dataloader.dataset.data_root) / 'val/images'
+    images = Path(cfg.test_dataloader.dataset.data_root) / 'val/images'
     arguments = ['submit', tmp_path / 'small.py', trained / 'epoch_2.pth', images, '--out', tmp_path / 'Task1']
     assert main([*map(str, arguments)]) == 0, capsys.readouterr().err
     assert (tmp_path / 'Task1/Task1.zip').is_file()
