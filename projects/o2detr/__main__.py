@@ -13,6 +13,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='its weights')
 
 
+def check_files(*paths: str | Path) -> None:
+    """Name all local files that are not there.
+
+    Raises:
+        FileNotFoundError: One is missing.
+    """
+    missing = [path for path in map(str, paths) if '://' not in path and not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(f'not found: {", ".join(missing)}')
+
+
 def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``detect``."""
     add_model_arguments(parser)
@@ -40,9 +51,7 @@ def run_detect(args: argparse.Namespace) -> None:
     from ..utils.atomic import replacing, write_text
     from .large_image import detect_large_image
 
-    missing = [path for path in (args.config, args.checkpoint, *args.images) if not Path(path).is_file()]
-    if missing:
-        raise FileNotFoundError(f'not found: {", ".join(map(str, missing))}')
+    check_files(args.config, args.checkpoint, *args.images)
     stems = [path.stem for path in args.images]
     if len(set(stems)) < len(stems):
         raise ValueError('two of the pictures have the same name: their results would overwrite each other')
@@ -99,15 +108,36 @@ def run_submit(args: argparse.Namespace) -> None:
 
     from .submission import write_submission
 
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'not found: {args.config}')
+    check_files(args.config, args.checkpoint)
     cfg = Config.fromfile(args.config)
     init_default_scope('mmrotate')
     print(f'written: {write_submission(cfg, args.checkpoint, args.images, args.out, args.nms)}')
 
 
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``export``."""
+    add_model_arguments(parser)
+    parser.add_argument('-o', '--out', type=Path, required=True, help='ONNX file to write')
+    parser.add_argument('--size', type=int, nargs=2, default=[1024, 1024], metavar=('H', 'W'), help='of the images')
+    parser.add_argument('--no-check', action='store_true', help='do not compare with onnxruntime')
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write the network, pixels to scores and boxes, as ONNX of a fixed size, and compare the outputs."""
+    from mmdet.apis import init_detector
+
+    from .export import export_onnx
+
+    check_files(args.config, args.checkpoint)
+    model = init_detector(args.config, args.checkpoint, device='cpu')
+    difference = export_onnx(model, args.out, tuple(args.size), check=not args.no_check)
+    compared = '' if difference is None else f', outputs equal to {difference:.1g}'
+    print(f'written: {args.out}{compared}')
+
+
 VERBS = {
     'detect': (add_detect_arguments, run_detect, 'pictures of any size -> JSON and drawn polygons'),
+    'export': (add_export_arguments, run_export, 'checkpoint -> ONNX'),
     'submit': (add_submit_arguments, run_submit, 'patches -> zip for the DOTA server'),
 }
 
@@ -128,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f'{args.verb}: {error}', file=sys.stderr)
         return 1
     return 0

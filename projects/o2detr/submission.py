@@ -113,11 +113,9 @@ def write_submission(cfg: Config, checkpoint: str, images: Path, out: Path, nms_
 
     Raises:
         FileExistsError: See :func:`submission_config`.
-        FileNotFoundError: See :func:`submission_config`, or there is no checkpoint.
+        FileNotFoundError: See :func:`submission_config`.
         ValueError: See :func:`submission_config`.
     """
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint not found: {checkpoint}')
     cfg = submission_config(cfg, images, out, nms_iou)
     cfg.load_from = checkpoint
     cfg.work_dir = cfg.get('work_dir') or f'{out}_log'

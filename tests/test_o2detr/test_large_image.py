@@ -146,7 +146,7 @@ def test_submission_is_refused_before_any_work(repo, tmp_path, capsys):
     with pytest.raises(ValueError, match='tests on a HRSCDataset; a submission needs a DOTADataset'):
         submission_config(Config.fromfile(config), tmp_path, tmp_path / 'out')
     assert main([*arguments[:2], 'absent.pth', *arguments[3:]]) == 1
-    assert 'checkpoint not found: absent.pth' in capsys.readouterr().err
+    assert 'not found: absent.pth' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

@@ -1,0 +1,1 @@
+"""Data, arms, measures and claims of tools/claims/o2detr.py."""

@@ -1,0 +1,83 @@
+"""The arms: configs of ``configs/o2detr`` on the digits, with one thing changed."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .data import CLASSES, SIZE
+
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs/o2detr'
+SMALL = 'o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
+MORE_ITERS = 250  # of the cascade, and of the base as its control
+
+PLAIN = {
+    'model.bbox_head.loss_bbox.angle_l1': 'plain',
+    'model.train_cfg.assigner.match_costs': [
+        dict(type='mmdet.FocalLossCost', weight=2.0),
+        dict(type='RBoxL1Cost', weight=5.0, angle_l1='plain'),
+        dict(type='GDCost', weight=2.0),
+    ],
+}
+# Arm: config, what differs from it, the arm whose weights it starts from, learning rate.
+ARMS = dict(
+    dwsep=dict(config=SMALL),
+    apart=dict(config=SMALL, changes={'model.encoder.layer_cfg.mixer_cfg.cross_level': 'none'}),
+    deformable=dict(config='rotated-deformable-detr_r18-w16_1xb4-36e_hit-uav.py'),
+    none=dict(config=SMALL, changes={'model.encoder': dict(_delete_=True, type='none', embed_dims=64)}),
+    plain_l1=dict(config=SMALL, changes=PLAIN),
+    retinanet=dict(config='rotated-retinanet_r18-w16_1xb4-36e_hit-uav.py'),
+    cascade=dict(config='o2detr-cascade_r18-w16_1xb4-6e_hit-uav.py', start='dwsep'),
+    longer=dict(config=SMALL, start='dwsep', lr=2e-4),
+)
+
+
+def arm_config(name: str, data: Path, work_dir: Path, iters: int, seed: int, start: Path | None) -> Config:
+    """Config of a run.
+
+    Args:
+        name: Of :data:`ARMS`.
+        data: Folder of the digits.
+        work_dir: Of the run.
+        iters: Iterations.
+        seed: Of weights and order of images.
+        start: Checkpoint to start from, or None.
+    """
+    arm = ARMS[name]
+    cfg = Config.fromfile(CONFIGS / arm['config'])
+    for key, value in arm.get('changes', {}).items():
+        if isinstance(value, dict) and value.get('_delete_'):
+            # merge_from_dict would keep the old keys.
+            cfg.model[key.rpartition('.')[2]] = {k: v for k, v in value.items() if k != '_delete_'}
+        else:
+            cfg.merge_from_dict({key: value})
+    heads = [cfg.model.get('bbox_head'), *cfg.model.get('roi_head', {}).get('bbox_head', [])]
+    for head in heads:
+        head.num_classes = len(CLASSES)
+    for part, loader in (('train', cfg.train_dataloader), ('val', cfg.test_dataloader)):
+        loader.update(num_workers=0, persistent_workers=False, batch_size=8 if part == 'train' else 10)
+        loader.dataset.update(
+            data_root=str(data),
+            ann_file=f'{part}/labelTxt/',
+            data_prefix=dict(img_path=f'{part}/images/'),
+            img_suffix='png',
+            metainfo=dict(classes=CLASSES),
+        )
+        for step in loader.dataset.pipeline:
+            if step.type == 'mmdet.Resize':
+                step.scale = (SIZE, SIZE)
+        # A turned digit may be another one, and a mirrored one is none.
+        loader.dataset.pipeline = [step for step in loader.dataset.pipeline if step.type != 'mmdet.RandomFlip']
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters)
+    cfg.optim_wrapper.optimizer.lr = arm.get('lr', cfg.optim_wrapper.optimizer.lr)
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=min(50, max(iters // 3, 1))),
+        dict(type='CosineAnnealingLR', T_max=iters, eta_min_ratio=0.02, by_epoch=False),
+    ]
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=iters, max_keep_ckpts=1)
+    cfg.default_hooks.visualization.draw = False
+    cfg.load_from = start and str(start)
+    cfg.randomness = dict(seed=seed)
+    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir), f'{name}_{seed}_{iters}', 'WARNING'
+    return cfg
