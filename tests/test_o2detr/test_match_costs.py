@@ -39,6 +39,14 @@ def test_l1(boxes, angle_l1):
     assert torch.allclose(cost, 3 * expected)
 
 
+def test_l1_is_that_of_the_line(boxes):
+    pred, gt = boxes
+    costs = [
+        RBoxL1Cost()(instances(pred + torch.tensor([0, 0, 0, 0, turn])), instances(gt), META) for turn in (0, math.pi)
+    ]
+    assert torch.allclose(*costs)
+
+
 SETTINGS = [
     dict(loss_type='kld', fun='log1p', tau=1.0, sqrt=False),
     dict(loss_type='kld', fun='log1p', tau=1.0, sqrt=True),

@@ -1,0 +1,1 @@
+"""Parts of ``tools/benchmarks/o2detr.py``."""
