@@ -113,6 +113,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(SPSANet.arch_settings[arch]['dims'][-1], 1000)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, 3, H, W)`` to ``(B, 1000)``."""
         return self.head(self.backbone(x)[-1].mean((2, 3)))
 
 
