@@ -12,7 +12,7 @@ from pathlib import Path
 from evidence import ROOT, markdown_table
 
 BLOCK = re.compile(r'(<!-- (claims|benchmark|compare) -->\n).*?(<!-- end -->)', re.DOTALL)
-ANSWERS = {True: 'holds', False: '**does not hold**', None: 'undecided'}
+ANSWERS = {True: 'holds', False: '**does not hold**', None: 'is **undecided**'}
 
 
 def claims_block(claims: list[dict]) -> str:
