@@ -22,6 +22,14 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def default_scope() -> None:
+    """Forget the default scope that the tests of another file left: bare names would be looked up in its host."""
+    from mmengine.registry import DefaultScope
+
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(scope='session')
 def repo() -> Path:
     """Return the root of the checkout."""
