@@ -10,7 +10,8 @@ centered over its ``d`` channels and divided by ``sqrt(|u - mean(u)|^2 + eps)``,
 the Pearson correlation of ``u`` and ``v``; queries, keys and values are all the tokens ``t`` themselves.
 
 Nothing is transposed and no copy of the map is kept: views and reductions over the channels of a head do for any memory
-format, channels-last too. Autograd saves the input and maps of one number a head and position.
+format, channels-last too. Autograd saves the input and maps of one number a head and position. Sums over the channels,
+not means: on a CPU a mean is two kernels, and on small maps their number is the time.
 """
 
 import torch
@@ -29,13 +30,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.view(x.shape[0], num_heads, int(x.shape[1]) // num_heads, *x.shape[2:])
 
 
-def token_statistics(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean ``m_i``, ``sqrt(d) / sqrt(|t_i - m_i|^2 + eps)`` of tokens ``(B, h, d, ...)``: two ``(B, h, 1, ...)``."""
-    mean = t.mean(2, keepdim=True)
-    # The variance without a centered copy of the map; rounding can take it below zero. In fp32 a common offset of a
-    # token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
-    variance = torch.addcmul((t * t).mean(2, keepdim=True), mean, mean, value=-1).clamp_min(0)
-    return mean, (variance + eps / int(t.shape[2])).rsqrt()
+def inverse_norm(t: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(|t_i - mean(t_i)|^2 + eps)`` of each token of ``(B, h, d, ...)``: ``(B, h, 1, ...)``."""
+    total = t.sum(2, keepdim=True)
+    # The centered square sum without a centered copy of the map; rounding can take it below zero. In fp32 a common
+    # offset of a token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
+    squares = torch.addcmul((t * t).sum(2, keepdim=True), total, total, value=-1 / int(t.shape[2]))
+    return squares.clamp_min(0).add_(eps).rsqrt_()
 
 
 def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> Tensor:
@@ -58,20 +59,18 @@ def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> 
 
 
 def head_saliency(t: Tensor, key: str, eps: float) -> Tensor:
-    """`saliency` of tokens that are split into heads, ``(B, h, d, ...)``.
-
-    ``sqrt(d) P(u)`` is a layer norm of ``u``, so with means over the channels in place of sums no factor is left over.
-    """
+    """`saliency` of tokens that are split into heads, ``(B, h, d, ...)``."""
     d, positions = int(t.shape[2]), tuple(range(3, t.dim()))
-    mean, inverse = token_statistics(t, eps)
+    inverse = inverse_norm(t, eps)
     if key == 'gap':
-        vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d)
+        # P is a layer norm over the channels of the head, without its factor sqrt(d).
+        vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d).mul_(d**-0.5)
     else:
-        vector = ((t - mean) * inverse).mean(positions)
+        vector = ((t - t.mean(2, keepdim=True)) * inverse).mean(positions)
     # The vector has mean zero over the channels, so the token need not be centered here.
-    product = (t * vector[(...,) + (None,) * len(positions)]).mean(2, keepdim=True)
+    product = (t * vector[(...,) + (None,) * len(positions)]).sum(2, keepdim=True)
     # Rounding: `inverse` is large for a token of nearly equal channels.
-    return (product * inverse).clamp(-1, 1)
+    return (product * inverse).clamp_(-1, 1)
 
 
 def activate(rho: Tensor, act: str = 'one_plus') -> Tensor:
@@ -109,7 +108,7 @@ def spsa_gate(x: Tensor, num_heads: int, act: str = 'one_plus', key: str = 'gap'
     rho = head_saliency(t, key, eps)
     # The default in one pass over the map.
     y = torch.addcmul(t, t, rho) if act == 'one_plus' else t * activate(rho, act)
-    return y.to(x.dtype).reshape(x.shape)
+    return y.view(x.shape).to(x.dtype)
 
 
 def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
@@ -127,12 +126,11 @@ def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
         ``(B, C, ...)`` in the type of ``x``.
     """
     t = split_heads(x, num_heads).flatten(3)
-    mean, inverse = token_statistics(t, eps)
     # Under autocast the products would be of half precision again.
     with torch.autocast(x.device.type, enabled=False):
-        p = (t - mean) * (inverse * int(t.shape[2]) ** -0.5)
+        p = (t - t.mean(2, keepdim=True)) * inverse_norm(t, eps)
         # Means over the tokens, not sums: numerator and denominator are divided by N.
         mixed = t.mean(3, keepdim=True) + (t @ p.transpose(2, 3) / t.shape[3]) @ p
         weight = 1 + p.mean(3, keepdim=True).transpose(2, 3) @ p
         y = mixed / (weight + eps)
-    return y.to(x.dtype).reshape(x.shape)
+    return y.to(x.dtype).view(x.shape)

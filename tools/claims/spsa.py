@@ -101,7 +101,7 @@ def draw_claims(results: dict[str, dict[str, dict]], path: Path) -> None:
         panel.grid(axis='y', alpha=0.3)
     panels[0].set_title('classification', fontsize=10)
     panels[1].set_title('detection', fontsize=10)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
     pyplot.close(figure)
 
 
@@ -127,7 +127,7 @@ def draw_maps(data: Path, size: int, path: Path) -> None:
             panel.set_yticks([])
             if column == 0:
                 panel.set_ylabel(title, fontsize=8, rotation=0, ha='right', va='center')
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72)
     pyplot.close(figure)
 
 
