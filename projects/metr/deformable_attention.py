@@ -1,39 +1,73 @@
 """Deformable cross-attention in two thirds of the time on a CPU (not in METR, arXiv 2304.03580: our decision).
 
 METR's decoder samples with thousands of queries, and on a CPU mmcv's fallback then is the largest part of the decoder:
-it keeps the samples of all levels side by side and sums over a last axis of few entries. Other devices use mmcv's op.
+it keeps the samples of all levels side by side, sums over a last axis of few entries, and copies most tensors to bring
+their axes in order. Here the queries and the tokens are the last axis from the projections on, and one level is sampled
+after another. Other devices use mmcv's op.
 """
 
+import torch
 import torch.nn.functional as F
 from mmcv.ops import MultiScaleDeformableAttention
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def sample_levels(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def channels_first_linear(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer to ``(B, M, C)`` and return ``(B, D, M)``, without a transposed copy."""
+    weight = linear.weight.expand(len(x), -1, -1)
+    return torch.baddbmm(linear.bias[:, None], weight, x.transpose(1, 2))
+
+
+class WeightedSum(torch.autograd.Function):
+    """Sum samples ``(G, D, P, M)`` over the points with weights ``(G, P, M)``: ``(G, D, M)``.
+
+    The products of all points are never in memory together, neither forward nor backward.
+    """
+
+    @staticmethod
+    def forward(ctx, samples: Tensor, weights: Tensor) -> Tensor:
+        """Sum point by point."""
+        ctx.save_for_backward(samples, weights)
+        output = samples[:, :, 0] * weights[:, None, 0]
+        for point in range(1, samples.size(2)):
+            output.addcmul_(samples[:, :, point], weights[:, None, point])
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of samples and weights."""
+        samples, weights = ctx.saved_tensors
+        of_weights = [(samples[:, :, point] * grad).sum(1) for point in range(samples.size(2))]
+        return grad[:, :, None] * weights[:, None], torch.stack(of_weights, dim=1)
+
+
+def sample_levels(maps: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """Sum the sampled values of every level, weighted, one level after another.
 
-    The same sum as mmcv's ``multi_scale_deformable_attn_pytorch`` (a test compares values and gradients). The points
-    come before the queries, so that the sum over them runs along contiguous memory, and no level waits for another.
+    The same sum as mmcv's ``multi_scale_deformable_attn_pytorch`` (a test compares values and gradients), with the long
+    axes last.
 
     Args:
-        value: ``(B, N, heads, D)``, levels one after another.
+        maps: Values ``(B, heads, D, N)``, levels one after another.
         spatial_shapes: ``(L, 2)``, height and width of each level.
-        locations: ``(B, M, heads, L, points, 2)``, x and y in [0, 1] of the padded image.
-        weights: ``(B, M, heads, L, points)``.
+        locations: ``(B, heads, L, points, 2, M)``, x and y in [0, 1] of the padded image.
+        weights: ``(B, heads, L, points, M)``.
 
     Returns:
-        ``(B, M, heads * D)``.
+        ``(B, heads * D, M)``.
     """
-    num_images, num_queries, num_heads, _, num_points, _ = locations.shape
-    grids = (2 * locations - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (L, B * heads, points, M, 2)
-    weights = weights.permute(3, 0, 2, 4, 1).reshape(-1, num_images * num_heads, 1, num_points, num_queries)
     shapes = spatial_shapes.tolist()
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in shapes], dim=-1)
+    levels = maps.flatten(0, 1).split([height * width for height, width in shapes], dim=-1)
+    grids = (2 * locations - 1).transpose(-1, -2).flatten(0, 1)  # (B * heads, L, points, M, 2)
+    weights = weights.flatten(0, 1)
     output = sum(
-        (F.grid_sample(tokens.unflatten(-1, shape), grid, align_corners=False) * weight).sum(dim=2)
-        for tokens, shape, grid, weight in zip(maps, shapes, grids, weights, strict=True)
+        WeightedSum.apply(
+            F.grid_sample(tokens.unflatten(-1, shape), grids[:, level], align_corners=False), weights[:, level]
+        )
+        for level, (tokens, shape) in enumerate(zip(levels, shapes, strict=True))
     )
-    return output.view(num_images, -1, num_queries).transpose(1, 2)
+    return output.view(len(maps), -1, output.size(-1))
 
 
 class LevelwiseDeformableAttention(MultiScaleDeformableAttention):
@@ -88,21 +122,22 @@ class LevelwiseDeformableAttention(MultiScaleDeformableAttention):
         identity = query
         if query_pos is not None:
             query = query + query_pos
-        value = self.value_proj(value)
+        maps = channels_first_linear(self.value_proj, value)
         if key_padding_mask is not None:
-            value = value.masked_fill(key_padding_mask[..., None], 0.0)
+            maps = maps.masked_fill(key_padding_mask[:, None], 0.0)
         per_level = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*per_level, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        offsets = channels_first_linear(self.sampling_offsets, query).unflatten(1, (*per_level, 2))
+        weights = channels_first_linear(self.attention_weights, query).unflatten(1, (self.num_heads, -1)).softmax(2)
+        references = reference_points.permute(0, 2, 3, 1)[:, None, :, None]  # (B, 1, L, 1, 2 or 4, M)
         # In the host's order of rounding: a place that falls into the next cell has another gradient.
-        if reference_points.size(-1) == 4:
-            offsets = offsets / self.num_points * reference_points[:, :, None, :, None, 2:] * 0.5
+        if references.size(4) == 4:
+            offsets = offsets / self.num_points * references[..., 2:, :] * 0.5
         else:
-            offsets = offsets / spatial_shapes.flip(-1)[:, None]
+            offsets = offsets / spatial_shapes.flip(-1)[:, None, :, None]
         output = sample_levels(
-            value.unflatten(-1, (self.num_heads, -1)),
+            maps.unflatten(1, (self.num_heads, -1)),
             spatial_shapes,
-            reference_points[:, :, None, :, None, :2] + offsets,
-            weights.unflatten(-1, per_level[1:]),
+            references[..., :2, :] + offsets,
+            weights.unflatten(2, per_level[1:]),
         )
-        return self.dropout(self.output_proj(output)) + identity
+        return self.dropout(self.output_proj(output.transpose(1, 2))) + identity

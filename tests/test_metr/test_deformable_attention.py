@@ -5,7 +5,11 @@ import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-from mmplugins.metr.deformable_attention import LevelwiseDeformableAttention, sample_levels
+from mmplugins.metr.deformable_attention import (
+    LevelwiseDeformableAttention,
+    WeightedSum,
+    sample_levels,
+)
 
 B, M, HEADS, LEVELS, POINTS, D = 2, 7, 4, 2, 3, 16
 SHAPES = torch.tensor([[4, 5], [2, 3]])
@@ -18,7 +22,9 @@ def test_sum_over_levels_is_mmcvs():
     locations = (torch.rand(B, M, HEADS, LEVELS, POINTS, 2, dtype=torch.double) * 1.6 - 0.3).requires_grad_()
     weights = torch.rand(B, M, HEADS, LEVELS, POINTS, dtype=torch.double, requires_grad=True)
     inputs = (value, locations, weights)
-    ours = sample_levels(value, SHAPES, locations, weights)
+    ours = sample_levels(
+        value.permute(0, 2, 3, 1), SHAPES, locations.permute(0, 2, 3, 4, 5, 1), weights.permute(0, 2, 3, 4, 1)
+    ).transpose(1, 2)
     host = multi_scale_deformable_attn_pytorch(value, SHAPES, locations, weights)
     torch.testing.assert_close(ours, host, rtol=0, atol=1e-12)
     probe = torch.randn_like(host)
@@ -26,6 +32,15 @@ def test_sum_over_levels_is_mmcvs():
         torch.autograd.grad(ours, inputs, probe), torch.autograd.grad(host, inputs, probe), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_weighted_sum_and_its_gradients():
+    samples = torch.randn(3, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    weights = torch.rand(3, 5, 6, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(
+        WeightedSum.apply(samples, weights), torch.einsum('gdpm,gpm->gdm', samples, weights), rtol=0, atol=1e-12
+    )
+    assert torch.autograd.gradcheck(WeightedSum.apply, (samples, weights))
 
 
 @pytest.mark.parametrize('coordinates', [2, 4], ids=['points', 'boxes'])
