@@ -36,7 +36,7 @@ def inverse_norm(t: Tensor, eps: float) -> Tensor:
     # The centered square sum without a centered copy of the map; rounding can take it below zero. In fp32 a common
     # offset of a token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
     squares = torch.addcmul((t * t).sum(2, keepdim=True), total, total, value=-1 / int(t.shape[2]))
-    return squares.clamp_min(0).add_(eps).rsqrt_()
+    return squares.clamp_min_(0).add_(eps).rsqrt_()
 
 
 def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> Tensor:
@@ -55,22 +55,26 @@ def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> 
     Returns:
         ``(B, h, 1, ...)`` in [-1, 1], in fp32 if ``x`` is of half precision.
     """
-    return head_saliency(split_heads(x, num_heads), key, eps)
+    t = split_heads(x, num_heads)
+    return scaled_saliency(t, key, eps) * int(t.shape[2]) ** -0.5
 
 
-def head_saliency(t: Tensor, key: str, eps: float) -> Tensor:
-    """`saliency` of tokens that are split into heads, ``(B, h, d, ...)``."""
+def scaled_saliency(t: Tensor, key: str, eps: float) -> Tensor:
+    """``sqrt(d)`` times `saliency` of tokens that are split into heads, ``(B, h, d, ...)``.
+
+    Each operation with a number counts on small maps, so the factor is left to who has to multiply anyway.
+    """
     d, positions = int(t.shape[2]), tuple(range(3, t.dim()))
     inverse = inverse_norm(t, eps)
     if key == 'gap':
-        # P is a layer norm over the channels of the head, without its factor sqrt(d).
-        vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d).mul_(d**-0.5)
+        # P over the channels of the head, times sqrt(d).
+        vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d)
     else:
-        vector = ((t - t.mean(2, keepdim=True)) * inverse).mean(positions)
+        vector = ((t - t.mean(2, keepdim=True)) * inverse).mean(positions) * d**0.5
     # The vector has mean zero over the channels, so the token need not be centered here.
     product = (t * vector[(...,) + (None,) * len(positions)]).sum(2, keepdim=True)
     # Rounding: `inverse` is large for a token of nearly equal channels.
-    return (product * inverse).clamp_(-1, 1)
+    return product.mul_(inverse).clamp_(-(d**0.5), d**0.5)
 
 
 def activate(rho: Tensor, act: str = 'one_plus') -> Tensor:
@@ -105,10 +109,10 @@ def spsa_gate(x: Tensor, num_heads: int, act: str = 'one_plus', key: str = 'gap'
         ``(B, C, ...)`` in the type of ``x``.
     """
     t = split_heads(x, num_heads)
-    rho = head_saliency(t, key, eps)
+    rho, factor = scaled_saliency(t, key, eps), int(t.shape[2]) ** -0.5
     # The default in one pass over the map.
-    y = torch.addcmul(t, t, rho) if act == 'one_plus' else t * activate(rho, act)
-    return y.view(x.shape).to(x.dtype)
+    y = torch.addcmul(t, t, rho, value=factor) if act == 'one_plus' else t * activate(rho * factor, act)
+    return (y if y.dtype == x.dtype else y.to(x.dtype)).view_as(x)
 
 
 def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
