@@ -11,87 +11,10 @@ import torch
 from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
-from torch.nn import functional as F
 
-from .layers import CAEAttention, scaled_linear, split_heads
+from .relative_position import resize_bias_table
 from .tokens import sincos_table
 from .vit import CAEViT
-
-
-def relative_position_index(grid: tuple[int, int], device: torch.device | str = 'cpu') -> Tensor:
-    """Rows of the bias table for every pair of tokens of a grid.
-
-    Args:
-        grid: Rows and columns of patches, (h, w).
-        device: Where to make it.
-
-    Returns:
-        Tensor (1 + h*w, 1 + h*w), integers below (2h - 1) * (2w - 1) + 3; the last three rows of the table are for
-        class token to patch, patch to class token, class token to itself, as in BEiT.
-    """
-    rows, columns = grid
-    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing='ij')
-    y, x = y.flatten(), x.flatten()
-    patches = (2 * rows - 1) * (2 * columns - 1)
-    index = torch.empty(1 + rows * columns, 1 + rows * columns, dtype=torch.long, device=device)
-    index[1:, 1:] = (y[:, None] - y + rows - 1) * (2 * columns - 1) + (x[:, None] - x + columns - 1)
-    index[0], index[1:, 0], index[0, 0] = patches, patches + 1, patches + 2
-    return index
-
-
-def resize_bias_table(table: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Resize the bias table of a grid to another grid, nearest offsets on nearest, farthest on farthest.
-
-    Not in the paper, where each task has one image size: bicubic, our decision.
-
-    Args:
-        table: Tensor ((2h - 1) * (2w - 1) + 3, heads).
-        source: The table's grid (h, w).
-        target: The wanted grid (h', w').
-
-    Returns:
-        Tensor ((2h' - 1) * (2w' - 1) + 3, heads).
-    """
-    if source == target:
-        return table
-    patches = table[:-3].T.reshape(1, -1, 2 * source[0] - 1, 2 * source[1] - 1)
-    size = (2 * target[0] - 1, 2 * target[1] - 1)
-    # Interpolation is done in float32: half precision has no bicubic kernel on every device.
-    resized = F.interpolate(patches.float(), size=size, mode='bicubic', align_corners=True).to(table.dtype)
-    return torch.cat([resized.flatten(2)[0].T, table[-3:]])
-
-
-class GridAttention(CAEAttention):
-    """Attention whose relative position bias is made for the grid of the image, not of the model."""
-
-    def bias_of(self, grid: tuple[int, int]) -> Tensor | None:
-        """Bias (heads, 1 + N, 1 + N) of a grid (h, w), N = h * w; None for an attention without bias."""
-        if not self.use_rel_pos_bias:
-            return None
-        if tuple(grid) == tuple(self.window_size):
-            table, index = self.relative_position_bias_table, self.relative_position_index.long()
-        else:
-            table = resize_bias_table(self.relative_position_bias_table, self.window_size, grid)
-            index = relative_position_index(grid, table.device)
-        return table[index].permute(2, 0, 1)
-
-    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """Attend.
-
-        Args:
-            x: Tensor (B, 1 + N, D).
-            rel_pos_bias: What :meth:`bias_of` gives for the grid of ``x``.
-            scale: Tensor (D,), LayerScale of the branch.
-
-        Returns:
-            Tensor (B, 1 + N, D).
-        """
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        q, k, v = (split_heads(part, self.num_heads) for part in F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1))
-        if rel_pos_bias is not None:
-            rel_pos_bias = rel_pos_bias[None].to(q.dtype)  # autocast gives q in half precision
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=rel_pos_bias, scale=self.scale)
-        return self.proj_drop(scaled_linear(x.transpose(1, 2).flatten(2), self.proj, scale))
 
 
 @MODELS.register_module()
@@ -137,8 +60,6 @@ class CAEFinetuneViT(CAEViT):
             **kwargs,
         )
         self.pos_resize = pos_resize
-        for layer in self.layers:
-            layer.attn.__class__ = GridAttention  # the same parameters
         self._register_load_state_dict_pre_hook(self._prepare_norms)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -155,7 +76,7 @@ class CAEFinetuneViT(CAEViT):
         x = self.drop_after_pos(x + self.position_table(grid))
         outs = []
         for i, layer in enumerate(self.layers):
-            x = layer(x, layer.attn.bias_of(grid))
+            x = layer(x, grid=grid)
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:

@@ -19,6 +19,8 @@ from mmpretrain.models.utils import BEiTAttention, CrossMultiheadAttention, buil
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .relative_position import relative_position_index, resize_bias_table
+
 NORM_CFG = dict(type='LN', eps=1e-6)
 
 
@@ -61,13 +63,34 @@ class CAEAttention(BEiTAttention):
         """Leave the relative position table at zero."""
         BaseModule.init_weights(self)
 
-    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    def own_bias(self, grid: tuple[int, int] | None = None) -> Tensor | None:
+        """Return this layer's bias ``(H, 1 + h w, 1 + h w)`` for a grid; None if it has none.
+
+        Args:
+            grid: ``(h, w)`` patches; default: that of the model. For another one the table is resized.
+        """
+        table, index = self.relative_position_bias_table, self.relative_position_index
+        if table is None:
+            return None
+        if grid is not None and tuple(grid) != tuple(self.window_size):
+            table = resize_bias_table(table, self.window_size, grid)
+            index = relative_position_index(grid, table.device)
+        return table[index.long()].permute(2, 0, 1)
+
+    def forward(
+        self,
+        x: Tensor,
+        rel_pos_bias: Tensor | None = None,
+        scale: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Attend among the tokens.
 
         Args:
             x: ``(B, N, C)``.
             rel_pos_bias: ``(H, N, N)``, a bias that all layers share, added to this layer's own.
             scale: ``(C,)`` LayerScale of the branch.
+            grid: ``(h, w)`` patches of the image, if not those of the model.
 
         Returns:
             ``(B, N, C)``.
@@ -78,9 +101,8 @@ class CAEAttention(BEiTAttention):
         else:
             qkv = self.qkv(x)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
-        bias = rel_pos_bias
-        if self.relative_position_bias_table is not None:
-            own = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        own, bias = self.own_bias(grid), rel_pos_bias
+        if own is not None:
             bias = own if bias is None else own + bias
         dropout = self.attn_drop.p if self.training else 0.0
         bias = None if bias is None else bias[None].to(q.dtype)
@@ -160,14 +182,14 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         """Initialize as ``init_cfg`` says; the host would add noise to the biases of the FFN."""
         BaseModule.init_weights(self)
 
-    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
-        """Apply the block to ``(B, N, C)``; ``rel_pos_bias`` as in :class:`CAEAttention`."""
+    def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:
+        """Apply the block to ``(B, N, C)``; ``rel_pos_bias`` and ``grid`` as in :class:`CAEAttention`."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, rel_pos_bias, use_reentrant=False)
-        return self._forward(x, rel_pos_bias)
+            return checkpoint(self._forward, x, rel_pos_bias, grid, use_reentrant=False)
+        return self._forward(x, rel_pos_bias, grid)
 
-    def _forward(self, x: Tensor, rel_pos_bias: Tensor | None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1))
+    def _forward(self, x: Tensor, rel_pos_bias: Tensor | None, grid: tuple[int, int] | None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1, grid))
         out = self.ffn(self.ln2(x))
         return x + self.drop_path(out if self.gamma_2 is None else self.gamma_2 * out)
 

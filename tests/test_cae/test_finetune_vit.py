@@ -7,7 +7,8 @@ from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 import mmplugins.cae.layer_decay  # noqa: F401
 from mmplugins.cae import CAEViT
-from mmplugins.cae.finetune_vit import CAEFinetuneViT, relative_position_index, resize_bias_table
+from mmplugins.cae.finetune_vit import CAEFinetuneViT
+from mmplugins.cae.relative_position import resize_bias_table
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=192)
 
@@ -55,30 +56,13 @@ def test_equals_the_host_with_a_bias_table(img_size):
     torch.testing.assert_close(model(images)[0], host(images)[0], atol=1e-5, rtol=0)
 
 
-def test_index_of_the_bias_table_is_brute_force():
-    rows, columns = 2, 3
-    index = relative_position_index((rows, columns))
-    patches = (2 * rows - 1) * (2 * columns - 1)
-    for i in range(rows * columns):
-        for j in range(rows * columns):
-            dy, dx = i // columns - j // columns, i % columns - j % columns
-            assert index[1 + i, 1 + j] == (dy + rows - 1) * (2 * columns - 1) + dx + columns - 1
-    assert index[0, 1:].unique().tolist() == [patches]
-    assert index[1:, 0].unique().tolist() == [patches + 1]
-    assert index[0, 0] == patches + 2
-
-
-def test_bias_table_keeps_near_and_far_when_resized():
-    source, target = (3, 3), (5, 9)
-    table = torch.zeros(28, 2)
-    # The bias is the sign of the distance in x, times two; bicubic interpolation keeps the ends and the middle.
-    table[:25, 0] = torch.arange(-2.0, 3).repeat(5)
-    table[25:] = torch.tensor([[7.0, 8], [9, 10], [11, 12]])
-    resized = resize_bias_table(table, source, target)
-    grid = resized[:-3, 0].reshape(9, 17)
-    assert torch.equal(resized[-3:], table[-3:])
-    torch.testing.assert_close(grid[:, [0, 8, 16]], torch.tensor([-2.0, 0, 2]).expand(9, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(resize_bias_table(table, source, source), table)
+def test_dropout_and_bias_of_the_keys_are_those_of_the_config():
+    model = randomized(CAEFinetuneViT(ARCH, 32, patch_size=8, bias=True, layer_cfgs=dict(attn_drop_rate=0.5)))
+    images = torch.randn(2, 3, 32, 32)
+    assert all(layer.attn.qkv.bias is not None for layer in model.layers)
+    torch.testing.assert_close(model(images)[0], model(images)[0], rtol=0, atol=0)
+    model.train()
+    assert not torch.allclose(model(images)[0], model(images)[0])
 
 
 @pytest.mark.parametrize('pos_resize', ['bicubic', 'rebuild'])
