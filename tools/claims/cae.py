@@ -1,4 +1,4 @@
-"""Six claims of CAE (arXiv 2202.03026) and CAE v2 (arXiv 2211.09799) on real handwritten digits, for two CPU cores.
+"""Claims of CAE (arXiv 2202.03026) and CAE v2 (arXiv 2211.09799) on real handwritten digits, for two CPU cores.
 
 ``python tools/claims/cae.py`` fits the frozen targets, pretrains all arms in two processes of one thread, probes their
 features, and writes ``projects/cae/results/claims.json`` and ``claims.png``. Finished arms are kept in the work folder,

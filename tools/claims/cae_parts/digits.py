@@ -44,7 +44,11 @@ def shift(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @MODELS.register_module()
 class DigitsTeacher(BaseModule):
-    """Stands for CLIP: a CNN trained on the labels. (B, 3, 12, 12) in [0, 1] to (B, 1 + 36, 64), CLS is the mean."""
+    """Stands for CLIP: a CNN trained on the labels. (B, 3, 12, 12) in [0, 1] to (B, 1 + 36, 64), CLS is the mean.
+
+    Like CLIP's tower it ends in a normalization. Bare outputs of a ReLU all point into the same orthant, and there a
+    constant comes close to any target in cosine: the students learned little from those.
+    """
 
     def __init__(self, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -57,7 +61,8 @@ class DigitsTeacher(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, 1 + 36, 64)."""
         tokens = self.net(x).flatten(2).transpose(1, 2)
-        return torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def fit_teacher(digits: Digits, path: Path, epochs: int = 30) -> float:
