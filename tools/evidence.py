@@ -15,10 +15,12 @@ from statistics import median
 
 import torch
 
+from mmplugins.utils.atomic import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     'torch', 'mmcv', 'mmengine', 'mmdet', 'onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmpretrain',
-    'numpy', 'scipy',
+    'onedl-mmrotate', 'numpy', 'scipy',
 )  # fmt: skip
 
 
@@ -56,10 +58,7 @@ def origin(seconds: float, *more: str) -> dict:
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON; whoever reads ``path`` meanwhile sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
+    write_text(path, json.dumps(data, indent=1) + '\n')
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
