@@ -5,26 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..utils.atomic import replacing
+from ..utils.checkpoint import load_without_code
 from .weights import encoder_of, from_ours, layout_of, to_ours
-
-
-class Discarded:
-    """Stands in for whatever a checkpoint holds beside weights: logs, arguments. Nothing of it is run or kept."""
-
-    def __new__(cls, *args, **kwargs) -> Discarded:
-        """Take and forget any arguments."""
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -38,19 +24,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: It holds other things than weights, logs and arguments, or no weights.
     """
-    numpy_core = np._core if hasattr(np, '_core') else np.core
-    # By the names under which pickle looks for them; `getattr` itself would let a file reach any function.
-    skipped = ('mmengine.logging.history_buffer.HistoryBuffer', 'builtins.getattr', 'argparse.Namespace')
-    allowed = [(Discarded, name) for name in skipped]
-    allowed += [np.ndarray, np.dtype, numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar]
-    allowed += [type(np.dtype(kind)) for kind in (np.uint32, np.float64, np.int64)]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zip, pickle and torch have errors of their own, with no common base
-        raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
+    content = load_without_code(path)
     for key in ('state_dict', 'model', 'module'):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.logging.history_buffer import HistoryBuffer
 from torch import Tensor, nn
+
+from ..utils.checkpoint import load_without_code
 
 # Where checkpoints keep the weights: mmengine, MAE's and most authors' code, timm and DINO.
 WRAPPERS = ('state_dict', 'model', 'module', 'teacher')
@@ -35,10 +36,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
                 return dict(state_dict={name: torch.from_numpy(arrays[name]) for name in arrays.files}, meta={})
         if path.suffix == '.safetensors':
             return dict(state_dict=_read_safetensors(path), meta={})
-        content = _read_torch(path)
-    except ImportError:
+        content = load_without_code(path)
+    except (ImportError, ValueError):
         raise
-    except Exception as error:  # zip, pickle, numpy and torch have errors of their own, with no common base
+    except Exception as error:  # zip, numpy and safetensors have errors of their own, with no common base
         raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
@@ -94,13 +95,3 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError('reading .safetensors needs `pip install safetensors`') from error
     return load_file(path)
-
-
-def _read_torch(path: Path) -> object:
-    # What mmengine's message hub writes beside the weights; `getattr` finds the methods of HistoryBuffer.
-    numpy_core = np._core if hasattr(np, '_core') else np.core
-    logs = [HistoryBuffer, getattr, np.ndarray, np.dtype]
-    logs += [numpy_core.multiarray._reconstruct, numpy_core.multiarray.scalar]
-    logs += [type(np.dtype(kind)) for kind in (np.uint32, np.float64, np.int64)]
-    with torch.serialization.safe_globals(logs):
-        return torch.load(path, map_location='cpu', weights_only=True)

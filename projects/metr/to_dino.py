@@ -13,15 +13,14 @@ import copy
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from ..utils.atomic import replacing, write_text
+from ..utils.checkpoint import load_without_code
 
 DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
 HOSTS = {'METR': ('DINO', 'DINOHead'), 'DeformableMETR': ('DeformableDETR', 'DeformableDETRHead')}
@@ -100,24 +99,7 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: It holds more than tensors and mmengine's logs, or no ``state_dict``.
     """
-    # What mmengine's message hub writes beside the weights; `getattr` finds the methods of HistoryBuffer.
-    numpy_core = np._core if hasattr(np, '_core') else np.core
-    logs = [
-        HistoryBuffer,
-        getattr,
-        np.ndarray,
-        np.dtype,
-        numpy_core.multiarray._reconstruct,
-        numpy_core.multiarray.scalar,
-    ]
-    logs += [type(np.dtype(kind)) for kind in (np.uint32, np.float64, np.int64)]
-    try:
-        with torch.serialization.safe_globals(logs):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zip, pickle and torch have errors of their own, with no common base
-        raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
+    checkpoint = load_without_code(path)
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ValueError(f'{path} holds no `state_dict`; it is not a checkpoint of mmengine')
     return checkpoint['state_dict']

@@ -50,8 +50,10 @@ def test_converted_host_trains(trained, mixed_batch):
     cfg, _, _ = trained
     model = host_config(cfg.model, num_classes=4, num_queries=12)
     detector = MODELS.build(copy.deepcopy(model))
-    clean = MODELS.build(copy.deepcopy(cfg.model)).state_dict()
-    detector.load_state_dict(convert(clean, model), strict=False)
+    metr = MODELS.build(copy.deepcopy(cfg.model))
+    for built in (metr, detector):
+        built.init_weights()  # the host makes `level_embed` of memory as it finds it
+    detector.load_state_dict(convert(metr.state_dict(), model), strict=False)
     detector.train()
     data = detector.data_preprocessor(mixed_batch, True)
     loss, _ = detector.parse_losses(detector.loss(data['inputs'], data['data_samples']))
