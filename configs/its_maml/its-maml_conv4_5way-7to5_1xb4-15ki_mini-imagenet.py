@@ -1,0 +1,5 @@
+# ITS-MAML, miniImageNet, Conv4-32, 5-way 5-shot, 7 shots in training. 1 GPU x 4 tasks, 15,000 updates. Not run by us.
+_base_ = './_base_/mini-imagenet.py'
+train_dataloader = dict(dataset=dict(shots=7))
+val_dataloader = dict(dataset=dict(shots=5))
+test_dataloader = dict(dataset=dict(shots=5))

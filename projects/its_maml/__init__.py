@@ -1,0 +1,33 @@
+"""ITS-MAML: robust few-shot meta-learning with more training shots (Duan et al., 2022), on mmengine and mmpretrain."""
+
+from .attacks import LinfAttack
+from .backbones import Conv4, ResNet12, use_batch_statistics
+from .datasets import DigitsDataset, LeafFolderDataset, PackedDataset
+from .episodes import EpisodeSampler, EpisodicDataset
+from .external_attacks import FoolboxAttack, TorchAttack
+from .hooks import CheckEpisodesHook, IntrinsicDimensionHook
+from .intrinsic_dim import intrinsic_dimension
+from .learner import Learner, adapt
+from .metric import FewShotRobustMetric
+from .robust_maml import RobustMAML
+
+__all__ = [
+    'CheckEpisodesHook',
+    'Conv4',
+    'DigitsDataset',
+    'EpisodeSampler',
+    'EpisodicDataset',
+    'FewShotRobustMetric',
+    'FoolboxAttack',
+    'IntrinsicDimensionHook',
+    'LeafFolderDataset',
+    'Learner',
+    'LinfAttack',
+    'PackedDataset',
+    'ResNet12',
+    'RobustMAML',
+    'TorchAttack',
+    'adapt',
+    'intrinsic_dimension',
+    'use_batch_statistics',
+]

@@ -1,0 +1,34 @@
+"""Jobs of the plugin that a user runs from anywhere: ``python -m mmplugins.its_maml <verb>``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import evaluation, report, sweep, view
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
+    parser = argparse.ArgumentParser(prog='python -m mmplugins.its_maml', description=__doc__)
+    verbs = parser.add_subparsers(dest='verb', required=True)
+    for name, module in dict(test=evaluation, sweep=sweep, report=report, view=view).items():
+        verb = verbs.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; what the user can put right is said in one line, without a traceback."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f'{args.verb}: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,86 @@
+import builtins
+
+import pytest
+import torch
+from torch import nn
+
+from mmplugins.its_maml import FoolboxAttack, LinfAttack, TorchAttack
+from mmplugins.its_maml.external_attacks import OneTaskAttack, TaskNetwork
+
+
+@pytest.fixture
+def task():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(27, 12), nn.Tanh(), nn.Linear(12, 5)).requires_grad_(False)
+
+    def logits(x):
+        return net(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    images = torch.rand(1, 8, 3, 3, 3)
+    return logits, images, logits(images).argmax(-1), torch.tensor([4])
+
+
+def test_own_pgd_is_that_of_torchattacks(task):
+    pytest.importorskip('torchattacks')
+    theirs = TorchAttack('PGD', eps=0.1, alpha=0.025, steps=10, random_start=False)(*task)
+    ours = LinfAttack(eps=0.1, steps=10, step_size=0.025, random_start=False)(*task)
+    assert (theirs - ours).abs().max() <= 1e-6
+
+
+def test_auto_attack_is_not_weaker_than_pgd(task):
+    pytest.importorskip('torchattacks')
+    logits, images, labels, _ = task
+    robust = [
+        (logits(attack(*task)).argmax(-1) == labels).double().mean()
+        for attack in (TorchAttack('AutoAttack', eps=0.1, num_classes=5), LinfAttack(eps=0.1, steps=10))
+    ]
+    assert robust[0] <= robust[1]
+
+
+def test_foolbox_stays_in_the_ball(task):
+    pytest.importorskip('foolbox')
+    found = FoolboxAttack('LinfPGD', eps=0.1)(*task)
+    assert (found - task[1]).abs().max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize(('cls', 'package'), [(TorchAttack, 'torchattacks'), (FoolboxAttack, 'foolbox')])
+def test_missing_package_names_the_install_line(monkeypatch, cls, package):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == package:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', without)
+    with pytest.raises(ImportError, match=f'pip install.*{package}'):
+        cls()
+
+
+class Noise(OneTaskAttack):
+    """Draws from the global generator, as the libraries do."""
+
+    def run(self, network, images, labels):
+        assert network(images).shape == (8, 5)
+        return images + torch.rand_like(images)
+
+
+def test_adapter_keeps_the_generator_and_depends_on_the_seed(task):
+    logits, images, labels, seeds = task
+    random = torch.get_rng_state()
+    found = Noise()(logits, images, labels, seeds)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(found, Noise()(logits, images, labels, seeds))
+    assert not torch.equal(found, Noise()(logits, images, labels, seeds + 1))
+
+
+def test_adapter_attacks_one_task(task):
+    logits, images, labels, seeds = task
+    with pytest.raises(ValueError, match='one task at a time, got 2'):
+        Noise()(logits, images.expand(2, -1, -1, -1, -1), labels, seeds)
+
+
+def test_network_of_a_task_has_a_device(task):
+    network = TaskNetwork(task[0])
+    assert next(network.parameters()).device.type == 'cpu'
+    torch.testing.assert_close(network(task[1][0]), task[0](task[1])[0])

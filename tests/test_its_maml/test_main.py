@@ -1,0 +1,166 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+
+from mmplugins.its_maml import report
+from mmplugins.its_maml.__main__ import main
+from mmplugins.its_maml.evaluation import attack_config, set_test
+from mmplugins.its_maml.sweep import arm_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs/its_maml/its-maml_conv4-w16_5way-3to1_1xb4-400i_omniglot28.py'
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """The small config, smaller."""
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict(
+        {
+            'model.network.backbone.channels': 4,
+            'model.network.head.in_channels': 64,
+            'model.test_steps': 2,
+            'model.test_attacks.pgd10.steps': 2,
+            'train_cfg.max_iters': 2,
+            'train_cfg.val_interval': 2,
+            'train_dataloader.dataset.queries': 3,
+            'val_dataloader.dataset.queries': 3,
+            'val_dataloader.dataset.num_episodes': 2,
+            'test_dataloader.dataset.queries': 3,
+            'default_hooks.checkpoint.interval': 2,
+        }
+    )
+    cfg.custom_hooks[1].update(num_classes=3, per_class=10)
+    file = tmp_path / 'tiny.py'
+    cfg.dump(str(file))
+    return file
+
+
+@pytest.fixture
+def checkpoint(config, tmp_path) -> Path:
+    model = MODELS.build(Config.fromfile(config).model)
+    model.init_weights()
+    file = tmp_path / 'iter_2.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), file)
+    return file
+
+
+@pytest.mark.slow
+def test_test_writes_a_row_for_each_number_of_shots(config, checkpoint, tmp_path, capsys):
+    out = tmp_path / 'report'
+    arguments = [str(config), str(checkpoint), '--shots', '1', '2', '--tasks', '3', '--attack', 'fgsm', 'pgd3']
+    assert main(['test', *arguments, '--out', str(out)]) == 0
+    rows = json.loads((out / 'rows.json').read_text())
+    assert [(row['method'], row['train_shots'], row['test_shots']) for row in rows] == [
+        ('ITS-MAML', 3, 1),
+        ('ITS-MAML', 3, 2),
+    ]
+    for row in rows:
+        assert row['tasks'] == 3 and {'clean_ci', 'fgsm_ci', 'pgd3_ci', 'id_noise', 'id_pca90', 'id_mle'} <= set(row)
+        assert row['spectrum'][-1] == pytest.approx(1, abs=1e-4)
+    assert len({row['id_images'] for row in rows}) == 1
+    assert len(list(csv.DictReader((out / 'table.csv').open()))) == 2
+    assert Image.open(out / 'plots.png').width > 500
+    assert (out / 'table.md').read_text().strip() in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_sweep_runs_the_grid_once(config, tmp_path, capsys):
+    out = tmp_path / 'sweep'
+    arguments = ['sweep', str(config), '--train-shots', '1', '2', '--reg-weight', '0', '1', '--seeds', '1']
+    arguments += ['--tasks', '2', '--out', str(out)]
+    assert main(arguments) == 0
+    rows = json.loads((out / 'rows.json').read_text())
+    assert [(row['method'].split(' (')[0], row['train_shots']) for row in rows] == [
+        ('MAML', 1),
+        ('MAML, 2 training shots', 2),
+        ('R-MAML', 1),
+        ('ITS-MAML', 2),
+    ]
+    assert all(row['updates'] == 2 and row['seconds'] > 0 for row in rows)
+    assert rows[1]['images'] == 2 * 4 * 5 * (2 + 3)
+    files = {file: file.stat().st_mtime_ns for file in out.rglob('iter_2.pth')}
+    assert len(files) == 4
+    assert main(arguments) == 0
+    assert {file: file.stat().st_mtime_ns for file in out.rglob('iter_2.pth')} == files
+
+    capsys.readouterr()
+    assert main(['report', str(out / 'arms'), '--out', str(tmp_path / 'again')]) == 0
+    assert len(json.loads((tmp_path / 'again/rows.json').read_text())) == 4
+
+
+@pytest.mark.slow
+def test_view_draws_an_episode(config, checkpoint, tmp_path):
+    out = tmp_path / 'episode.png'
+    assert main(['view', str(config), str(checkpoint), '--queries', '2', '--out', str(out)]) == 0
+    picture = Image.open(out).convert('RGB')
+    assert picture.width > 300 and len(picture.getcolors(1 << 20)) > 10
+
+
+def rows(seeds=(0, 1, 2)):
+    return [
+        dict(seed=seed, method='R-MAML', train_shots=shots, test_shots=1, reg_weight=1.0, clean=80.0 + seed + shots,
+             clean_ci=0.5, pgd10=40.0 + seed, pgd10_ci=0.7, id_pca90=9.0 + shots, spectrum=[0.5, 1.0])
+        for shots in (1, 3)
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def test_table_gives_means_and_spread_over_seeds():
+    table = report.markdown(rows()).splitlines()
+    assert len(table) == 4
+    assert '| 82.0 ± 1.0 | 41.0 ± 1.0 | 10.0 |' in table[2]
+    assert 'seed' not in table[0] and 'spectrum' not in table[0]
+
+
+def test_of_one_seed_the_interval_over_tasks_is_given():
+    assert '| 81.0 ± 0.5 | 40.0 ± 0.7 |' in report.markdown(rows((0,)))
+
+
+def test_report_needs_rows(tmp_path, capsys):
+    with pytest.raises(ValueError, match='no results'):
+        report.write([], tmp_path)
+    assert main(['report', str(tmp_path)]) == 1
+    assert re.search('report: .* holds no rows.json', capsys.readouterr().err)
+
+
+def test_missing_checkpoint_is_one_line(config, capsys):
+    assert main(['test', str(config), 'absent.pth']) == 1
+    assert capsys.readouterr().err == 'test: no checkpoint at absent.pth\n'
+
+
+def test_attacks_by_name():
+    assert attack_config('pgd20', 0.1, 5) == dict(type='LinfAttack', eps=0.1, steps=20)
+    assert attack_config('autoattack', 0.1, 5) == dict(type='TorchAttack', name='AutoAttack', eps=0.1, num_classes=5)
+    assert attack_config('foolbox:LinfPGD', 0.1, 5) == dict(type='FoolboxAttack', name='LinfPGD', eps=0.1)
+    with pytest.raises(ValueError, match="unknown attack 'cw'"):
+        attack_config('cw', 0.1, 5)
+
+
+def test_radius_comes_from_the_config_unless_given():
+    cfg = Config.fromfile(CONFIG)
+    set_test(cfg, shots=2, tasks=7, attacks=['pgd5'])
+    assert cfg.model.test_attacks == dict(pgd5=dict(type='LinfAttack', eps=0.08, steps=5))
+    assert (cfg.test_dataloader.dataset.shots, cfg.test_dataloader.dataset.num_episodes) == (2, 7)
+    set_test(cfg, eps=0.2)
+    assert cfg.model.test_attacks.pgd5.eps == 0.2
+    cfg.model.test_attacks = {}
+    with pytest.raises(ValueError, match='give --eps'):
+        set_test(cfg, attacks=['pgd5'])
+
+
+def test_arm_changes_only_what_it_names():
+    cfg = Config.fromfile(CONFIG)
+    before = cfg.to_dict()
+    arm = arm_config(cfg, train_shots=4, reg_weight=0.0, inner_steps=1, seed=2, updates=7)
+    assert cfg.to_dict() == before
+    assert arm.train_dataloader.dataset.shots == 4 and arm.train_dataloader.dataset.seed == 2
+    assert (arm.model.reg_weight, arm.model.train_steps, arm.randomness.seed, arm.train_cfg.max_iters) == (0.0, 1, 2, 7)
+    assert arm.test_dataloader == cfg.test_dataloader and arm.model.test_steps == cfg.model.test_steps
