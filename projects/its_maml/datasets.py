@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmengine.dataset import force_full_init
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
@@ -67,6 +68,11 @@ class ArrayDataset(BaseDataset):
                     )
                 )
         return data_list
+
+    @force_full_init
+    def get_gt_labels(self) -> np.ndarray:
+        """Return the labels ``(N,)`` without copying the images, as the host would."""
+        return np.array([sample['gt_label'] for sample in self.data_list])
 
 
 @DATASETS.register_module()

@@ -65,8 +65,9 @@ class EpisodicDataset(Dataset):
         self.num_episodes, self.seed = num_episodes, seed
         self._cache: dict[int, Tensor] | None = {} if cache else None
         members: dict[int, list[int]] = defaultdict(list)
-        for position, label in enumerate(self.dataset.get_gt_labels()):
-            members[int(label)].append(position)
+        self.labels = np.asarray(self.dataset.get_gt_labels())
+        for position, label in enumerate(self.labels.tolist()):
+            members[label].append(position)
         self.classes = sorted(members) if class_split is None else split_classes(sorted(members), **class_split)
         self._members = {label: np.array(members[label]) for label in self.classes}
         self._check()

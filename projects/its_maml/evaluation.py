@@ -6,6 +6,7 @@ import argparse
 import re
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,18 @@ def evaluate(cfg: Config, checkpoint: str | Path, work_dir: str | Path) -> dict:
     Returns:
         A row: ``method``, ``train_shots``, ``test_shots``, the metrics of ``FewShotRobustMetric`` without prefix,
         ``id_<estimator>`` and ``id_images`` of ``IntrinsicDimensionHook``, ``spectrum`` (cumulative shares of
-        variance), ``test_seconds``.
+        variance), ``test_seconds`` of the processor.
     """
-    cfg = cfg.copy()
+    cfg = deepcopy(cfg)
     cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
     hook = dict(type='IntrinsicDimensionHook', estimators=ESTIMATORS)
     own = [item for item in cfg.get('custom_hooks', []) if item['type'] != hook['type']]
     given = next((dict(item) for item in cfg.get('custom_hooks', []) if item['type'] == hook['type']), {})
     cfg.custom_hooks = [*own, {**given, **hook}]
     runner = Runner.from_cfg(cfg)
-    start = time.time()
+    start = time.process_time()
     metrics = runner.test()
-    seconds = time.time() - start
+    seconds = time.process_time() - start
     model, dataset = model_of(runner), runner.test_dataloader.dataset
     positions = fixed_positions(dataset, given.get('num_classes', 20), given.get('per_class', 50), given.get('seed', 0))
     images = dataset.images(positions).to(next(model.parameters()).device)

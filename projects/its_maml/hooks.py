@@ -28,9 +28,8 @@ def model_of(runner: Runner) -> RobustMAML:
 def fixed_positions(dataset: EpisodicDataset, num_classes: int, per_class: int, seed: int) -> np.ndarray:
     """Return positions ``(P,)`` of a list of images that depends on the dataset and ``seed`` alone, mixed by class."""
     rng = np.random.default_rng(seed)
-    labels = np.asarray(dataset.dataset.get_gt_labels())
     chosen = rng.permutation(dataset.classes)[:num_classes]
-    positions = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in chosen]
+    positions = [rng.permutation(np.flatnonzero(dataset.labels == label))[:per_class] for label in chosen]
     return rng.permutation(np.concatenate(positions))
 
 

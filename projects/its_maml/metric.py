@@ -15,8 +15,6 @@ from torch import Tensor
 
 from .intrinsic_dim import intrinsic_dimension
 
-NOT_PREDICTIONS = ('labels', 'clean_features', 'noise')
-
 
 @METRICS.register_module()
 class FewShotRobustMetric(BaseMetric):
@@ -41,24 +39,21 @@ class FewShotRobustMetric(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the accuracies of each task."""
         for sample in data_samples:
-            right = {
-                name: (value == sample['labels']).float().cpu()
-                for name, value in sample.items()
-                if name not in NOT_PREDICTIONS
-            }
-            result = {name: values.mean().item() * 100 for name, values in right.items()}
-            for name, values in right.items():
-                if name != 'clean' and right['clean'].any():
-                    result[f'{name}_of_correct'] = values[right['clean'] > 0].mean().item() * 100
+            right = {name: (sample[name] == sample['labels']).cpu() for name in ('clean', *sample['attacks'])}
+            result = {name: values.double().mean().item() * 100 for name, values in right.items()}
+            for name in sample['attacks']:
+                if right['clean'].any():
+                    result[f'{name}_of_correct'] = right[name][right['clean']].double().mean().item() * 100
             for key, name in (('clean_features', 'id_task'), ('noise', 'id_noise')):
                 if key in sample:
                     result[name] = intrinsic_dimension(sample[key], self.estimator)
-            self.results.append(result)
+            self.results.append((tuple(sample['attacks']), result))
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[tuple[str, ...], dict]]) -> dict[str, float]:
         """Average over tasks."""
         metrics: dict[str, float] = {}
-        attacks = [name for name in results[0] if not name.startswith(('clean', 'id_')) and '_of_correct' not in name]
+        attacks = results[0][0]
+        results = [result for _, result in results]
         for name in dict.fromkeys(key for result in results for key in result):
             values = torch.tensor([result[name] for result in results if name in result], dtype=torch.float64)
             metrics[name] = values.mean().item()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import starmap
 from typing import Any
 
 import torch
@@ -286,8 +285,10 @@ class RobustMAML(BaseModel):
             fields[name] = logits.argmax(-1)
             if self.with_features and 'noise' not in fields:
                 fields['noise'] = attacked_features - features
-        names = list(fields)
-        return list(starmap(lambda *row: element_of(names, row), zip(*fields.values(), strict=True)))
+        return [
+            element_of({name: values[task] for name, values in fields.items()}, list(self.test_attacks))
+            for task in range(len(query))
+        ]
 
     def init_weights(self) -> None:
         """Initialize the network, and say in the log what is trained."""
@@ -300,9 +301,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).float().mean(-1) * 100
 
 
-def element_of(names: Sequence[str], values: Sequence[Tensor]) -> BaseDataElement:
-    """Return an element with the values of one task."""
-    element = BaseDataElement()
-    for name, value in zip(names, values, strict=True):
+def element_of(fields: dict[str, Tensor], attacks: Sequence[str]) -> BaseDataElement:
+    """Return an element with the fields of one task; it keeps the order of the attacks, which fields do not."""
+    element = BaseDataElement(metainfo=dict(attacks=tuple(attacks)))
+    for name, value in fields.items():
         element.set_field(value, name)
     return element

@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
@@ -31,7 +32,7 @@ def arm_config(
         seed: Of weights and training episodes. Test episodes are the same in all arms.
         updates: Meta-updates; default: of the config.
     """
-    cfg = cfg.copy()
+    cfg = deepcopy(cfg)
     cfg.model.reg_weight, cfg.model.train_steps = reg_weight, inner_steps
     inner(cfg, 'train').shots, inner(cfg, 'train').seed = train_shots, seed
     cfg.randomness = dict(seed=seed)
@@ -55,7 +56,7 @@ def run_arm(cfg: Config, folder: Path, **row) -> dict:
     file = folder / 'row.json'
     if file.is_file():
         return json.loads(file.read_text(encoding='utf-8'))
-    cfg = cfg.copy()
+    cfg = deepcopy(cfg)
     cfg.work_dir = str(folder)
     # Timing of a resumed run covers its last part only, so the parts are added up in a file.
     clock = folder / 'seconds.json'
@@ -67,13 +68,12 @@ def run_arm(cfg: Config, folder: Path, **row) -> dict:
     write_text(clock, json.dumps(seconds))
     dataset, tasks = inner(cfg, 'train'), cfg.train_dataloader.batch_size * cfg.train_cfg.max_iters
     found = evaluate(cfg, find_latest_checkpoint(str(folder)), folder)
-    found = dict(
-        **row,
-        **found,
+    cost = dict(
         updates=cfg.train_cfg.max_iters,
         images=tasks * dataset.ways * (dataset.shots + dataset.queries),
         seconds=round(seconds, 1),
     )
+    found = {**row, **found, **cost}
     write_text(file, json.dumps(found))
     return found
 

@@ -44,8 +44,10 @@ def test_order_of_norm_and_relu(norm_first):
 def test_statistics_are_those_of_the_batch_always():
     net = Conv4(in_channels=1, channels=4)
     x = torch.rand(3, 1, 84, 84)
-    trained = net.train()(x)[0]
-    assert torch.equal(net.eval()(x)[0], trained)
+    net.train()
+    trained = net(x)[0]
+    net.eval()
+    assert torch.equal(net(x)[0], trained)
     assert not [name for name, _ in net.named_buffers()]
 
 
@@ -75,7 +77,10 @@ def test_running_statistics_are_dropped_and_reported():
     assert len(changed) == 20
     assert not [name for name, _ in net.named_buffers()]
     x = torch.rand(4, 3, 8, 8)
-    assert torch.equal(net.train()(x)[0], net.eval()(x)[0])
+    net.train()
+    trained = net(x)[0]
+    net.eval()
+    assert torch.equal(net(x)[0], trained)
     assert use_batch_statistics(net) == []
 
 

@@ -16,7 +16,10 @@ def samples():
         labels = torch.arange(10) % 5
         clean = torch.where(torch.rand(10) < 0.7, labels, (labels + 1) % 5)
         attacked = torch.where(torch.rand(10) < 0.6, clean, (labels + 2) % 5)
-        found.append(BaseDataElement(labels=labels, clean=clean, pgd=attacked, weak=clean))
+        element = BaseDataElement(metainfo=dict(attacks=('pgd', 'weak')))
+        for name, value in dict(labels=labels, clean=clean, pgd=attacked, weak=clean).items():
+            element.set_field(value, name)
+        found.append(element)
     return found
 
 
@@ -59,13 +62,14 @@ def test_features_give_dimensions(samples):
 
 def test_without_attack_the_score_is_clean(samples):
     for sample in samples:
-        del sample.pgd, sample.weak
+        sample.set_metainfo(dict(attacks=()))
     metrics = evaluate(samples)
     assert metrics['few_shot/score'] == metrics['few_shot/clean']
 
 
 def test_nothing_right_when_clean():
-    sample = BaseDataElement(labels=torch.zeros(4), clean=torch.ones(4), pgd=torch.ones(4))
+    attacks = dict(attacks=('pgd',))
+    sample = BaseDataElement(metainfo=attacks, labels=torch.zeros(4), clean=torch.ones(4), pgd=torch.ones(4))
     metrics = evaluate([sample])
     assert metrics['few_shot/clean'] == metrics['few_shot/clean_ci'] == 0
     assert 'few_shot/pgd_of_correct' not in metrics

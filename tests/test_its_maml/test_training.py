@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def weights(folder, step=6):
 def test_same_seed_same_weights_and_metrics_and_resume_is_exact(tiny, tmp_path):
     runs = {}
     for name in ('first', 'second'):
-        cfg = tiny.copy()
+        cfg = deepcopy(tiny)
         cfg.work_dir, cfg.experiment_name = str(tmp_path / name), f'{tmp_path.name}_{name}'
         runner = Runner.from_cfg(cfg)
         runner.train()
@@ -64,7 +65,7 @@ def test_same_seed_same_weights_and_metrics_and_resume_is_exact(tiny, tmp_path):
     start = weights(tmp_path / 'first', 3)
     assert any(not torch.equal(value, start[name]) for name, value in expected.items())
 
-    cfg = tiny.copy()
+    cfg = deepcopy(tiny)
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'resumed'), f'{tmp_path.name}_resumed'
     cfg.resume, cfg.load_from = True, str(tmp_path / 'first/iter_3.pth')
     runner = Runner.from_cfg(cfg)
@@ -143,7 +144,7 @@ def test_list_of_images_is_the_same_for_all_shots(omniglot):
     positions = fixed_positions(one, 20, 50, 0)
     assert (positions == fixed_positions(five, 20, 50, 0)).all()
     assert len(positions) == len(set(positions)) == 20 * 20
-    assert len({one.dataset.get_gt_labels()[i] for i in positions}) == 20
+    assert len(set(one.labels[positions])) == 20
     assert (positions != fixed_positions(one, 20, 50, 1)).any()
 
 

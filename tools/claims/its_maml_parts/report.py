@@ -1,0 +1,6 @@
+def make_claims(rows):
+    return []
+
+
+def draw(rows, path):
+    pass
