@@ -38,5 +38,6 @@ test_dataloader = dict(
             type='PackedDataset', data_root=data_root, ann_file='omniglot28.npz', part='test', pipeline=pipeline)))
 
 train_cfg = dict(max_iters=400, val_interval=200)
+optim_wrapper = dict(optimizer=dict(lr=3e-3))  # ours: 400 updates are few
 default_hooks = dict(checkpoint=dict(interval=100), logger=dict(interval=20))
 randomness = dict(seed=0)
