@@ -16,7 +16,7 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 
 from .episodes import EpisodicDataset
-from .intrinsic_dim import ESTIMATORS, intrinsic_dimension
+from .intrinsic_dim import ESTIMATORS, dimension_or_nan
 from .robust_maml import RobustMAML
 
 
@@ -76,7 +76,7 @@ class IntrinsicDimensionHook(Hook):
         positions = fixed_positions(dataset, self.num_classes, self.per_class, self.seed)
         device = next(model.parameters()).device
         features = meta_features(model, dataset.images(positions).to(device), self.batch_size)
-        found = {f'id/{name}': intrinsic_dimension(features, name) for name in self.estimators}
+        found = {f'id/{name}': dimension_or_nan(features, name) for name in self.estimators}
         return {**found, 'id/images': float(zlib.crc32(positions.astype(np.int64).tobytes()))}
 
     def _add(self, runner: Runner, part: str, dataset: Any, metrics: dict[str, float] | None) -> None:

@@ -7,6 +7,7 @@ maximum likelihood estimator stand beside it. ``P`` points, ``F`` features.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -106,3 +107,12 @@ def intrinsic_dimension(features: Tensor, estimator: str = 'pca90') -> float:
     if estimator not in ESTIMATORS:
         raise ValueError(f'estimator must be one of {sorted(ESTIMATORS)}, got {estimator!r}')
     return float(ESTIMATORS[estimator](features))
+
+
+def dimension_or_nan(features: Tensor, estimator: str) -> float:
+    """Like ``intrinsic_dimension`` of ``(P, F)``, but a warning and nan where it is undefined: no run must end by it."""
+    try:
+        return intrinsic_dimension(features, estimator)
+    except ValueError as error:
+        warnings.warn(f'no intrinsic dimension: {error}', stacklevel=2)
+        return math.nan

@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmpretrain.registry import METRICS
 from torch import Tensor
 
-from .intrinsic_dim import intrinsic_dimension
+from .intrinsic_dim import dimension_or_nan
 
 
 @METRICS.register_module()
@@ -46,7 +46,7 @@ class FewShotRobustMetric(BaseMetric):
                     result[f'{name}_of_correct'] = right[name][right['clean']].double().mean().item() * 100
             for key, name in (('clean_features', 'id_task'), ('noise', 'id_noise')):
                 if key in sample:
-                    result[name] = intrinsic_dimension(sample[key], self.estimator)
+                    result[name] = dimension_or_nan(sample[key], self.estimator)
             self.results.append((tuple(sample['attacks']), result))
 
     def compute_metrics(self, results: list[tuple[tuple[str, ...], dict]]) -> dict[str, float]:
@@ -56,7 +56,7 @@ class FewShotRobustMetric(BaseMetric):
         results = [result for _, result in results]
         for name in dict.fromkeys(key for result in results for key in result):
             values = torch.tensor([result[name] for result in results if name in result], dtype=torch.float64)
-            metrics[name] = values.mean().item()
+            metrics[name] = values.nanmean().item()
             if name == 'clean' or name in attacks:
                 metrics[f'{name}_ci'] = confidence(values)
         metrics['score'] = (metrics['clean'] + metrics[attacks[0]]) / 2 if attacks else metrics['clean']

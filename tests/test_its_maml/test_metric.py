@@ -1,3 +1,4 @@
+import math
 import statistics
 
 import pytest
@@ -73,3 +74,12 @@ def test_nothing_right_when_clean():
     metrics = evaluate([sample])
     assert metrics['few_shot/clean'] == metrics['few_shot/clean_ci'] == 0
     assert 'few_shot/pgd_of_correct' not in metrics
+
+
+def test_undefined_dimension_does_not_end_a_run(samples):
+    for sample in samples:
+        sample.set_field(torch.randn(10, 6), 'clean_features')
+        sample.set_field(torch.zeros(10, 6), 'noise')
+    with pytest.warns(UserWarning, match='no intrinsic dimension: all features are the same'):
+        metrics = evaluate(samples)
+    assert math.isnan(metrics['few_shot/id_noise']) and metrics['few_shot/id_task'] > 1
