@@ -180,10 +180,14 @@ class EpisodeSampler(InfiniteSampler):
     """Episodes 0, 1, 2, … without end; rank ``r`` of ``R`` takes ``r, r + R, …``, so all ranks together take all.
 
     No episode comes twice, whatever the number of updates, and a resumed run goes on with the next one.
+
+    Args:
+        dataset: An ``EpisodicDataset``.
+        seed: Not used, mmengine gives it to every sampler: the order is fixed and the dataset has the seed.
     """
 
     def __init__(self, dataset: Dataset, seed: int | None = None) -> None:
-        super().__init__(dataset, shuffle=False, seed=0 if seed is None else seed)
+        super().__init__(dataset, shuffle=False, seed=0)
 
     def _infinite_indices(self) -> Iterator[int]:
         yield from count()

@@ -110,7 +110,7 @@ def intrinsic_dimension(features: Tensor, estimator: str = 'pca90') -> float:
 
 
 def dimension_or_nan(features: Tensor, estimator: str) -> float:
-    """Like ``intrinsic_dimension`` of ``(P, F)``, but a warning and nan where it is undefined: no run must end by it."""
+    """Like ``intrinsic_dimension`` of ``(P, F)``, but a warning and nan where it is undefined: a run goes on."""
     try:
         return intrinsic_dimension(features, estimator)
     except ValueError as error:

@@ -103,6 +103,9 @@ class RobustMAML(BaseModel):
             raise ValueError("crossed=True (ADML) needs a support_attack, reg='ce' and both losses")
         if min(train_steps, test_steps) < 0 or chunk_size is not None and chunk_size < 1:
             raise ValueError(f'train_steps={train_steps}, test_steps={test_steps}, chunk_size={chunk_size}')
+        taken = {'labels', 'clean', 'clean_features', 'noise'} & set(test_attacks or {})
+        if taken:
+            raise ValueError(f'test_attacks may not be called {sorted(taken)}: predictions have fields of these names')
         classifier = MODELS.build(network)
         changed = use_batch_statistics(classifier, norm)
         if changed and norm == 'task_batch':
@@ -213,22 +216,22 @@ class RobustMAML(BaseModel):
         if self.support_attack is not None:
             attacked_support = self._attacked(self.support_attack, weights, support, episode['support_labels'], episode)
         if self.crossed:
-            clean_weights = self._adapt(weights, attacked_support, episode)
-            attacked_weights = self._adapt(weights, support, episode)
+            for_clean = self._adapt(weights, attacked_support, episode)
+            for_attacked = self._adapt(weights, support, episode)
         else:
             support = support if attacked_support is None else attacked_support
-            clean_weights = attacked_weights = self._adapt(weights, support, episode)
+            for_clean = for_attacked = self._adapt(weights, support, episode)
 
         out: dict[str, Tensor] = {}
         total = query.new_zeros(len(query))
         logits = None
         if self.clean_weight or self.reg == 'trades':
-            logits = self.learner.run(clean_weights, query)
+            logits = self.learner.run(for_clean, query)
             out.update(clean_ce=task_cross_entropy(logits, labels), clean_accuracy=accuracy(logits, labels))
             total = total + self.clean_weight * out['clean_ce']
         if self.reg_weight:
-            attacked = self._attacked(self.attack, attacked_weights, query, labels, episode)
-            adv_logits = self.learner.run(attacked_weights, attacked)
+            attacked = self._attacked(self.attack, for_attacked, query, labels, episode)
+            adv_logits = self.learner.run(for_attacked, attacked)
             name = 'adv_kl' if self.reg == 'trades' else 'adv_ce'
             ce = self.reg == 'ce'
             out[name] = task_cross_entropy(adv_logits, labels) if ce else task_kl(logits, adv_logits)

@@ -239,6 +239,7 @@ def test_frozen_weights_stay_out_of_the_inner_loop(build, episode, meta_gradient
         (dict(crossed=True), 'needs a support_attack'),
         (dict(train_steps=-1), 'train_steps=-1'),
         (dict(chunk_size=0), 'chunk_size=0'),
+        (dict(test_attacks=dict(clean=dict(type='LinfAttack', eps=0.1))), r"may not be called \['clean'\]"),
         (dict(norm='layer'), "got 'layer'"),
         (dict(engine='jit'), "got 'jit'"),
     ],
