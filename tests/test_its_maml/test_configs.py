@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -47,3 +48,45 @@ def test_small_configs_differ_in_the_shots_alone():
     assert its['train_dataloader']['dataset'].pop('shots') == 3
     assert plain['train_dataloader']['dataset'].pop('shots') == 1
     assert its == plain
+
+
+# One config of each kind of network and objective: the others differ in numbers.
+KINDS = [
+    'its-maml_conv4_5way-7to5_1xb4-15ki_mini-imagenet',
+    'its-maml_conv4_5way-3to1_1xb4-15ki_omniglot',
+    'r-maml-trades_conv4_5way-1to1_1xb4-7500i_cifar-fs',
+    'aq_conv4_5way-1to1_1xb4-15ki_cifar-fs',
+    'adml_conv4_5way-1to1_1xb4-15ki_cifar-fs',
+    'its-maml_resnet12_5way-3to1_1xb4-15ki_mini-imagenet',
+    'its-maml_resnet18_5way-3to1_1xb4-15ki_custom',
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.filterwarnings('ignore:.*batch norms')
+def test_a_batch_gives_every_weight_a_gradient(name):
+    cfg = Config.fromfile(ROOT / f'configs/its_maml/{name}.py')
+    cfg.model.train_steps = 1
+    if 'resnet12' in name:  # the wide one takes seconds
+        cfg.model.network.backbone.channels = (8, 16, 24, 32)
+        cfg.model.network.head.in_channels = 32
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    channels, side = {'omniglot': (1, 28), 'cifar-fs': (3, 32)}.get(name.split('_')[-1], (3, 84))
+    torch.manual_seed(0)
+    losses = model(
+        support=torch.rand(1, 5, channels, side, side),
+        support_labels=torch.arange(5)[None],
+        query=torch.rand(1, 5, channels, side, side),
+        query_labels=torch.arange(5)[None],
+        seed=torch.tensor([0]),
+        mode='loss',
+    )
+    losses['loss_meta'].backward()
+    assert losses['loss_meta'].isfinite()
+    without = [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.isfinite().all()
+    ]
+    assert not without
+    assert sum(weight.grad.abs().sum() > 0 for weight in model.parameters()) > 0.9 * len(list(model.parameters()))
