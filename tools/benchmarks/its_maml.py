@@ -206,7 +206,7 @@ def table_of(results: dict) -> str:
         unit = 'processor seconds' if device == 'cpu' else 'seconds'
         parts.append(
             f'Meta-steps in {unit} on {device}, in parentheses how many times as fast as the loop, and peak memory in '
-            'MiB. 84x84 with 16 tasks is not measured on a CPU: vmap would take ten gigabytes, and the loop, or vmap in '
+            'MiB. 84x84 with 16 tasks is not measured on a CPU: vmap would take ten gigabytes; the loop, or vmap in '
             'chunks of 4, is four times the line above:'
         )
         rows = []
