@@ -185,7 +185,7 @@ def measure(device: str, repeats: int, quick: bool) -> dict[str, dict]:
             if large and tasks == 16:
                 continue  # see the note in the table
             for engine in ENGINES:
-                if not (large and engine == 'func'):
+                if not (large and engine in ('func', 'vmap_matmul')):
                     cells.append((network, engine, tasks, device))
     runs: dict[tuple, list] = {args: [] for args in cells}
     for run in range(repeats):

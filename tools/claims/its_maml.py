@@ -1,6 +1,6 @@
 """Do more training shots help robust MAML? On Omniglot and on turned digits, small enough for two CPU cores.
 
-``python tools/claims/its_maml.py`` meta-trains a network of 8,533 weights in eleven settings on drawings of Omniglot
+``python tools/claims/its_maml.py`` meta-trains a network of 8,533 weights in twelve settings on drawings of Omniglot
 (tests/data/omniglot, 14x14) and in four on scikit-learn's digits, three seeds each, one thread a process; tests all on
 the same tasks with 1 shot; and writes ``projects/its_maml/results/claims.json`` and ``claims.png``. Finished arms are
 kept in the work folder, so that a run that was cut off goes on where it was. ``--quick`` only shows that it runs.
