@@ -1,0 +1,114 @@
+"""Inversions on the disk, so that a second edit of an image tunes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmplugins.utils.atomic import replacing
+
+from .editor import InversionEditor, Progress
+from .extras import require
+from .inversion import Inversion
+
+VERSION = 1
+
+
+class InversionCache:
+    """A folder of ``safetensors`` files, one an image and setting.
+
+    A file is written under a temporary name and then renamed, so an interrupted run leaves none that is half done; the
+    values are float32 and come back bit by bit. Its name is a hash of the pixels, of the editor's settings (the model's
+    weights, steps, rates, guidance, …) and of the prompts that stage 1 depends on; those that it does not depend on are
+    left out, so that one inversion with ``init='null'`` serves every prompt.
+
+    Args:
+        folder: Made when the first file is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path_of(self, editor: InversionEditor, image: Tensor, prompt: str, source_prompt: str | None) -> Path:
+        """File of one image ``(3, H, W)``."""
+        pixels = image.detach().cpu().float().contiguous().numpy()
+        key = dict(
+            version=VERSION,
+            settings=editor.settings(),
+            prompts=editor.prompts_of_inversion(prompt, source_prompt),
+            shape=list(image.shape),
+            pixels=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        )
+        return self.folder / f'{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.safetensors'
+
+    def invert(
+        self,
+        editor: InversionEditor,
+        images: Tensor,
+        prompts: Sequence[str],
+        source_prompts: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Inversion, list[bool]]:
+        """Inversions of images ``(B, 3, H, W)``: read where a file is there, else made, together, and written.
+
+        Returns:
+            The inversion, and for each image whether it was read.
+        """
+        sources = list(source_prompts) if source_prompts is not None else [None] * len(images)
+        paths = [self.path_of(editor, *item) for item in zip(images, prompts, sources, strict=True)]
+        found = [self.read(path) for path in paths]
+        hits = [one is not None for one in found]
+        missing = [number for number, hit in enumerate(hits) if not hit]
+        if missing:
+            made = editor.invert(
+                images[missing],
+                [prompts[number] for number in missing],
+                None if source_prompts is None else [sources[number] for number in missing],
+                progress,
+            )
+            for number, one in zip(missing, made.split(), strict=True):
+                self.write(paths[number], one)
+                found[number] = one
+        return Inversion.join([one.to(editor.parts.device) for one in found]), hits
+
+    def write(self, path: Path, inversion: Inversion) -> None:
+        """Write one inversion."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in inversion.tensors().items()}
+        metadata = dict(
+            version=str(VERSION), settings=json.dumps(inversion.settings), checksum=checksum(tensors)
+        )  # fmt: skip
+        with replacing(path) as temporary:
+            require('safetensors.torch').save_file(tensors, temporary, metadata)
+
+    def read(self, path: Path) -> Inversion | None:
+        """Read one inversion; None where there is none, or a broken one, which is said and deleted."""
+        if not path.is_file():
+            return None
+        try:
+            with require('safetensors').safe_open(path, 'pt') as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+            if metadata['checksum'] != checksum(tensors):
+                raise ValueError('its checksum is wrong')
+            return Inversion(**tensors, settings=json.loads(metadata['settings']))
+        except Exception as error:  # safetensors raises an Exception of its own for each kind of damage
+            print_log(f'cache file {path} cannot be used ({error}); it is made again', 'current', logging.WARNING)
+            path.unlink(missing_ok=True)
+            return None
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, shapes and values."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(f'{name}:{value.dtype}:{tuple(value.shape)}'.encode())
+        found.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b'')
+    return found.hexdigest()

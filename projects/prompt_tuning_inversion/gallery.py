@@ -1,0 +1,117 @@
+"""Files that show and describe an edit: strip, report, and a page with all edits of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import Image
+
+from mmplugins.utils.atomic import replacing, write_text
+
+from .metrics import psnr, ssim
+from .pictures import strip, to_image
+from .sample import EditDataSample
+
+PACKAGES = ('torch', 'diffusers', 'transformers', 'safetensors', 'mmengine', 'onedl-mmengine', 'mmplugins')
+STYLE = (
+    'body{font:15px sans-serif;margin:2em;max-width:1200px}figure{margin:0 0 2em}img{max-width:100%;'
+    'image-rendering:pixelated}figcaption{margin:.3em 0}small{color:#555}'
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that an edit depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def image_hash(path: str | Path) -> str:
+    """SHA-256 of an image file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def nearness(sample: EditDataSample) -> dict[str, dict[str, float]]:
+    """PSNR (dB) and SSIM to the image, of the decoded latents, the reconstruction and each edit."""
+    pictures = dict(vae=sample.vae, recon=sample.recon)
+    if 'ddim' in sample:
+        pictures['ddim'] = sample.ddim
+    pictures.update({f'edit_eta{eta:.2f}': edit for eta, edit in zip(sample.etas, sample.edits, strict=True)})
+    mask = sample.get('mask')
+    judged = dict(psnr=psnr, ssim=ssim)
+    found = {
+        name: {key: round(judge(picture, sample.source, mask), 4) for key, judge in judged.items()}
+        for name, picture in pictures.items()
+    }
+    # The autoencoder bounds what any method can reach; this one is not bounded by it.
+    found['recon']['psnr_to_vae'] = round(psnr(sample.recon, sample.vae), 4)
+    return found
+
+
+def pictures_of(sample: EditDataSample) -> dict[str, tuple[str, Image.Image]]:
+    """File name: label and picture, in the order of the strip."""
+    found = {'source': ('image', sample.source), 'vae': ('autoencoder', sample.vae)}
+    if 'ddim' in sample:
+        found['ddim'] = ('DDIM + guidance', sample.ddim)
+    found['recon'] = ('reconstruction', sample.recon)
+    for eta, edit in zip(sample.etas, sample.edits, strict=True):
+        found[f'edit_eta{eta:.2f}'] = (f'eta {eta:g}', edit)
+    return {name: (label, to_image(picture)) for name, (label, picture) in found.items()}
+
+
+def save_strip(sample: EditDataSample, path: Path) -> None:
+    """Write the labelled strip of a sample."""
+    with replacing(path) as temporary:
+        strip(list(pictures_of(sample).values())).save(temporary)
+
+
+def save_sample(sample: EditDataSample, folder: Path, report: dict) -> dict:
+    """Write pictures, strip and ``report.json`` of a sample; return the whole report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (_, picture) in pictures_of(sample).items():
+        with replacing(folder / f'{name}.png') as temporary:
+            picture.save(temporary)
+    save_strip(sample, folder / 'compare.png')
+    path = sample.metainfo.get('img_path')
+    report = dict(
+        image=str(path),
+        image_sha256=image_hash(path),
+        prompt=sample.prompt,
+        source_prompt=sample.get('source_prompt'),
+        etas=list(sample.etas),
+        metrics=nearness(sample),
+        **report,
+        versions=versions(),
+    )
+    write_text(folder / 'report.json', json.dumps(report, indent=1) + '\n')
+    return report
+
+
+def write_gallery(path: Path, entries: Sequence[tuple[str, str, str]], title: str = 'Prompt Tuning Inversion') -> None:
+    """Write a page that needs nothing but its pictures.
+
+    Args:
+        path: The HTML file.
+        entries: Strip (from the folder of ``path``), prompt and a note, for each edit.
+        title: Of the page.
+    """
+    figures = ''.join(
+        f'<figure><figcaption><b>{html.escape(prompt)}</b> <small>{html.escape(note)}</small></figcaption>'
+        f'<img src="{html.escape(picture, quote=True)}" alt="{html.escape(prompt, quote=True)}" loading="lazy"></figure>\n'
+        for picture, prompt, note in entries
+    )
+    title = html.escape(title)
+    write_text(
+        path,
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
+        f'<h1>{title}</h1>\n{figures}</html>\n',
+    )

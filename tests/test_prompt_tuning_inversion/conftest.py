@@ -1,0 +1,75 @@
+"""Random tiny diffusers folders, and editors on them. Weights carry no meaning here; the trained folder has its own tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('diffusers', reason='needs pip install -e ".[pti]"')
+
+
+@pytest.fixture(scope='session')
+def make_folder(tmp_path_factory) -> Callable[..., Path]:
+    """Return a function that writes a random folder of a prediction type, once."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from mmplugins.prompt_tuning_inversion.tiny_parts import (
+        SCHEDULER, build_text_encoder, build_tokenizer, unet_config, vae_config,
+    )  # fmt: skip
+
+    made: dict[str, Path] = {}
+
+    def make(prediction_type: str = 'epsilon') -> Path:
+        if prediction_type in made:
+            return made[prediction_type]
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp(prediction_type)
+        tokenizer = build_tokenizer()
+        tokenizer.save_pretrained(folder / 'tokenizer')
+        build_text_encoder(tokenizer, width=16, heads=2).save_pretrained(folder / 'text_encoder')
+        unet = UNet2DConditionModel(**unet_config((16, 24), cross_attention_dim=16))
+        # At their start attention layers hardly add to what passes by; then the prompt would have no influence.
+        for name, parameter in unet.named_parameters():
+            if 'attn2' in name:
+                parameter.data.mul_(4)
+        unet.save_pretrained(folder / 'unet')
+        AutoencoderKL(**vae_config((8, 8)), scaling_factor=0.8).save_pretrained(folder / 'vae')
+        (folder / 'scheduler').mkdir()
+        scheduler = dict(SCHEDULER, prediction_type=prediction_type, _class_name='PNDMScheduler', skip_prk_steps=True)
+        (folder / 'scheduler/scheduler_config.json').write_text(json.dumps(scheduler))
+        (folder / 'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline')))
+        made[prediction_type] = folder
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def folder(make_folder) -> Path:
+    """A random folder that predicts noise."""
+    return make_folder()
+
+
+@pytest.fixture(scope='session')
+def make_editor(make_folder) -> Callable:
+    """Return a function that builds an editor on a random folder: 5 steps, 3 updates a step."""
+    from mmengine.registry import MODELS
+
+    def make(kind: str = 'PromptTuningInversion', prediction_type: str = 'epsilon', parts: dict | None = None, **kwargs):
+        kwargs = {'num_steps': 5, 'guidance': 3.0, **kwargs}
+        if kind in ('PromptTuningInversion', 'NullTextInversion'):
+            kwargs = {'inner_steps': 3, 'early_stop': None, **kwargs}
+        parts = dict(type='DiffusionParts', pretrained=str(make_folder(prediction_type)), **(parts or {}))
+        return MODELS.build(dict(type=kind, parts=parts, **kwargs))
+
+    return make
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Two images, not square."""
+    return torch.rand(2, 3, 16, 24) * 2 - 1
