@@ -59,7 +59,9 @@ def make_editor(make_folder) -> Callable:
     """Return a function that builds an editor on a random folder: 5 steps, 3 updates a step."""
     from mmengine.registry import MODELS
 
-    def make(kind: str = 'PromptTuningInversion', prediction_type: str = 'epsilon', parts: dict | None = None, **kwargs):
+    def make(
+        kind: str = 'PromptTuningInversion', prediction_type: str = 'epsilon', parts: dict | None = None, **kwargs
+    ):
         kwargs = {'num_steps': 5, 'guidance': 3.0, **kwargs}
         if kind in ('PromptTuningInversion', 'NullTextInversion'):
             kwargs = {'inner_steps': 3, 'early_stop': None, **kwargs}

@@ -1,0 +1,22 @@
+# Stable Diffusion 1.5 on PIE-Bench (700 images of 512 x 512). Needs two folders that are not part of this repository:
+# SD15_FOLDER, a diffusers folder, and PIE_BENCH, which holds mapping_file.json and annotation_images/.
+_base_ = './edit.py'
+
+model = dict(
+    parts=dict(type='DiffusionParts', pretrained='{{$SD15_FOLDER:data/stable-diffusion-v1-5}}', arch='sd1', dtype='fp16'),
+    num_steps=50,  # public code of the neighbors
+    guidance=7.5,
+    eta=(0.5, 0.7, 0.9))
+test_dataloader = dict(
+    dataset=dict(
+        type='EditPairDataset',
+        data_root='{{$PIE_BENCH:data/PIE-Bench_v1}}',
+        ann_file='mapping_file.json',
+        pipeline=[dict(type='LoadEditImage', size=512, multiple=64, resize='stretch')]))
+# Outside the mask of what may change, as the benchmark does it; the last two say so and are left out without weights.
+test_evaluator = [
+    dict(type='ReconPSNR'),
+    dict(type='ReconSSIM'),
+    dict(type='EditLPIPS', net='squeeze', backbone='{{$LPIPS_BACKBONE:data/squeezenet1_1.pth}}'),
+    dict(type='CLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}')
+]

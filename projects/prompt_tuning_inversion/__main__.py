@@ -1,0 +1,104 @@
+"""Edit images by prompts: ``python -m mmplugins.prompt_tuning_inversion <verb>``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from .arguments import add_editor_arguments, build_editor, unknown_words
+from .editor import InversionEditor
+from .pairs import read_pairs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
+    parser = argparse.ArgumentParser(prog='python -m mmplugins.prompt_tuning_inversion', description=__doc__)
+    verbs = parser.add_subparsers(dest='verb', required=True)
+    edit = verbs.add_parser('edit', help='one image, one prompt, several strengths')
+    invert = verbs.add_parser('invert', help='only stage 1: fill the cache and look at the reconstruction')
+    batch = verbs.add_parser('batch', help='a list of images with prompts, with a page that shows all')
+    for one in (edit, invert):
+        one.add_argument('--image', required=True)
+        one.add_argument('--source-prompt', help='what is in the image; needed by null-text and --init source')
+    edit.add_argument('--prompt', required=True, help='what the edited image should show')
+    invert.add_argument('--prompt', default='', help='of the edit; not needed with --init null')
+    batch.add_argument('pairs', help='our JSON, mapping_file.json of PIE-Bench, or a folder of images and text files')
+    batch.add_argument('--image-root', help='folder that paths in the JSON start from')
+    batch.add_argument('--prompt', help='for the images of a folder that have no text file')
+    batch.add_argument('--batch-size', type=int, default=1, help='images that are tuned together (default 1)')
+    for verb, run in ((edit, run_edit), (invert, run_invert), (batch, run_batch)):
+        verb.add_argument('--out', default='pti_out', help='folder of the results (default pti_out)')
+        add_editor_arguments(verb)
+        verb.set_defaults(run=run)
+    return parser
+
+
+def say_model(args: argparse.Namespace, prompts: list[str]) -> None:
+    """Say that the tiny model is used and what it cannot know."""
+    if args.model == 'tiny':
+        print('model: tiny (digits in six colors, 32 x 32); give --model FOLDER for Stable Diffusion')
+    unknown = sorted({word for prompt in prompts for word in unknown_words(args.model, prompt)})
+    if unknown:
+        print(f'the tiny model does not know: {", ".join(unknown)}', file=sys.stderr)
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    """Edit one image."""
+    return run_one(args, edits=True)
+
+
+def run_invert(args: argparse.Namespace) -> int:
+    """Invert one image."""
+    if not args.prompt and args.method == 'pti' and args.init == 'target':
+        raise ValueError('--init target starts from the prompt of the edit: give --prompt, or --init null')
+    return run_one(args, edits=False)
+
+
+def run_one(args: argparse.Namespace, edits: bool) -> int:
+    """Invert an image, edit it if asked to, write the files."""
+    from .editing import edit_batch, load_pair, save_sample, summary_line
+
+    pair = dict(
+        img_path=args.image, prompt=args.prompt, source_prompt=args.source_prompt, sample_id=Path(args.image).stem
+    )
+    say_model(args, [args.prompt])
+    editor: InversionEditor = build_editor(args)
+    image, sample = load_pair(pair, editor, args)
+    (made,) = edit_batch(editor, image[None], [sample], args, edits)
+    report = save_sample(sample, Path(args.out), made)
+    print(summary_line(report))
+    print(f'written to {args.out}: compare.png, report.json')
+    return 0
+
+
+def run_batch(args: argparse.Namespace) -> int:
+    """Edit a list of images."""
+    from .editing import edit_many
+
+    if args.batch_size < 1:
+        raise ValueError(f'--batch-size must be at least 1, got {args.batch_size}')
+    pairs = read_pairs(args.pairs, args.image_root, args.prompt)
+    say_model(args, [pair['prompt'] for pair in pairs])
+    failed = edit_many(build_editor(args), pairs, args)
+    print(f'{len(pairs) - len(failed)} of {len(pairs)} images edited: {Path(args.out, "index.html")}')
+    return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; what the user can put right is said in one line, without a traceback."""
+    args = build_parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f'{args.verb}: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f'{args.verb}: interrupted; no unfinished inversion is in the cache', file=sys.stderr)
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())

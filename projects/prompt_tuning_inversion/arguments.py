@@ -1,0 +1,94 @@
+"""Arguments of the commands, and the editor that they mean."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+import torch
+from mmengine.registry import MODELS
+
+from .editor import InversionEditor
+from .folder import TINY, resolve
+from .parts import DTYPES
+from .pictures import RESIZES
+from .tiny_parts import WORDS
+from .tuning import TOKENS
+
+METHODS = {
+    'pti': 'PromptTuningInversion',
+    'null-text': 'NullTextInversion',
+    'ddim': 'DDIMInversionEditor',
+    'sdedit': 'SDEditEditor',
+}
+TUNED = ('pti', 'null-text')
+
+
+def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands share: model, method, its settings, device, cache, output."""
+    parser.add_argument('--model', default='tiny', help='a diffusers folder of SD 1.x or 2.x (default: the tiny model)')
+    parser.add_argument('--method', choices=METHODS, default='pti')
+    parser.add_argument('--eta', type=float, nargs='+', default=[0.5, 0.7, 0.9], help='strengths of the edit, 0 to 1')
+    parser.add_argument('--steps', type=int, default=50, help='DDIM steps (default 50)')
+    parser.add_argument('--guidance', type=float, default=7.5, help='classifier-free guidance (default 7.5)')
+    parser.add_argument('--edit-guidance', type=float, help='the same while editing; default: as --guidance')
+    tuning = parser.add_argument_group('tuning (pti, null-text)')
+    tuning.add_argument('--inner', type=int, default=10, help='most updates a step (default 10)')
+    tuning.add_argument('--lr', type=float, default=1e-2, help='of Adam (default 0.01)')
+    tuning.add_argument('--no-lr-decay', action='store_true', help='the same rate at all steps')
+    tuning.add_argument('--early-stop', type=float, default=1e-5, help='loss to stop at, of the first step; 0: never')
+    tuning.add_argument('--tokens', choices=TOKENS, default='all', help='which tokens are tuned')
+    tuning.add_argument(
+        '--init', default='target', help="start (pti): target, null, source, or 'text:...'; null serves every prompt"
+    )
+    parser.add_argument('--resize', choices=RESIZES, default='shortest')
+    parser.add_argument('--size', type=int, help='side in pixels; default: what the model was trained on')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default auto)')
+    parser.add_argument('--dtype', choices=DTYPES, default='fp32', help='of the UNet; tuning is always in fp32')
+    parser.add_argument('--low-mem', action='store_true', help='slower, with less memory')
+    parser.add_argument('--seed', type=int, default=0, help='of sdedit; the other methods draw nothing')
+    parser.add_argument('--cache-dir', default='.pti_cache', help='inversions are kept here (default .pti_cache)')
+    parser.add_argument('--no-cache', action='store_true')
+
+
+def build_editor(args: argparse.Namespace) -> InversionEditor:
+    """Build the editor of the arguments on its device.
+
+    Raises:
+        ValueError: The device is not there, or a setting is out of its range.
+        FileNotFoundError: The model's folder or a part of it is missing.
+    """
+    device = args.device
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device.startswith('cuda') and not torch.cuda.is_available():
+        raise ValueError(f'--device {device}: this PyTorch sees no CUDA device; take --device cpu')
+    parts = dict(type='DiffusionParts', pretrained=args.model, dtype=args.dtype, low_mem=args.low_mem)
+    config = dict(
+        type=METHODS[args.method],
+        parts=parts,
+        num_steps=args.steps,
+        guidance=args.guidance,
+        edit_guidance=args.edit_guidance,
+        eta=args.eta,
+    )
+    if args.method in TUNED:
+        config.update(
+            inner_steps=args.inner,
+            lr=args.lr,
+            lr_decay=not args.no_lr_decay,
+            early_stop=args.early_stop or None,
+            tokens=args.tokens,
+        )
+    if args.method in ('pti', 'ddim'):
+        config['init'] = args.init
+    if args.method == 'sdedit':
+        config['seed'] = args.seed
+    return MODELS.build(config).to(device)
+
+
+def unknown_words(model: str, prompt: str) -> list[str]:
+    """Words that the tiny model does not know; empty for other models."""
+    if resolve(model) != TINY:
+        return []
+    return [word for word in re.findall(r'\w+', prompt.lower()) if word not in WORDS]
