@@ -32,8 +32,8 @@ class DDIMInversionEditor(PromptTuningInversion):
 class NullTextInversion(TuningEditor):
     """Null-text inversion (arXiv 2211.09794) of ``(B, 3, H, W)``: the unconditional embedding is tuned.
 
-    Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps; here, so that the
-    inversions are compared and not the ways of editing, the prompt is mixed with that of the image, eta of the former.
+    Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps; here the prompt
+    is mixed with that of the image, eta of the former, so that inversions are compared and not ways of editing.
     Differs from the public code in one point: the loss is looked at before an update and not after it.
     """
 

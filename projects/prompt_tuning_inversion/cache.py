@@ -94,7 +94,7 @@ class InversionCache:
         try:
             with require('safetensors').safe_open(path, 'pt') as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
             if metadata['checksum'] != checksum(tensors):
                 raise ValueError('its checksum is wrong')
             return Inversion(**tensors, settings=json.loads(metadata['settings']))

@@ -63,7 +63,8 @@ class LoadEditImage:
     Args:
         size: Side in pixels: 512 for SD 1.x, 768 for SD 2.x, 32 for the tiny model.
         multiple: Of which sides must be: 64 for Stable Diffusion, 8 for the tiny model.
-        resize: ``'shortest'``, ``'stretch'`` or ``'none'``, see :func:`~mmplugins.prompt_tuning_inversion.pictures.fit`.
+        resize: ``'shortest'``, ``'stretch'`` or ``'none'``, as in
+            :func:`~mmplugins.prompt_tuning_inversion.pictures.fit`.
     """
 
     def __init__(self, size: int = 512, multiple: int = 64, resize: str = 'shortest') -> None:

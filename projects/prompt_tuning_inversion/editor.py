@@ -41,7 +41,7 @@ class InversionEditor(BaseModel):
     Args:
         parts: Config of :class:`DiffusionParts`, or one that is built.
         num_steps: ``T``; 50 is what the public code of all methods takes.
-        guidance: Weight of classifier-free guidance while inverting, 0 for no prompt, 1 for the prompt alone. 7.5 is Stable
+        guidance: Weight of classifier-free guidance in stage 1, 0 for no prompt, 1 for the prompt alone. 7.5 is Stable
             Diffusion's; not in what we could read of the paper.
         edit_guidance: The same while editing; default: as while inverting.
         eta: Strengths of the edits that ``forward`` makes.
@@ -99,7 +99,7 @@ class InversionEditor(BaseModel):
 
     @abstractmethod
     def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
-        """Stage 2: latents ``(B, C, h, w)`` of the edited images; ``eta`` from 0 (reconstruction) to 1 (prompt alone)."""
+        """Stage 2: edited latents ``(B, C, h, w)``; ``eta`` from 0 (reconstruction) to 1 (the prompt alone)."""
 
     @normal_tensors
     def edit(self, inversion: Inversion, prompts: Sequence[str], eta: float | None = None) -> Tensor:
@@ -195,8 +195,8 @@ class InversionEditor(BaseModel):
             mode: ``'predict'``; nothing is trained.
 
         Returns:
-            The data samples with ``source``, ``vae`` (what decoding the latents gives) and ``recon``, ``(3, H, W)``, and
-            ``edits`` ``(E, 3, H, W)`` for the strengths in ``etas``.
+            The data samples with ``source``, ``vae`` (what decoding the latents gives) and ``recon``, ``(3, H, W)``,
+            and ``edits`` ``(E, 3, H, W)`` for the strengths in ``etas``.
         """
         if mode != 'predict':
             raise ValueError(f"an editor is not trained: mode must be 'predict', got {mode!r}")
@@ -236,6 +236,6 @@ def warn_guidance(guidance: float) -> None:
     """Say what a guidance of at most 1 means."""
     if guidance <= 1:
         warnings.warn(
-            f'guidance {guidance} is no classifier-free guidance: 1 follows the prompt alone, less weakens it; 7.5 is usual',
+            f'guidance {guidance} does not guide: 1 is the prompt alone, less weakens it; 7.5 is usual',
             stacklevel=3,
         )

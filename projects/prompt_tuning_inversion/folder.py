@@ -73,10 +73,9 @@ def check_folder(folder: Path, arch: str | None = None) -> FolderInfo:
     if unet.get('addition_embed_type') or unet.get('class_embed_type'):
         raise ValueError(f'the UNet of {folder} needs more inputs than a prompt; {SUPPORTED}')
     width = unet.get('cross_attention_dim')
-    if arch is not None and width != SKELETONS[arch]['cross_attention_dim']:
-        raise ValueError(
-            f'{folder} is not of arch {arch!r}: its prompts are {width} wide, not {SKELETONS[arch]["cross_attention_dim"]}'
-        )
+    wanted = width if arch is None else SKELETONS[arch]['cross_attention_dim']
+    if width != wanted:
+        raise ValueError(f'{folder} is not of arch {arch!r}: its embeddings are {width} wide, not {wanted}')
     scheduler = _read(folder / 'scheduler/scheduler_config.json')
     files = [path for part in PARTS for path in sorted((folder / part).iterdir()) if path.is_file()]
     return FolderInfo(scheduler, fingerprint(files))

@@ -106,7 +106,7 @@ def write_gallery(path: Path, entries: Sequence[tuple[str, str, str]], title: st
     """
     figures = ''.join(
         f'<figure><figcaption><b>{html.escape(prompt)}</b> <small>{html.escape(note)}</small></figcaption>'
-        f'<img src="{html.escape(picture, quote=True)}" alt="{html.escape(prompt, quote=True)}" loading="lazy"></figure>\n'
+        f'<img src="{html.escape(picture)}" alt="{html.escape(prompt)}" loading="lazy"></figure>\n'
         for picture, prompt, note in entries
     )
     title = html.escape(title)

@@ -43,7 +43,7 @@ def shape_of(pixels: np.ndarray) -> np.ndarray:
 
 
 class DigitJudge:
-    """Reads digits ``(N, 32, 32)`` in [0, 1] with a support vector machine fitted on the training drawings of the tiny model."""
+    """Reads digits ``(N, 32, 32)`` in [0, 1]: a support vector machine fitted on the tiny model's training drawings."""
 
     def __init__(self) -> None:
         svm = require('sklearn.svm', 'pip install "scikit-learn>=1.5,<2"')

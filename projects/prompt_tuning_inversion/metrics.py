@@ -1,7 +1,7 @@
 """How near a picture is to the image, and how near to the prompt.
 
-Metrics take data samples with pictures ``(3, H, W)`` in [-1, 1]. Where a sample has a mask, nearness to the image is that
-of the part outside it. A metric whose weights are not on this machine says so and is left out.
+Metrics take data samples with pictures ``(3, H, W)`` in [-1, 1]. Where a sample has a mask, nearness to the image is
+that of the part outside it. A metric whose weights are not on this machine says so and is left out.
 """
 
 from __future__ import annotations

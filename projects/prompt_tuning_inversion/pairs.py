@@ -21,14 +21,14 @@ def read_pairs(source: str | Path, image_root: str | Path | None = None, prompt:
     """Images with their prompts.
 
     Args:
-        source: A JSON list of ``{"image", "prompt", "source_prompt"?, "id"?, "type"?}`` with paths from the file's folder;
-            PIE-Bench's ``mapping_file.json``; or a folder of images, each with the prompt of its edit in a text file of
-            the same name (``cat.png``, ``cat.txt``; a second line is the prompt of the image).
+        source: A JSON list of ``{"image", "prompt", "source_prompt"?, "id"?, "type"?}`` with paths from the file's
+            folder; PIE-Bench's ``mapping_file.json``; or a folder of images, each with the prompt of its edit in a text
+            file of the same name (``cat.png``, ``cat.txt``; a second line is the prompt of the image).
         image_root: Folder that paths start from; default: that of the file, for PIE-Bench its ``annotation_images``.
         prompt: For all images of a folder without a text file.
 
     Returns:
-        Dicts of ``sample_id``, ``img_path``, ``prompt``, ``source_prompt``, ``edit_type`` and ``mask`` (PIE-Bench: runs).
+        Dicts of ``sample_id``, ``img_path``, ``prompt``, ``source_prompt``, ``edit_type``, ``mask`` (runs, PIE-Bench).
 
     Raises:
         FileNotFoundError: ``source`` does not exist.

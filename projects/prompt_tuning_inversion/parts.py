@@ -1,7 +1,7 @@
 """The frozen parts of a Stable Diffusion 1.x or 2.x folder: tokenizer, text encoder, autoencoder, UNet.
 
-The parts are held one by one and not as a diffusers pipeline: two loops over a UNet need none of it, and pipelines change
-from release to release. ``B`` images, ``L`` tokens of ``D`` numbers, latents ``(B, C, H/f, W/f)``.
+The parts are held one by one and not as a diffusers pipeline: two loops over a UNet need none of it, and pipelines
+change from release to release. ``B`` images, ``L`` tokens of ``D`` numbers, latents ``(B, C, H/f, W/f)``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 class DiffusionParts(BaseModule):
     """Parts of a diffusers folder, read from the disk only.
 
-    Where the folder is not there but ``arch`` is given, the UNet is built without memory (on the meta device), so that a
-    config can be looked at; moving or using such a model is an error that says which folder is missing.
+    Where the folder is not there but ``arch`` is given, the UNet is built without memory (on the meta device), so that
+    a config can be looked at; moving or using such a model is an error that says which folder is missing.
 
     Args:
         pretrained: A diffusers folder, or ``'tiny'`` for the one in this package.
@@ -137,7 +137,7 @@ class DiffusionParts(BaseModule):
             yield self.device
 
     def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Token numbers and attention mask, ``(B, L)`` each; words behind the last place are cut off, with a warning."""
+        """Token numbers and attention mask, ``(B, L)`` each; what does not fit is cut off, with a warning."""
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         options = dict(padding='max_length', max_length=length, truncation=True, return_tensors='pt')
         for prompt in prompts:

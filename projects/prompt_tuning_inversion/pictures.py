@@ -46,8 +46,8 @@ def fit(image: Image.Image, size: int, multiple: int, resize: str = 'shortest') 
         image: In RGB.
         size: Side in pixels that the model was trained on.
         multiple: Of which both sides must be.
-        resize: ``'shortest'`` brings the shorter side to ``size`` and keeps the shape up to rounding, ``'stretch'`` makes
-            a square of ``size``, ``'none'`` only rounds the sides.
+        resize: ``'shortest'`` brings the shorter side to ``size`` and keeps the shape up to rounding, ``'stretch'``
+            makes a square of ``size``, ``'none'`` only rounds the sides.
 
     Raises:
         ValueError: Another ``resize``.

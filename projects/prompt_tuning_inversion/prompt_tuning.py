@@ -21,8 +21,8 @@ from .tuning import TuningEditor
 class PromptTuningInversion(TuningEditor):
     """Edits an image ``(B, 3, H, W)`` by a prompt; no mask and no description of the image is needed.
 
-    Stage 1 inverts the image without a prompt and without guidance, then tunes the conditional embedding of each step so
-    that guided sampling follows the inverted latents; a step starts from the embedding of the step before. Stage 2
+    Stage 1 inverts the image without a prompt and without guidance, then tunes the conditional embedding of each step
+    so that guided sampling follows the inverted latents; a step starts from the embedding of the step before. Stage 2
     samples with a mix of the tuned embeddings and that of the prompt, eta of the latter.
 
     Args:

@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 class EditDataSample(BaseDataElement):
     """An image with the prompt of its edit, and what came out.
 
-    Data fields: ``prompt``, ``source_prompt`` (str or None), ``mask`` (``(H, W)``, bool, true where the edit may change the
-    image, or None); after ``predict`` also ``source``, ``vae``, ``recon`` (Tensor ``(3, H, W)`` in [-1, 1]), ``edits``
-    ``(E, 3, H, W)`` and ``etas``. Metainfo: ``img_path``, ``sample_id``, ``edit_type``.
+    Data fields: ``prompt``, ``source_prompt`` (str or None), ``mask`` (``(H, W)``, bool, true where the edit may change
+    the image, or None); after ``predict`` also ``source``, ``vae``, ``recon`` (Tensor ``(3, H, W)`` in [-1, 1]),
+    ``edits`` (``(E, 3, H, W)``) and ``etas``. Metainfo: ``img_path``, ``sample_id``, ``edit_type``.
     """

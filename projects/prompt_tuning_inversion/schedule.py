@@ -32,8 +32,8 @@ class DDIMSchedule:
         alphas: ``(T + 1,)``, float64, cumulative alpha of each level.
 
     Raises:
-        ValueError: ``num_steps`` is outside 1 to the number of training timesteps, the model predicts something else than
-            noise or v, or the noisiest level has no signal left (zero terminal SNR).
+        ValueError: ``num_steps`` is outside 1 to the number of training timesteps, the model predicts something else
+            than noise or v, or the noisiest level has no signal left (zero terminal SNR).
     """
 
     def __init__(self, config: Mapping, num_steps: int) -> None:

@@ -68,7 +68,7 @@ class TuningEditor(InversionEditor):
     def embeddings(
         self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Three embeddings ``(B, L, D)``: of DDIM inversion, of the branch that is kept, and the start of the tuned one."""
+        """``(B, L, D)`` each: of DDIM inversion, of the branch that is kept, and the start of the tuned one."""
 
     @abstractmethod
     def combine(self, kept: Tensor, tuned: Tensor, guidance: float) -> Tensor:
