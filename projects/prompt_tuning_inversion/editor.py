@@ -67,6 +67,8 @@ class InversionEditor(BaseModel):
         if self.guidance < 0 or self.edit_guidance < 0:
             raise ValueError(f'guidance must not be negative, got {guidance} and {edit_guidance}')
         self.etas = tuple(float(value) for value in ([eta] if isinstance(eta, (int, float)) else eta))
+        if not self.etas:
+            raise ValueError('at least one eta is needed')
         for value in self.etas:
             check_eta(value)
         if not self.parts.missing:

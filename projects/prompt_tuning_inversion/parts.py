@@ -129,8 +129,10 @@ class DiffusionParts(BaseModule):
 
     @contextmanager
     def visiting(self, module: nn.Module) -> Iterator[torch.device]:
-        """Have a module on the device of the UNet; with ``low_mem`` it goes to the CPU afterwards."""
+        """Have a module frozen and on the device of the UNet; with ``low_mem`` it goes to the CPU afterwards."""
         with ExitStack() as stack:
+            # PyTorch's kernels for weights with and without gradients differ in the last bit.
+            stack.enter_context(self.frozen())
             if self.low_mem:
                 module.to(self.device)
                 stack.callback(module.to, 'cpu')

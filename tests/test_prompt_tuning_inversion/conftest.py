@@ -1,4 +1,4 @@
-"""Random tiny diffusers folders, and editors on them. Weights carry no meaning here; the trained folder has its own tests."""
+"""Random tiny diffusers folders and editors on them; their weights carry no meaning. Trained ones have own tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def make_folder(tmp_path_factory) -> Callable[..., Path]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from mmplugins.prompt_tuning_inversion.tiny_parts import (
-        SCHEDULER, build_text_encoder, build_tokenizer, unet_config, vae_config,
+        SCHEDULER,
+        build_text_encoder,
+        build_tokenizer,
+        unet_config,
+        vae_config,
     )  # fmt: skip
 
     made: dict[str, Path] = {}
@@ -67,6 +71,25 @@ def make_editor(make_folder) -> Callable:
             kwargs = {'inner_steps': 3, 'early_stop': None, **kwargs}
         parts = dict(type='DiffusionParts', pretrained=str(make_folder(prediction_type)), **(parts or {}))
         return MODELS.build(dict(type=kind, parts=parts, **kwargs))
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def make_pipeline() -> Callable:
+    """Return a function that makes diffusers' pipeline of an editor's parts, as an oracle."""
+    try:
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+    except RuntimeError as error:  # diffusers imports lazily; its pipelines need more than its models
+        pytest.skip(f"diffusers' pipelines cannot be imported: {str(error).splitlines()[-1]}")
+
+    def make(parts):
+        pipeline = StableDiffusionPipeline(
+            parts.vae, parts.text_encoder, parts.tokenizer, parts.unet,
+            DDIMScheduler.from_config(parts.scheduler_config), None, None, requires_safety_checker=False,
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     return make
 

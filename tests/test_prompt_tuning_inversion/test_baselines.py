@@ -1,0 +1,83 @@
+"""The methods that are compared with."""
+
+import pytest
+import torch
+
+SOURCES = ['a red three', 'a blue two']
+TARGETS = ['a green three', 'a red two']
+
+
+def test_null_text_is_the_literal_loop(make_editor, images):
+    from diffusers import DDIMInverseScheduler, DDIMScheduler
+
+    editor = make_editor('NullTextInversion')
+    parts, image = editor.parts.requires_grad_(False), images[:1]
+    config = {key: value for key, value in parts.scheduler_config.items() if not key.startswith('_')}
+    config.pop('skip_prk_steps')
+    forward, backward = DDIMScheduler(**config), DDIMInverseScheduler(**config)
+    forward.set_timesteps(5)
+    backward.set_timesteps(5)
+
+    def output(z, t, c):
+        return parts.unet(z, t, encoder_hidden_states=c).sample
+
+    cond, null = parts.encode_text(SOURCES[:1]), parts.encode_text([''])
+    with torch.no_grad():
+        path = [parts.encode_image(image)]
+        for t in backward.timesteps:
+            path.append(backward.step(output(path[-1], t, cond), t, path[-1]).prev_sample)
+    z, nulls = path[-1], []
+    for i, t in enumerate(forward.timesteps):
+        null = null.clone().detach().requires_grad_(True)
+        optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - i / 10))
+        for _ in range(3):
+            free = output(z, t, null)
+            loss = torch.nn.functional.mse_loss(
+                forward.step(free + 3.0 * (output(z, t, cond) - free), t, z).prev_sample, path[4 - i]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            free = output(z, t, null)
+            z = forward.step(free + 3.0 * (output(z, t, cond) - free), t, z).prev_sample
+        nulls.append(null.detach())
+    inversion = editor.invert(image, TARGETS[:1], SOURCES[:1])
+    torch.testing.assert_close(inversion.noise, path[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(inversion.embeds, torch.stack(nulls), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(inversion.recon, z, rtol=1e-2, atol=1e-2 * z.abs().max().item())
+
+
+def test_null_text_strength_zero_repeats_stage_one(make_editor, images):
+    editor = make_editor('NullTextInversion', prediction_type='v_prediction')
+    inversion = editor.invert(images, TARGETS, SOURCES)
+    assert torch.equal(editor.edit(inversion, TARGETS, 0.0), editor.reconstruct(inversion))
+    assert (inversion.losses[:, 1] <= inversion.losses[:, 0]).float().mean() > 0.7
+
+
+def test_null_text_needs_the_prompt_of_the_image(make_editor, images):
+    with pytest.raises(ValueError, match='NullTextInversion needs a prompt that says what is in the image'):
+        make_editor('NullTextInversion').invert(images, TARGETS)
+    with pytest.raises(ValueError, match='guidance 1 leaves the empty prompt without influence'):
+        make_editor('NullTextInversion', guidance=1)
+
+
+def test_sdedit_ends(make_editor, images):
+    editor = make_editor('SDEditEditor')
+    inversion = editor.invert(images, TARGETS)
+    source = editor.parts.decode(editor.parts.encode_image(images))
+    assert torch.equal(editor.edit(inversion, TARGETS, 0.0), source)
+    assert torch.equal(editor.reconstruct(inversion), source)
+    null, cond = (editor.parts.encode_text(texts)[None] for texts in (['', ''], TARGETS))
+    start = editor.schedule.add_noise(inversion.source, inversion.noise, 5)
+    with torch.no_grad():
+        assert torch.equal(
+            editor.edit(inversion, TARGETS, 1.0), editor.parts.decode(editor.sample(start, cond, null, 3.0))
+        )
+
+
+def test_sdedit_noise_is_that_of_the_seed(make_editor, images):
+    a, b, c = (make_editor('SDEditEditor', seed=seed).invert(images, TARGETS).noise for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(a[0], a[1])  # each image of a batch has the noise that it has alone
