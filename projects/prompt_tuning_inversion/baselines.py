@@ -104,7 +104,7 @@ class SDEditEditor(InversionEditor):
         return Inversion(
             source=latents,
             noise=noise,
-            recon=latents,
+            recon=latents.clone(),
             kept=null,
             embeds=null.new_zeros(0, *null.shape),
             losses=latents.new_zeros(0, 2, len(latents)),

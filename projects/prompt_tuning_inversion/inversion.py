@@ -36,6 +36,11 @@ class Inversion:
     # The dimension of the images in each tensor.
     BATCH_DIMS = dict(source=0, noise=0, recon=0, kept=0, embeds=1, losses=2, updates=0)
 
+    def __post_init__(self) -> None:
+        # One memory layout, so that an edit of an inversion that was stored and read is the same to the last bit.
+        for name, value in self.tensors().items():
+            object.__setattr__(self, name, value.contiguous())
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -113,7 +113,7 @@ class TuningEditor(InversionEditor):
     ) -> Inversion:
         """All steps from the noise to the image."""
         device = self.parts.device
-        latents = trajectory[-1].to(device)
+        latents = trajectory[-1].to(device).contiguous()  # as it will be stored
         updates = torch.zeros(len(latents), dtype=torch.long, device=device)
         embeds, losses = [], []
         for step, level in enumerate(range(self.num_steps, 0, -1)):
