@@ -1,0 +1,68 @@
+"""The editors in mmengine's Runner."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+
+ETAS = (0.3, 0.9)
+
+
+@pytest.fixture
+def cfg(folder, tmp_path, repo) -> Config:
+    """The small config on a random folder and three images of two sizes."""
+    pairs = []
+    for name, size in (('a', (16, 16)), ('b', (24, 16)), ('c', (16, 16))):
+        pixels = (torch.rand(size[1], size[0], 3) * 255).byte().numpy()
+        Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+        pairs.append(dict(image=f'{name}.png', prompt='a red three', source_prompt='a blue one'))
+    (tmp_path / 'pairs.json').write_text(json.dumps(pairs))
+    cfg = Config.fromfile(repo / 'configs/prompt_tuning_inversion/pti_tiny_1xb4_tinted-mnist.py')
+    cfg.merge_from_dict({
+        'model.parts.pretrained': str(folder), 'model.num_steps': 4, 'model.inner_steps': 2, 'model.eta': ETAS,
+        'test_dataloader.dataset.data_root': str(tmp_path), 'work_dir': str(tmp_path / 'work'),
+        'test_dataloader.dataset.pipeline': [dict(type='LoadEditImage', size=16, multiple=4)],
+    })  # fmt: skip
+    cfg.test_evaluator = [metric for metric in cfg.test_evaluator if metric.type != 'AttributeAccuracy']
+    return cfg
+
+
+@pytest.mark.parametrize('kind', ['PromptTuningInversion', 'NullTextInversion'])
+def test_metrics_and_pictures(cfg, kind, tmp_path):
+    cfg.model.type = kind
+    cfg.experiment_name = kind
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    assert sorted(metrics) == [
+        f'{name}/{picture}' for name in ('psnr', 'ssim') for picture in ('eta0.3', 'eta0.9', 'recon')
+    ]  # fmt: skip
+    folder = next((tmp_path / 'work').glob('*/edits'))
+    assert sorted(path.name for path in folder.iterdir()) == ['a.png', 'b.png', 'c.png', 'index.html']
+    assert folder.joinpath('index.html').read_text().count('<figure>') == 3
+
+
+def test_samples_are_what_single_images_give(make_editor):
+    from mmplugins.prompt_tuning_inversion import EditDataSample
+
+    editor = make_editor(eta=ETAS)
+    images = [torch.rand(3, 16, 16), torch.rand(3, 16, 24), torch.rand(3, 16, 16)]
+    samples = [EditDataSample(prompt=prompt) for prompt in ('a red one', 'a blue two', 'a green three')]
+    with torch.no_grad():
+        found = editor.test_step(dict(inputs=images, data_samples=samples))
+    assert [sample.prompt for sample in found] == ['a red one', 'a blue two', 'a green three']
+    for image, sample in zip(images, found, strict=True):
+        inversion = editor.invert(image[None], sample.prompt)
+        assert sample.edits.shape == (2, *image.shape)
+        torch.testing.assert_close(sample.recon, editor.reconstruct(inversion)[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(sample.edits[1], editor.edit(inversion, sample.prompt, 0.9)[0], rtol=1e-3, atol=1e-3)
+        assert torch.equal(sample.source, image)
+
+
+def test_number_of_pictures_is_limited(cfg, tmp_path):
+    cfg.custom_hooks = [dict(type='SaveEditGridHook', out_dir='few', max_images=1)]
+    cfg.experiment_name = 'few'
+    Runner.from_cfg(cfg).test()
+    assert len(list((tmp_path / 'work').glob('*/few/*.png'))) == 1
