@@ -35,7 +35,7 @@ def make_folder(tmp_path_factory) -> Callable[..., Path]:
         tokenizer = build_tokenizer()
         tokenizer.save_pretrained(folder / 'tokenizer')
         build_text_encoder(tokenizer, width=16, heads=2).save_pretrained(folder / 'text_encoder')
-        unet = UNet2DConditionModel(**unet_config((16, 24), cross_attention_dim=16))
+        unet = UNet2DConditionModel(**unet_config((16,), cross_attention_dim=16))
         # At their start attention layers hardly add to what passes by; then the prompt would have no influence.
         for name, parameter in unet.named_parameters():
             if 'attn2' in name:
@@ -60,7 +60,7 @@ def folder(make_folder) -> Path:
 
 @pytest.fixture(scope='session')
 def make_editor(make_folder) -> Callable:
-    """Return a function that builds an editor on a random folder: 5 steps, 3 updates a step."""
+    """Return a function that builds an editor on a random folder: 5 steps, 2 updates a step."""
     from mmengine.registry import MODELS
 
     def make(
@@ -68,7 +68,7 @@ def make_editor(make_folder) -> Callable:
     ):
         kwargs = {'num_steps': 5, 'guidance': 3.0, **kwargs}
         if kind in ('PromptTuningInversion', 'NullTextInversion'):
-            kwargs = {'inner_steps': 3, 'early_stop': None, **kwargs}
+            kwargs = {'inner_steps': 2, 'early_stop': None, **kwargs}
         parts = dict(type='DiffusionParts', pretrained=str(make_folder(prediction_type)), **(parts or {}))
         return MODELS.build(dict(type=kind, parts=parts, **kwargs))
 

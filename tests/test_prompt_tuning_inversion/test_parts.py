@@ -54,9 +54,9 @@ def test_images_are_encoded_to_the_mode(parts):
 
 
 def test_sizes(parts):
-    assert (parts.vae_factor, parts.factor, parts.image_size) == (2, 4, 16)
-    with pytest.raises(ValueError, match=r'multiples of 4, got \(16, 18\)'):
-        parts.encode_image(torch.zeros(1, 3, 16, 18))
+    assert (parts.vae_factor, parts.factor, parts.image_size) == (2, 2, 16)
+    with pytest.raises(ValueError, match=r'multiples of 2, got \(16, 17\)'):
+        parts.encode_image(torch.zeros(1, 3, 16, 17))
     with pytest.raises(ValueError, match=r'must be \(B, 3, H, W\)'):
         parts.encode_image(torch.zeros(3, 16, 16))
 

@@ -309,7 +309,7 @@ def test_guidance_one_is_allowed_with_a_warning(make_editor, images):
     with pytest.warns(UserWarning, match='guidance 1.0 does not guide'):
         editor = make_editor(guidance=1.0)
     inversion = editor.invert(images, SOURCES)
-    assert inversion.updates.tolist() == [15, 15]
+    assert inversion.updates.tolist() == [10, 10]
 
 
 def test_wrong_use(make_editor, images):

@@ -1,0 +1,1 @@
+"""Parts of tools/claims/prompt_tuning_inversion.py."""
