@@ -183,7 +183,8 @@ class DiffusionParts(BaseModule):
         if any(side % self.factor for side in images.shape[2:]):
             raise ValueError(f'sides must be multiples of {self.factor}, got {tuple(images.shape[2:])}')
         with self.visiting(self.vae) as device:
-            return self.vae.encode(images.to(device).float()).latent_dist.mode() * self.vae.config.scaling_factor
+            latents = self.vae.encode(images.to(device).float()).latent_dist.mode() * self.vae.config.scaling_factor
+            return latents.contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
