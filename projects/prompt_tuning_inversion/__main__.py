@@ -89,9 +89,10 @@ def run_batch(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; what the user can put right is said in one line, without a traceback."""
     args = build_parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
+            return args.run(args)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f'{args.verb}: {error}', file=sys.stderr)
         return 1

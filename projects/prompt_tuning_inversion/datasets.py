@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
@@ -82,5 +83,5 @@ class LoadEditImage:
         )
         if results.get('mask') is not None:
             mask = Image.fromarray(decode_mask(results['mask'])).resize(image.size, Image.Resampling.NEAREST)
-            sample.mask = torch.tensor(list(mask.getdata()), dtype=torch.bool).view(image.height, image.width)
+            sample.mask = torch.from_numpy(np.array(mask))
         return dict(inputs=to_tensor(image), data_samples=sample)

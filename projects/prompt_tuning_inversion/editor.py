@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,12 +27,12 @@ Progress = Callable[[str, int, int, float], None]
 def normal_tensors(function: Callable) -> Callable:
     """Let a method work inside ``torch.inference_mode`` too, whose tensors cannot take part in autograd."""
 
+    @functools.wraps(function)
     def wrapped(*args, **kwargs):
         with torch.inference_mode(False), torch.no_grad():
             args = [arg.clone() if isinstance(arg, Tensor) and arg.is_inference() else arg for arg in args]
             return function(*args, **kwargs)
 
-    wrapped.__doc__, wrapped.__name__ = function.__doc__, function.__name__
     return wrapped
 
 
