@@ -1,6 +1,6 @@
 """Time and memory of stage 1 against loops that do the same updates, and what a second edit costs.
 
-``python tools/benchmarks/prompt_tuning_inversion.py`` writes ``benchmark.json`` of ``projects/prompt_tuning_inversion/results``
+``python tools/benchmarks/prompt_tuning_inversion.py`` writes ``benchmark.json`` of the plugin's ``results``
 and prints a table. Peers, with equal steps and updates: a literal loop that evaluates both branches of guidance,
 batched, in every update, as samplers do; our null-text inversion; and the loop of null-text inversion as it is
 published, written down here from its description (kept branch once a step, both branches after the updates).
@@ -93,28 +93,32 @@ def literal(editor: InversionEditor, images: Tensor, null_text: bool) -> Tensor:
     return latents
 
 
-def bench_time(model: str, size: int, steps: int, inner: int, repeats: int, device: str) -> dict:
+def bench_time(model: str, count: int, size: int, steps: int, inner: int, repeats: int, device: str) -> dict:
     """Seconds of each arm, and the ratio of ours to it."""
-    images = torch.rand(1, 3, size, size, device=device) * 2 - 1
+    images, prompts, sources = (
+        torch.rand(count, 3, size, size, device=device) * 2 - 1,
+        [PROMPT] * count,
+        [SOURCE] * count,
+    )
     kwargs = dict(num_steps=steps, inner_steps=inner)
     ours, null_text = build(model, device, **kwargs), build(model, device, NullTextInversion, **kwargs)
     arms = {
-        'ours': lambda: ours.invert(images, [PROMPT]),
+        'ours': lambda: ours.invert(images, prompts),
         'both branches': lambda: literal(ours, images, null_text=False),
-        'null-text (ours)': lambda: null_text.invert(images, [PROMPT], [SOURCE]),
+        'null-text (ours)': lambda: null_text.invert(images, prompts, sources),
         'null-text (published loop)': lambda: literal(null_text, images, null_text=True),
     }
     difference = {}
     for name, other, function in (
-        ('both branches', 'ours', ours.invert(images, [PROMPT])),
-        ('null-text (published loop)', 'null-text (ours)', null_text.invert(images, [PROMPT], [SOURCE])),
+        ('both branches', 'ours', ours.invert(images, prompts)),
+        ('null-text (published loop)', 'null-text (ours)', null_text.invert(images, prompts, sources)),
     ):
         # Also the warm-up. The same updates, so the same latents, up to the order of sums.
         difference[f'{other} - {name}'] = (arms[name]() - function.recon).abs().max().item()
     seconds = interleaved(arms, repeats, 'cuda' if device.startswith('cuda') else 'cpu')
     ratios = {name: round(seconds['ours'] / value, 3) for name, value in seconds.items() if name != 'ours'}
     return dict(
-        latents=size // ours.parts.vae_factor, steps=steps, updates=inner, seconds=seconds, ratio=ratios,
+        images=count, latents=size // ours.parts.vae_factor, steps=steps, updates=inner, seconds=seconds, ratio=ratios,
         max_difference=difference,
     )  # fmt: skip
 
@@ -216,8 +220,9 @@ def main() -> None:
             memory=bench_memory(model, args.device),
             second=bench_second(str(Path(folder, 'cache')), args.device),
             time={
-                'tiny model': bench_time('tiny', 32, 10, 10, args.repeats, args.device),
-                'SD-1.5-shaped': bench_time(model, 128, 2, 5, args.repeats, args.device),
+                'SD-1.5-shaped': bench_time(model, 1, 128, 2, 5, args.repeats, args.device),
+                'tiny model, 16 images': bench_time('tiny', 16, 32, 5, 5, args.repeats, args.device),
+                'tiny model, 1 image': bench_time('tiny', 1, 32, 10, 10, args.repeats, args.device),
             },
         )
         data['table'] = table_of(data)
