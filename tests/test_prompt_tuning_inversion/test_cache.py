@@ -41,6 +41,7 @@ def test_round_trip_gives_the_same_edit(cache, make_editor, images, monkeypatch)
     assert sorted(path.suffix for path in cache.folder.iterdir()) == ['.safetensors'] * 2
 
 
+@pytest.mark.slow
 def test_only_missing_images_are_inverted(cache, make_editor, images, monkeypatch):
     editor = make_editor()
     cache.invert(editor, images[:1], SOURCES[:1])
@@ -71,6 +72,7 @@ def test_other_pixels_and_prompts_are_another_file(cache, make_editor, images):
     assert len({cache.path_of(editor, image, 'a', None) for image in (images[0], images[0].transpose(1, 2))}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('kwargs', 'same'),
     [(dict(init='null'), True), (dict(init='text:a red one'), True), (dict(init='source'), True), (dict(), False),
@@ -86,6 +88,7 @@ def test_inversions_that_do_not_depend_on_the_prompt_serve_all(cache, make_edito
     assert (hit, count.images) == (same, 0 if same else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'text', 'empty', 'other tensors'])
 def test_broken_files_are_made_again_with_a_warning(cache, make_editor, images, damage, caplog):
     import logging
@@ -137,6 +140,7 @@ def test_an_interrupted_write_leaves_nothing(cache, make_editor, images, monkeyp
     assert not list(cache.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_split_and_join(make_editor, images):
     inversion = make_editor().invert(images, SOURCES)
     joined = Inversion.join(inversion.split())

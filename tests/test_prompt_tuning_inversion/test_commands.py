@@ -55,6 +55,7 @@ def test_edit_writes_all_files(here, folder, capsys):
     assert 'inversion' in captured.err and 'tuning' in captured.err and 'loss=' in captured.err
 
 
+@pytest.mark.slow
 def test_second_strength_tunes_nothing(here, folder, monkeypatch):
     assert edit(folder, '--eta', '0.5') == 0
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: pytest.fail('an update'))
@@ -63,6 +64,7 @@ def test_second_strength_tunes_nothing(here, folder, monkeypatch):
     assert (report['from_cache'], report['updates']) == (True, 0)
 
 
+@pytest.mark.slow
 def test_second_prompt_tunes_nothing_with_the_empty_start(here, folder, monkeypatch):
     assert edit(folder, '--init', 'null') == 0
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: pytest.fail('an update'))
@@ -71,6 +73,7 @@ def test_second_prompt_tunes_nothing_with_the_empty_start(here, folder, monkeypa
         edit(folder, '--prompt', 'a blue nine')
 
 
+@pytest.mark.slow
 def test_invert_fills_the_cache(here, folder, monkeypatch):
     assert run('invert', '--image', 'photo.png', '--init', 'null', '--model', folder, *FAST, '--out', 'inverted') == 0
     assert not list(Path('inverted').glob('edit*')) and Path('inverted/recon.png').is_file()
@@ -78,11 +81,13 @@ def test_invert_fills_the_cache(here, folder, monkeypatch):
     assert edit(folder, '--init', 'null') == 0
 
 
+@pytest.mark.slow
 def test_no_cache(here, folder):
     assert edit(folder, '--no-cache') == 0
     assert not Path('.pti_cache').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'args',
     [('--method', 'ddim'), ('--method', 'sdedit'), ('--method', 'null-text', '--source-prompt', 'a blue one'),
@@ -95,6 +100,7 @@ def test_methods_and_options(here, folder, args):
     assert Path('pti_out/compare.png').is_file()
 
 
+@pytest.mark.slow
 def test_batch_goes_on_after_an_image_that_cannot_be_read(here, folder, capsys):
     Image.new('RGB', (16, 16), 'red').save('square.png')
     Image.new('RGB', (16, 16), 'blue').save('other.png')
@@ -116,6 +122,7 @@ def test_batch_goes_on_after_an_image_that_cannot_be_read(here, folder, capsys):
     assert 'src="square/compare.png"' in page and 'a &lt;square&gt; one' in page and 'broken' not in page
 
 
+@pytest.mark.slow
 def test_batch_is_what_single_edits_are(here, folder):
     Path('pairs.json').write_text(json.dumps([dict(image='photo.png', prompt='a red three')]))
     assert run('batch', 'pairs.json', '--model', folder, *FAST, '--eta', 0.5, '--out', 'all', '--no-cache') == 0
@@ -159,6 +166,7 @@ def test_weak_guidance_and_uneven_steps_are_warnings(here, folder, capsys):
     assert 'warning: 3 steps do not divide 1000' in error
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_no_unfinished_inversion(here, folder, capsys, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     assert edit(folder) == 130

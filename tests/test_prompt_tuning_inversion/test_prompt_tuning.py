@@ -71,6 +71,7 @@ def test_inversion_is_that_of_the_literal_algorithm(make_editor, images, predict
     torch.testing.assert_close(inversion.recon, recon, rtol=1e-2, atol=1e-2 * recon.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prediction_type', KINDS)
 def test_strength_one_is_the_pipeline(make_editor, make_pipeline, images, prediction_type):
     editor = make_editor(prediction_type=prediction_type)
@@ -82,6 +83,7 @@ def test_strength_one_is_the_pipeline(make_editor, make_pipeline, images, predic
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prediction_type', KINDS)
 def test_strength_one_is_plain_guided_sampling_whatever_was_tuned(make_editor, images, prediction_type):
     from diffusers import DDIMScheduler
@@ -208,6 +210,7 @@ def test_empty_start_without_updates_is_unconditional_reconstruction(make_editor
     torch.testing.assert_close(inversion.recon, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('early_stop', [None, 0.02], ids=['all updates', 'early stop'])
 def test_images_of_a_batch_do_not_influence_each_other(make_editor, images, early_stop):
     editor = make_editor(prediction_type='v_prediction', early_stop=early_stop)
@@ -221,6 +224,7 @@ def test_images_of_a_batch_do_not_influence_each_other(make_editor, images, earl
         torch.testing.assert_close(*edits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_same_again(make_editor, images):
     first, second = (make_editor().invert(images, SOURCES) for _ in range(2))
     assert all(torch.equal(value, second.tensors()[name]) for name, value in first.tensors().items())
@@ -242,6 +246,7 @@ def test_rest_of_the_prompt_stays_with_content_tokens(make_editor, images):
     assert changed[mask.expand_as(changed)].float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_teacher_forcing_starts_each_step_from_the_inverted_latents(make_editor, images):
     # With targets as inputs the first losses of the steps do not depend on how good the steps before were.
     kwargs = dict(inner_steps=0, teacher_forcing=True, prediction_type='v_prediction')
@@ -259,6 +264,7 @@ def test_starts(make_editor, images, init):
     assert torch.equal(inversion.embeds[0], editor.parts.encode_text(words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['bf16', 'fp16'])
 def test_half_precision_weights_are_tuned_in_float32(make_editor, images, dtype):
     editor = make_editor(prediction_type='v_prediction', parts=dict(dtype=dtype), inner_steps=5)
@@ -270,6 +276,7 @@ def test_half_precision_weights_are_tuned_in_float32(make_editor, images, dtype)
     torch.testing.assert_close(inversion.losses[0, 0], full.losses[0, 0], rtol=0.1, atol=0)
 
 
+@pytest.mark.slow
 def test_low_memory_changes_nothing_but_memory(make_editor, images):
     plain, low = make_editor(), make_editor(parts=dict(low_mem=True))
     assert low.parts.unet.is_gradient_checkpointing

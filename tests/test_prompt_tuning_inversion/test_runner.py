@@ -30,6 +30,7 @@ def cfg(folder, tmp_path, repo) -> Config:
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['PromptTuningInversion', 'NullTextInversion'])
 def test_metrics_and_pictures(cfg, kind, tmp_path):
     cfg.model.type = kind
@@ -44,6 +45,7 @@ def test_metrics_and_pictures(cfg, kind, tmp_path):
     assert folder.joinpath('index.html').read_text().count('<figure>') == 3
 
 
+@pytest.mark.slow
 def test_samples_are_what_single_images_give(make_editor):
     from mmplugins.prompt_tuning_inversion import EditDataSample
 
@@ -61,6 +63,7 @@ def test_samples_are_what_single_images_give(make_editor):
         assert torch.equal(sample.source, image)
 
 
+@pytest.mark.slow
 def test_number_of_pictures_is_limited(cfg, tmp_path):
     cfg.custom_hooks = [dict(type='SaveEditGridHook', out_dir='few', max_images=1)]
     cfg.experiment_name = 'few'
