@@ -49,6 +49,8 @@ def main() -> None:
     vae.register_to_config(scaling_factor=model.scaling_factor.item())
     for name, part in (('text_encoder', model.text_encoder), ('unet', model.unet), ('vae', vae)):
         part.half().save_pretrained(args.out / name, safe_serialization=True)
+        for path in (args.out / name).iterdir():
+            path.chmod(0o644)  # safetensors makes files that only their owner can read
     model.tokenizer.save_pretrained(args.out / 'tokenizer')
     (args.out / 'scheduler').mkdir(exist_ok=True)
     for path, content in (
