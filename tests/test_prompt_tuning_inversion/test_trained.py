@@ -12,13 +12,14 @@ from mmplugins.prompt_tuning_inversion.metrics import psnr
 from mmplugins.prompt_tuning_inversion.pictures import read_image, to_tensor
 
 TINY = dict(type='DiffusionParts', pretrained='tiny')
-COMMON = dict(num_steps=20, guidance=5.0)
+COMMON = dict(num_steps=10, guidance=5.0)
+UPDATES = dict(inner_steps=5, early_stop=None)
 
 
 @pytest.fixture(scope='module')
 def pairs(repo) -> list[dict]:
-    """The first six pairs."""
-    return json.loads((repo / 'tests/data/pti/pairs.json').read_text())[:6]
+    """The first four pairs."""
+    return json.loads((repo / 'tests/data/pti/pairs.json').read_text())[:4]
 
 
 @pytest.fixture(scope='module')
@@ -34,8 +35,8 @@ def prompts(pairs) -> tuple[list[str], list[str]]:
 
 @pytest.fixture(scope='module')
 def tuned(images, prompts):
-    """Editor and inversion, ten updates a step."""
-    editor = PromptTuningInversion(TINY, early_stop=None, **COMMON)
+    """Editor and inversion."""
+    editor = PromptTuningInversion(TINY, **UPDATES, **COMMON)
     return editor, editor.invert(images, prompts[0])
 
 
@@ -55,7 +56,7 @@ def test_reconstruction_without_guidance_is_not_worse_than_any_guided_one_withou
     free = torch.tensor([psnr(*pair) for pair in zip(editor.parts.decode(latents), vae, strict=True)])
     assert free.mean() > 25
     for guidance in (3.0, 7.5):
-        ddim = DDIMInversionEditor(TINY, num_steps=20, guidance=guidance, init='source')
+        ddim = DDIMInversionEditor(TINY, num_steps=10, guidance=guidance, init='source')
         assert (free >= fidelity(ddim, ddim.invert(images, *prompts))).all()
 
 
@@ -68,7 +69,7 @@ def test_tuning_reconstructs_every_image_better_than_no_tuning(images, prompts, 
 
 @pytest.mark.slow
 def test_null_text_reconstructs_every_image_better_than_no_tuning(images, prompts):
-    editor = NullTextInversion(TINY, early_stop=None, **COMMON)
+    editor = NullTextInversion(TINY, **UPDATES, **COMMON)
     ddim = DDIMInversionEditor(TINY, init='source', **COMMON)
     gain = fidelity(editor, editor.invert(images, *prompts)) - fidelity(ddim, ddim.invert(images, *prompts))
     assert gain.min() > 3, gain
@@ -89,8 +90,8 @@ def test_more_updates_are_better(images, prompts, tuned):
 @pytest.mark.slow
 @pytest.mark.parametrize('guidance', [3.0, 7.5])
 def test_empty_start_is_not_worse_than_unconditional_reconstruction(images, prompts, guidance):
-    kwargs = dict(num_steps=20, guidance=guidance, init='null', early_stop=None)
-    tuned, plain = (PromptTuningInversion(TINY, inner_steps=steps, **kwargs) for steps in (10, 0))
+    kwargs = dict(num_steps=10, guidance=guidance, init='null', early_stop=None)
+    tuned, plain = (PromptTuningInversion(TINY, inner_steps=steps, **kwargs) for steps in (5, 0))
     assert fidelity(tuned, tuned.invert(images, prompts[0])).mean() >= fidelity(plain, plain.invert(images, '')).mean()
 
 
@@ -101,7 +102,7 @@ def test_edit_changes_the_color_and_keeps_more_with_less_strength(pairs, images,
     colors = {eta: [color_of(to_pixels(edit)) for edit in found] for eta, found in edits.items()}
     assert colors[0.0] == [pair['source_prompt'].split()[1] for pair in pairs]
     wanted = [pair['prompt'].split()[1] for pair in pairs]
-    assert sum(a == b for a, b in zip(colors[0.5], wanted, strict=True)) >= 5
+    assert sum(a == b for a, b in zip(colors[0.5], wanted, strict=True)) >= 3
     shapes = [image.amax(0) for image in images]
     errors = {
         eta: torch.stack([(edit.amax(0) - shape).square().mean() for edit, shape in zip(found, shapes, strict=True)])
@@ -114,7 +115,19 @@ def test_edit_changes_the_color_and_keeps_more_with_less_strength(pairs, images,
 def test_command_of_the_quick_start(repo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     image = repo / 'tests/data/pti/red_zero.png'
-    args = ['edit', '--image', str(image), '--prompt', 'a green zero', '--steps', '20', '--guidance', '5']
+    args = [
+        'edit',
+        '--image',
+        str(image),
+        '--prompt',
+        'a green zero',
+        '--steps',
+        '10',
+        '--inner',
+        '5',
+        '--guidance',
+        '5',
+    ]
     assert main([*args, '--eta', '0.5']) == 0
     report = json.loads((tmp_path / 'pti_out/report.json').read_text())
     assert report['metrics']['recon']['psnr'] > report['metrics']['ddim']['psnr'] + 3
