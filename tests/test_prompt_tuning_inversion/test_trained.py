@@ -13,7 +13,7 @@ from mmplugins.prompt_tuning_inversion.pictures import read_image, to_tensor
 
 TINY = dict(type='DiffusionParts', pretrained='tiny')
 COMMON = dict(num_steps=10, guidance=5.0)
-UPDATES = dict(inner_steps=5, early_stop=None)
+UPDATES = dict(inner_steps=5, lr=5e-2, early_stop=None)  # few and long ones, to be quick
 
 
 @pytest.fixture(scope='module')
@@ -83,55 +83,43 @@ def test_updates_lower_the_loss_of_nearly_every_step(tuned):
 
 @pytest.mark.slow
 def test_more_updates_are_better(images, prompts, tuned):
-    few = PromptTuningInversion(TINY, early_stop=None, inner_steps=1, **COMMON).invert(images, prompts[0])
+    few = PromptTuningInversion(TINY, **{**UPDATES, 'inner_steps': 1}, **COMMON).invert(images, prompts[0])
     assert tuned[1].losses[:, 1].mean() < few.losses[:, 1].mean()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('guidance', [3.0, 7.5])
 def test_empty_start_is_not_worse_than_unconditional_reconstruction(images, prompts, guidance):
-    kwargs = dict(num_steps=10, guidance=guidance, init='null', early_stop=None)
-    tuned, plain = (PromptTuningInversion(TINY, inner_steps=steps, **kwargs) for steps in (5, 0))
+    kwargs = dict(UPDATES, num_steps=10, guidance=guidance, init='null')
+    tuned, plain = (PromptTuningInversion(TINY, **{**kwargs, 'inner_steps': steps}) for steps in (5, 0))
     assert fidelity(tuned, tuned.invert(images, prompts[0])).mean() >= fidelity(plain, plain.invert(images, '')).mean()
 
 
 @pytest.mark.slow
 def test_edit_changes_the_color_and_keeps_more_with_less_strength(pairs, images, prompts, tuned):
     editor, inversion = tuned
-    edits = {eta: editor.edit(inversion, prompts[0], eta) for eta in (0.0, 0.5, 1.0)}
+    edits = {eta: editor.edit(inversion, prompts[0], eta) for eta in (0.0, 0.7, 1.0)}
     colors = {eta: [color_of(to_pixels(edit)) for edit in found] for eta, found in edits.items()}
     assert colors[0.0] == [pair['source_prompt'].split()[1] for pair in pairs]
     wanted = [pair['prompt'].split()[1] for pair in pairs]
-    assert sum(a == b for a, b in zip(colors[0.5], wanted, strict=True)) >= 3
+    assert sum(a == b for a, b in zip(colors[0.7], wanted, strict=True)) >= 3
     shapes = [image.amax(0) for image in images]
     errors = {
         eta: torch.stack([(edit.amax(0) - shape).square().mean() for edit, shape in zip(found, shapes, strict=True)])
         for eta, found in edits.items()
     }
-    assert errors[0.0].mean() < errors[0.5].mean() < errors[1.0].mean()
+    assert errors[0.0].mean() < errors[0.7].mean() < errors[1.0].mean()
 
 
 @pytest.mark.slow
 def test_command_of_the_quick_start(repo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     image = repo / 'tests/data/pti/red_zero.png'
-    args = [
-        'edit',
-        '--image',
-        str(image),
-        '--prompt',
-        'a green zero',
-        '--steps',
-        '10',
-        '--inner',
-        '5',
-        '--guidance',
-        '5',
-    ]
-    assert main([*args, '--eta', '0.5']) == 0
+    args = ['edit', '--image', str(image), '--prompt', 'a green zero', '--steps', '10', '--inner', '5', '--lr', '0.05']
+    assert main([*args, '--eta', '0.7']) == 0
     report = json.loads((tmp_path / 'pti_out/report.json').read_text())
     assert report['metrics']['recon']['psnr'] > report['metrics']['ddim']['psnr'] + 3
-    assert color_of(to_pixels(to_tensor(read_image('pti_out/edit_eta0.50.png')))) == 'green'
+    assert color_of(to_pixels(to_tensor(read_image('pti_out/edit_eta0.70.png')))) == 'green'
     captured = capsys.readouterr()
     assert 'model: tiny' in captured.out
     assert 'does not know' not in captured.err
