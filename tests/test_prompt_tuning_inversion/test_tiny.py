@@ -152,7 +152,8 @@ def test_both_trainings_run_and_resume_and_the_folder_is_written(tmp_path, repo,
         cfg = Config.fromfile(repo / f'configs/prompt_tuning_inversion/{name}.py')
         cfg.merge_from_dict({
             'work_dir': str(tmp_path / name), 'train_cfg.max_iters': iters, 'train_dataloader.batch_size': 4,
-            'default_hooks.checkpoint.interval': 1, 'default_hooks.logger.interval': 1, **options,
+            'default_hooks.checkpoint.interval': 1, 'default_hooks.logger.interval': 1,
+            'train_dataloader.dataset.indices': 32, **options,
         })  # fmt: skip
         cfg.experiment_name = f'{name}{iters}'
         Runner.from_cfg(cfg).train()
