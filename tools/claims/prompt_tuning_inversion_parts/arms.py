@@ -17,7 +17,7 @@ from mmplugins.prompt_tuning_inversion.tinted_digits import COLORS, DIGITS, prom
 STEPS, UPDATES = 20, 10
 GUIDANCES = (1.0, 3.0, 5.0, 7.5)
 EDIT_GUIDANCE = 5.0
-ETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+ETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 INITS = ('target', 'source', 'null')
 
