@@ -122,7 +122,7 @@ def bench_time(model: str, count: int, size: int, steps: int, inner: int, repeat
 
 def bench_second(folder: str, device: str) -> dict:
     """Updates and seconds of a first edit, and of edits of the cached inversion."""
-    editor = build('tiny', device, num_steps=20, inner_steps=10, init='null')
+    editor = build('tiny', device, num_steps=10, inner_steps=5, init='null')
     images, counted, step = torch.rand(1, 3, 32, 32, device=device) * 2 - 1, [], torch.optim.Adam.step
     cache, found = InversionCache(folder), {}
 
@@ -218,9 +218,9 @@ def main() -> None:
             memory=bench_memory(model, args.device),
             second=bench_second(str(Path(folder, 'cache')), args.device),
             time={
-                'SD-1.5-shaped': bench_time(model, 1, 128, 2, 5, args.repeats, args.device),
-                'tiny model, 16 images': bench_time('tiny', 16, 32, 5, 5, args.repeats, args.device),
-                'tiny model, 1 image': bench_time('tiny', 1, 32, 10, 10, args.repeats, args.device),
+                'SD-1.5-shaped': bench_time(model, 1, 128, 1, 5, args.repeats, args.device),
+                'tiny model, 16 images': bench_time('tiny', 16, 32, 3, 5, args.repeats, args.device),
+                'tiny model, 1 image': bench_time('tiny', 1, 32, 5, 5, args.repeats, args.device),
             },
         )
         data['table'] = table_of(data)
