@@ -8,6 +8,7 @@ model = dict(
     num_steps=20,  # ours: the tiny model needs no more
     guidance=5.0,
     inner_steps=10,
+    lr=3e-2,  # ours: its embeddings take longer steps than Stable Diffusion's
     eta=(0.3, 0.5, 0.7))
 test_dataloader = dict(
     batch_size=4,
