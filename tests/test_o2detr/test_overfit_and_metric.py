@@ -12,6 +12,7 @@ from mmrotate.evaluation import DOTAMetric
 from mmrotate.evaluation.functional import mean_ap
 
 CLASSES = ('a', 'b', 'c')
+STEPS = 160
 
 
 @pytest.fixture
@@ -124,9 +125,9 @@ def test_four_images_are_learned_by_heart_and_exported(build_model, batch, avera
     changes |= {f'data_preprocessor.{key}': [value] * 3 for key, value in dict(mean=110.0, std=50.0).items()}
     model = build_model(**changes).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=200)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=STEPS)
     wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=1.0))
-    for _ in range(200):
+    for _ in range(STEPS):
         model.train_step(batch, wrapper)
         schedule.step()
     model.eval()

@@ -39,21 +39,19 @@ def test(runner: Runner) -> dict[str, float]:
     evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
     loader = runner.build_dataloader(runner.cfg.test_dataloader)
     evaluator.dataset_meta = loader.dataset.metainfo
-    errors, near, found = [], [], []
+    errors, border = [], []
     for batch in loader:
         with torch.no_grad():
             samples = model.test_step(batch)
         evaluator.process(samples, batch)
         for sample in samples:
             truth = regularize(get_box_tensor(sample.gt_instances.bboxes).float())
-            error = angle_errors(sample.pred_instances.bboxes, sample.pred_instances.scores, truth)
-            hit = ~error.isnan()
-            errors += error[hit].tolist()
-            near += (angle_distance(truth[hit, 4], torch.zeros(())) < BORDER).tolist()
-            found += hit.tolist()
+            errors += angle_errors(sample.pred_instances.bboxes, sample.pred_instances.scores, truth).tolist()
+            border += (angle_distance(truth[:, 4], torch.zeros(())) < BORDER).tolist()
     with threads_for_metric():
         result = evaluator.evaluate(len(loader.dataset))
-    errors, near = np.rad2deg(errors), np.array(near, dtype=bool)
+    errors, border = np.rad2deg(errors), np.array(border, dtype=bool)
+    found = ~np.isnan(errors)
 
     def mean(values: np.ndarray) -> float | None:
         return float(values.mean()) if len(values) else None
@@ -61,10 +59,10 @@ def test(runner: Runner) -> dict[str, float]:
     return dict(
         ap50=float(result['dota/AP50']),
         ap75=float(result['dota/AP75']),
-        angle=mean(errors),
-        angle_border=mean(errors[near]),
-        found=float(np.mean(found)),
-        border_boxes=int(near.sum()),
+        angle=mean(errors[found]),
+        angle_border=mean(errors[found & border]),
+        found=float(found.mean()),
+        border_boxes=int(border.sum()),
     )
 
 
