@@ -7,12 +7,12 @@ which grows clockwise in the image. The long-edge conventions have ``w >= h`` an
 - ``le90``: θ in [-π/2, π/2), that of most configs of mmrotate.
 
 A normalized box is five numbers in [0, 1]: the center by width and height of the image, both sides by the *longer* side
-of the image, the angle by π, counted from the start of the range.
+of the image, the angle by π, counted from 0 in either convention (it is a line's, so it goes around).
 
-Not in the paper: our decisions. [0, π) fits a sigmoid; OpenCV's convention ``oc`` has no long edge, so its angle jumps
-by 90° where two sides are nearly equal, and it is refused. Public rotated DETRs divide ``w`` by the width and ``h`` by
-the height, the same as ours on square images; on others an upright object along the longer side would need a number
-above 1, and the ratio of the sides would change.
+Not in the paper: our decisions. OpenCV's convention ``oc`` has no long edge, so its angle jumps by 90° where two sides
+are nearly equal, and it is refused. Public rotated DETRs divide ``w`` by the width and ``h`` by the height, the same as
+ours on square images; on others an upright object along the longer side would need a number above 1, and the ratio of
+the sides would change.
 
 Shapes: ``...`` any leading dimensions, e.g. ``(B, M, 5)``.
 """
@@ -76,56 +76,56 @@ def regularize(boxes: Tensor, angle_version: str = 'le180') -> Tensor:
     return torch.stack([x, y, torch.where(swap, h, w), torch.where(swap, w, h), theta], dim=-1)
 
 
+def clamp_sides(boxes: Tensor, min_size: float) -> Tensor:
+    """Return ``(..., 5)`` boxes whose sides are at least ``min_size``, in their unit."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:4].clamp(min=min_size), boxes[..., 4:]], dim=-1)
+
+
 def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
-    """What normalized boxes of an image are multiplied by: ``(5,)``, of the dtype and device of ``like``.
+    """What normalized boxes of an image are multiplied by, for pixels and radians.
+
+    To normalize boxes, :func:`regularize` them to ``le180`` and divide by it; sides of boxes that are longer than the
+    image exceed 1.
 
     Args:
         img_shape: Height and width without padding, in pixels.
-        like: Any tensor.
+        like: A tensor of the dtype and device wanted.
+
+    Returns:
+        ``(5,)``.
     """
     height, width = img_shape[:2]
     side = max(height, width)
     return like.new_tensor([width, height, side, side, math.pi])
 
 
-def normalize(boxes: Tensor, img_shape: Sequence[int], angle_version: str = 'le180') -> Tensor:
-    """Normalize boxes that :func:`regularize` brought into the convention.
-
-    Args:
-        boxes: ``(..., 5)``, pixels and radians.
-        img_shape: Height and width without padding.
-        angle_version: ``'le180'`` or ``'le90'``.
-
-    Returns:
-        ``(..., 5)``. Sides may exceed 1 where a box is longer than the longer side of the image.
-    """
-    start = boxes.new_tensor([0, 0, 0, 0, ANGLE_STARTS[angle_version]])
-    return (boxes - start) / box_factors(img_shape, boxes)
-
-
-def denormalize(boxes: Tensor, img_shape: Sequence[int], angle_version: str = 'le180') -> Tensor:
-    """Invert :func:`normalize`; ``(..., 5)`` to ``(..., 5)``."""
-    start = boxes.new_tensor([0, 0, 0, 0, ANGLE_STARTS[angle_version]])
-    return boxes * box_factors(img_shape, boxes) + start
-
-
 def refine_boxes(deltas: Tensor, reference: Tensor) -> Tensor:
     """Apply the output of a box branch to a reference.
 
-    Center and sides are refined before the sigmoid, as in Deformable DETR. The angle is predicted from nothing where
-    the reference has none; else it is turned by up to a quarter turn, modulo π. Refining it before the sigmoid would
-    stop the gradient of horizontal boxes, the commonest, which lie at an end of the sigmoid. Not in the paper.
+    Center and sides are refined before the sigmoid, as in Deformable DETR. The angle is predicted from nothing, modulo
+    π and without a sigmoid, which has no gradient at its ends, where the horizontal boxes are, the commonest. It is not
+    added to that of the reference: the decoder samples along the axes of the image, so a layer sees which way an object
+    lies and not by how much a reference is wrong. Not in the paper.
 
     Args:
-        deltas: ``(B, M, 5)``, any real numbers.
-        reference: ``(B, M, 2)`` points or ``(B, M, 5)`` boxes, normalized.
+        deltas: ``(..., 5)``, any real numbers; zeros are the middle of the range of angles.
+        reference: ``(..., 2)`` points, or boxes ``(..., 4 or 5)`` whose angle is not used; normalized.
 
     Returns:
-        ``(B, M, 5)`` normalized boxes.
+        ``(..., 5)`` normalized boxes.
     """
-    if reference.size(-1) == 2:
-        center = deltas[..., :2] + inverse_sigmoid(reference)
-        return torch.cat([center, deltas[..., 2:]], dim=-1).sigmoid()
-    box = (deltas[..., :4] + inverse_sigmoid(reference[..., :4])).sigmoid()
-    turn = reference[..., 4:] + deltas[..., 4:].sigmoid() - 0.5
-    return torch.cat([box, turn - turn.detach().floor()], dim=-1)
+    known = min(reference.size(-1), 4)
+    start = inverse_sigmoid(reference[..., :known])
+    box = torch.cat([deltas[..., :known] + start, deltas[..., known:4]], dim=-1).sigmoid()
+    angle = deltas[..., 4:] + 0.5
+    return torch.cat([box, angle - angle.detach().floor()], dim=-1)
+
+
+def enclosing_sides(boxes: Tensor) -> Tensor:
+    """Width and height of the upright rectangles around normalized boxes: ``(..., 5)`` to ``(..., 2)``.
+
+    Both are in the unit of the sides of the boxes.
+    """
+    w, h, angle = boxes[..., 2:].unbind(-1)
+    cos, sin = (angle * math.pi).cos().abs(), (angle * math.pi).sin().abs()
+    return torch.stack([w * cos + h * sin, w * sin + h * cos], dim=-1)

@@ -1,8 +1,9 @@
 """Decoder of O²DETR (arXiv 2106.03146): that of Deformable DETR with rotated reference boxes.
 
-Cross-attention samples around the center and within the sides of a reference; its angle does not enter (rotated
-sampling is later work: ARS-DETR and others). The public text of the paper does not describe the decoder; a leaderboard
-lists the method as "deformable detr".
+Cross-attention samples around the center of a reference, as far as the upright rectangle around it reaches. The sides
+of a box are not those of that rectangle: public rotated DETRs (ai4rs) hand them on as width and height, and for a long
+upright object sample beside it. Turning the points with the box is later work (ARS-DETR and others). The public text of
+the paper does not describe the decoder; a leaderboard lists the method as "deformable detr".
 
 Shapes: ``B`` images, ``M`` queries, ``N`` memory tokens, ``L`` levels, ``D`` channels.
 """
@@ -11,7 +12,26 @@ import torch
 from mmdet.models.layers import DeformableDetrTransformerDecoder
 from torch import Tensor, nn
 
-from .angles import refine_boxes
+from .angles import enclosing_sides, refine_boxes
+
+
+def sampling_references(references: Tensor, spatial_shapes: Tensor, valid_ratios: Tensor) -> Tensor:
+    """Where the host's attention samples, in parts of the padded maps.
+
+    Args:
+        references: ``(B, M, 2)`` points or ``(B, M, 5)`` boxes, normalized by the image: sides by its longer one.
+        spatial_shapes: ``(L, 2)``, height and width of the levels.
+        valid_ratios: ``(B, L, 2)``, width and height of the image in its padded batch.
+
+    Returns:
+        ``(B, M, L, 2)`` points, or upright rectangles ``(B, M, L, 4)``.
+    """
+    points = references[:, :, None, :2] * valid_ratios[:, None]
+    if references.size(-1) == 2:
+        return points
+    image = valid_ratios[:, 0] * spatial_shapes[0].flip(0)  # width and height in cells of the finest level
+    sides = enclosing_sides(references) * (image.amax(-1, keepdim=True) / image)[:, None]
+    return torch.cat([points, sides[:, :, None] * valid_ratios[:, None]], dim=-1)
 
 
 class O2DETRDecoder(DeformableDetrTransformerDecoder):
@@ -59,7 +79,6 @@ class O2DETRDecoder(DeformableDetrTransformerDecoder):
         """
         states, references = [], []
         for index, layer in enumerate(self.layers):
-            ratios = valid_ratios if reference_points.size(-1) == 2 else torch.cat([valid_ratios] * 2, dim=-1)
             query = layer(
                 query,
                 query_pos=query_pos,
@@ -68,7 +87,7 @@ class O2DETRDecoder(DeformableDetrTransformerDecoder):
                 spatial_shapes=spatial_shapes,
                 level_start_index=level_start_index,
                 valid_ratios=valid_ratios,
-                reference_points=reference_points[:, :, None, :4] * ratios[:, None],
+                reference_points=sampling_references(reference_points, spatial_shapes, valid_ratios),
                 **kwargs,
             )
             if reg_branches is not None:

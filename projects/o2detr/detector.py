@@ -10,13 +10,14 @@ Shapes: ``B`` images, ``N`` memory tokens of ``L`` levels, ``M`` queries, ``D`` 
 
 import torch
 from mmdet.models.detectors import DeformableDETR
-from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding
+from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding, inverse_sigmoid
 from mmdet.structures import DetDataSample, OptSampleList
 from mmdet.utils import ConfigType
 from mmengine.model import BaseModule
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
+from .angles import refine_boxes
 from .decoder import O2DETRDecoder
 from .encoder import DepthwiseSeparableMixer, DWSepEncoder, NoEncoder
 from .head import O2DETRHead
@@ -74,7 +75,7 @@ class O2DETR(DeformableDETR):
         if self.as_two_stage:
             self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
             self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
-            self.pos_trans_fc = nn.Linear(self.embed_dims * 2, self.embed_dims * 2)
+            self.pos_trans_fc = nn.Linear(self.embed_dims // 2 * 5, self.embed_dims * 2)
             self.pos_trans_norm = nn.LayerNorm(self.embed_dims * 2)
         else:
             # Content and position of each query.
@@ -142,17 +143,15 @@ class O2DETR(DeformableDETR):
             return super().pre_decoder(memory, memory_mask, spatial_shapes)
         tokens, anchors = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
         scores = self.bbox_head.cls_branches[self.decoder.num_layers](tokens)
-        # The tokens' anchors have no angle: it is predicted from nothing.
-        logits = self.bbox_head.reg_branches[self.decoder.num_layers](tokens)
-        logits = torch.cat([logits[..., :4] + anchors, logits[..., 4:]], dim=-1)
+        boxes = refine_boxes(self.bbox_head.reg_branches[self.decoder.num_layers](tokens), anchors.sigmoid())
         # As in Deformable DETR, the first class stands for any object here. Tokens at the border or in the padding have
         # infinite anchors; the host lets them be chosen.
         objectness = scores[..., 0].masked_fill(anchors.isinf().any(-1), -torch.inf)
         best = objectness.topk(min(self.num_queries, objectness.size(1)), dim=1).indices[..., None]
-        chosen = logits.gather(1, best.expand(-1, -1, 5)).detach()
-        # The host's pos_trans_fc fits embeddings of D / 2 numbers a coordinate; its default is right for D = 256 only.
-        embedded = self.get_proposal_pos_embed(chosen[..., :4], num_pos_feats=self.embed_dims // 2)
+        chosen = boxes.gather(1, best.expand(-1, -1, 5)).detach()
+        # The host's function takes logits, of any number of coordinates, and embeds each in num_pos_feats numbers.
+        embedded = self.get_proposal_pos_embed(inverse_sigmoid(chosen), num_pos_feats=self.embed_dims // 2)
         query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
-        decoder_inputs = dict(query=query, query_pos=query_pos, memory=memory, reference_points=chosen.sigmoid())
-        head_inputs = dict(enc_outputs_class=scores, enc_outputs_coord=logits.sigmoid()) if self.training else {}
+        decoder_inputs = dict(query=query, query_pos=query_pos, memory=memory, reference_points=chosen)
+        head_inputs = dict(enc_outputs_class=scores, enc_outputs_coord=boxes) if self.training else {}
         return decoder_inputs, head_inputs

@@ -18,7 +18,7 @@ from mmrotate.registry import MODELS
 from mmrotate.structures import RotatedBoxes
 from torch import Tensor, nn
 
-from .angles import MIN_SIZE, check_angle_version, denormalize, normalize, refine_boxes, regularize
+from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize
 
 
 @MODELS.register_module()
@@ -27,7 +27,7 @@ class O2DETRHead(DeformableDETRHead):
 
     Args:
         num_classes: ``C``.
-        angle_version: ``'le180'``, θ in [0, π), or ``'le90'``, θ in [-π/2, π/2); of targets and predictions. The ground
+        angle_version: ``'le180'``, θ in [0, π), or ``'le90'``, θ in [-π/2, π/2); of the predicted boxes. The ground
             truth may come in any.
         min_gt_size: Sides of the ground truth, in pixels, are at least this in the targets: the inverse covariance of
             a degenerate box explodes (mmrotate #988).
@@ -146,7 +146,7 @@ class O2DETRHead(DeformableDETRHead):
         )
 
     def prepare_gt(self, gt_instances: InstanceData, img_meta: dict) -> InstanceData:
-        """Return new instances in the convention of the head, at least ``min_gt_size`` large.
+        """Return new instances, boxes in ``le180`` and at least ``min_gt_size`` large.
 
         Args:
             gt_instances: ``bboxes`` ``(G, 5)``, rotated boxes or a tensor; ``labels`` ``(G,)``.
@@ -167,9 +167,8 @@ class O2DETRHead(DeformableDETRHead):
                 f'{where} has the labels {labels.unique().tolist()}, the head has num_classes={self.num_classes}: '
                 'set num_classes of the head (and of all stages of a RoI head) to the number of classes of the data'
             )
-        boxes = regularize(boxes.reshape(-1, 5).float(), self.angle_version)
-        boxes = torch.cat([boxes[:, :2], boxes[:, 2:4].clamp(min=self.min_gt_size), boxes[:, 4:]], dim=-1)
-        return InstanceData(bboxes=boxes, labels=labels)
+        boxes = regularize(boxes.reshape(-1, 5).float())
+        return InstanceData(bboxes=clamp_sides(boxes, self.min_gt_size), labels=labels)
 
     def loss_by_feat_single(
         self,
@@ -200,16 +199,13 @@ class O2DETRHead(DeformableDETRHead):
         # The Gaussian loss is for matched pairs only, in pixels. In float32 the determinant of a thin slanted box is
         # lost: at 1000 x 0.3 pixels it may be negative, and the loss is not a number.
         dtype = torch.float64 if isinstance(self.loss_iou, GDLoss) else bbox_preds.dtype
-        pred_boxes, true_boxes = [], []
-        queries = bbox_preds.size(1)
-        for pred, target, weight, meta in zip(
-            bbox_preds, box_targets.split(queries), box_weights.split(queries), batch_img_metas, strict=True
-        ):
-            matched = weight[:, 0] > 0
-            for boxes, out in ((pred, pred_boxes), (target, true_boxes)):
-                box = denormalize(boxes[matched].to(dtype), meta['img_shape'], self.angle_version)
-                out.append(torch.cat([box[:, :2], box[:, 2:4].clamp(min=MIN_SIZE), box[:, 4:]], dim=-1))
-        pred_boxes, true_boxes = torch.cat(pred_boxes), torch.cat(true_boxes)
+        factors = torch.stack([box_factors(meta['img_shape'], bbox_preds) for meta in batch_img_metas])
+        matched = box_weights[:, 0] > 0
+        factors = factors.repeat_interleave(bbox_preds.size(1), dim=0)[matched]
+        pred_boxes, true_boxes = (
+            clamp_sides(boxes[matched].to(dtype) * factors, MIN_SIZE)
+            for boxes in (bbox_preds.flatten(0, 1), box_targets)
+        )
         if isinstance(self.loss_iou, RotatedIoULoss) and not pred_boxes.is_cuda:
             raise RuntimeError('RotatedIoULoss has no CPU code in mmcv: train on CUDA or use GDLoss')
         if len(true_boxes):
@@ -233,10 +229,11 @@ class O2DETRHead(DeformableDETRHead):
             Labels ``(M,)`` (``num_classes`` for none), their weights, normalized boxes ``(M, 5)``, their weights,
             and the positions of matched and other queries.
         """
-        img_shape = img_meta['img_shape']
-        pixels = denormalize(bbox_pred, img_shape, self.angle_version)
+        factors = box_factors(img_meta['img_shape'], bbox_pred)
         assigned = self.assigner.assign(
-            pred_instances=InstanceData(scores=cls_score, bboxes=pixels), gt_instances=gt_instances, img_meta=img_meta
+            pred_instances=InstanceData(scores=cls_score, bboxes=bbox_pred * factors),
+            gt_instances=gt_instances,
+            img_meta=img_meta,
         ).gt_inds
         pos_inds, neg_inds = ((assigned > 0).nonzero().squeeze(1), (assigned <= 0).nonzero().squeeze(1))
         matched = assigned[pos_inds] - 1
@@ -244,7 +241,7 @@ class O2DETRHead(DeformableDETRHead):
         labels = assigned.new_full((len(bbox_pred),), self.num_classes)
         labels[pos_inds] = gt_instances.labels[matched]
         targets, weights = torch.zeros_like(bbox_pred), torch.zeros_like(bbox_pred)
-        targets[pos_inds] = normalize(gt_instances.bboxes[matched], img_shape, self.angle_version)
+        targets[pos_inds] = gt_instances.bboxes[matched] / factors
         weights[pos_inds] = 1
         return labels, bbox_pred.new_ones(len(bbox_pred)), targets, weights, pos_inds, neg_inds
 
@@ -282,11 +279,10 @@ class O2DETRHead(DeformableDETRHead):
             ``(M, 5)``, in the convention of the head.
         """
         height, width = img_meta['img_shape'][:2]
-        boxes = denormalize(bbox_pred.float(), img_meta['img_shape'], self.angle_version)
-        x, y = boxes[:, :1].clamp(0, width), boxes[:, 1:2].clamp(0, height)
-        return regularize(
-            torch.cat([x, y, boxes[:, 2:4].clamp(min=MIN_SIZE), boxes[:, 4:]], dim=-1), self.angle_version
-        )
+        boxes = bbox_pred.float()
+        x, y, rest = (boxes * box_factors((height, width), boxes)).split([1, 1, 3], dim=-1)
+        boxes = torch.cat([x.clamp(0, width), y.clamp(0, height), rest], dim=-1)
+        return regularize(clamp_sides(boxes, MIN_SIZE), self.angle_version)
 
     def rescale_boxes(self, boxes: Tensor, img_meta: dict) -> Tensor:
         """Return boxes of the original image; width and height may have been scaled differently.

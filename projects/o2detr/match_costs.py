@@ -40,7 +40,7 @@ class RBoxL1Cost(BaseMatchCost):
 
         Args:
             pred_instances: ``bboxes`` ``(Q, 5)``.
-            gt_instances: ``bboxes`` ``(G, 5)``, of the same angle convention if ``angle_l1='plain'``.
+            gt_instances: ``bboxes`` ``(G, 5)``, both with θ in [0, π) if ``angle_l1='plain'``.
             img_meta: With ``img_shape``.
             **kwargs: Not used.
 

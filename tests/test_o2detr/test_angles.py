@@ -12,8 +12,8 @@ from mmplugins.o2detr.angles import (
     angle_distance,
     box_factors,
     check_angle_version,
-    denormalize,
-    normalize,
+    clamp_sides,
+    enclosing_sides,
     refine_boxes,
     regularize,
     wrap_angle,
@@ -76,12 +76,10 @@ def test_other_conventions_are_refused(version):
 
 
 @pytest.mark.parametrize('img_shape', [(100, 100), (60, 200), (200, 60)])
-@pytest.mark.parametrize('version', VERSIONS)
-def test_normalized_boxes(random_boxes, version, img_shape):
-    boxes = regularize(random_boxes(100, img_shape), version)
-    numbers = normalize(boxes, img_shape, version)
+def test_normalized_boxes(random_boxes, img_shape):
+    boxes = regularize(random_boxes(100, img_shape))
+    numbers = boxes / box_factors(img_shape, boxes)
     assert (numbers >= 0).all() and (numbers <= 1).all()
-    assert torch.allclose(denormalize(numbers, img_shape, version), boxes, atol=1e-4)
     # The ratio of the sides is that of the box, whatever the image.
     assert torch.allclose(numbers[:, 2] / numbers[:, 3], boxes[:, 2] / boxes[:, 3], rtol=1e-4)
 
@@ -89,8 +87,20 @@ def test_normalized_boxes(random_boxes, version, img_shape):
 def test_an_object_along_the_longer_side_can_be_predicted():
     # As tall as an upright image; its long side divided by the width would be 3.
     box = torch.tensor([[30.0, 90.0, 180.0, 20.0, math.pi / 2]])
-    assert normalize(box, (180, 60)).max() <= 1
+    assert (box / box_factors((180, 60), box)).max() <= 1
     assert box_factors((100, 100), box).tolist() == pytest.approx([100, 100, 100, 100, math.pi])
+
+
+def test_sides_are_clamped():
+    boxes = clamp_sides(torch.tensor([[-1.0, -2, 0.5, -3, -4], [1, 2, 5, 4, 3]]), 1.0)
+    assert boxes.tolist() == [[-1, -2, 1, 1, -4], [1, 2, 5, 4, 3]]
+
+
+def test_enclosing_sides_are_those_of_the_corners(random_boxes):
+    boxes = random_boxes(100)
+    corners = RotatedBoxes.rbox2corner(boxes)
+    boxes[:, 4] /= math.pi
+    assert torch.allclose(enclosing_sides(boxes), corners.amax(1) - corners.amin(1), atol=1e-3)
 
 
 class TestRefine:
@@ -98,23 +108,23 @@ class TestRefine:
         deltas, points = torch.randn(2, 7, 5), torch.rand(2, 7, 2) * 0.8 + 0.1
         boxes = refine_boxes(deltas, points)
         assert torch.allclose(inverse_sigmoid(boxes[..., :2]), inverse_sigmoid(points) + deltas[..., :2], atol=1e-4)
-        assert torch.allclose(boxes[..., 2:], deltas[..., 2:].sigmoid())
+        assert torch.allclose(boxes[..., 2:4], deltas[..., 2:4].sigmoid())
 
-    def test_zero_deltas_keep_a_box(self):
+    @pytest.mark.parametrize('size', [4, 5])
+    def test_zero_deltas_keep_center_and_sides(self, size):
         boxes = torch.rand(2, 50, 5) * 0.98 + 0.01
-        assert torch.allclose(refine_boxes(torch.zeros(2, 50, 5), boxes), boxes, atol=1e-5)
+        refined = refine_boxes(torch.zeros(2, 50, 5), boxes[..., :size])
+        assert torch.allclose(refined[..., :4], boxes[..., :4], atol=1e-5) and (refined[..., 4] == 0.5).all()
 
-    @pytest.mark.parametrize('angle', [0.0, 1e-6, 0.5, 1 - 1e-6])
-    def test_the_angle_keeps_its_gradient_where_boxes_are_horizontal(self, angle):
-        deltas = torch.zeros(1, 1, 5, requires_grad=True)
-        refine_boxes(deltas, torch.tensor([[[0.5, 0.5, 0.5, 0.5, angle]]]))[..., 4].sum().backward()
-        assert deltas.grad[..., 4].item() == pytest.approx(0.25)
+    @pytest.mark.parametrize('delta', [-0.5, -0.5 - 1e-6, 0.0, 0.5 - 1e-6, 7.0])
+    def test_the_angle_keeps_its_gradient_where_boxes_are_horizontal(self, delta):
+        deltas = torch.tensor([[[0, 0, 0, 0, delta]]], requires_grad=True)
+        refine_boxes(deltas, torch.rand(1, 1, 5))[..., 4].sum().backward()
+        assert deltas.grad[..., 4].item() == 1
 
-    @pytest.mark.parametrize('delta', [-30.0, -1.0, -1e-4, 1e-4, 1.0, 30.0])
-    @pytest.mark.parametrize('angle', [0.0, 0.25, 0.999])
-    def test_the_angle_goes_around(self, angle, delta):
-        deltas = torch.tensor([[[0, 0, 0, 0, delta]]])
-        turned = refine_boxes(deltas, torch.tensor([[[0.5, 0.5, 0.5, 0.5, angle]]]))[..., 4].item()
+    @pytest.mark.parametrize('delta', [-30.2, -0.6, -0.5, -1e-4, 0.4999, 0.7, 30.0])
+    @pytest.mark.parametrize('size', [2, 5])
+    def test_the_angle_goes_around(self, delta, size):
+        turned = refine_boxes(torch.tensor([[[0, 0, 0, 0, delta]]]), torch.full((1, 1, size), 0.3))[..., 4].item()
         assert 0 <= turned <= 1
-        expected = angle + torch.tensor(delta).sigmoid().item() - 0.5
-        assert math.sin(math.pi * (turned - expected)) == pytest.approx(0, abs=1e-5)
+        assert math.sin(math.pi * (turned - delta - 0.5)) == pytest.approx(0, abs=1e-5)

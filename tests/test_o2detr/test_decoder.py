@@ -3,9 +3,11 @@
 import pytest
 import torch
 from mmdet.models.layers import DeformableDetrTransformerDecoder
+from mmrotate.structures import RotatedBoxes
 from torch import nn
 
 from mmplugins.o2detr import O2DETRDecoder
+from mmplugins.o2detr.angles import box_factors
 
 D, SHAPES = 16, torch.tensor([[6, 8], [3, 4]])
 
@@ -44,31 +46,47 @@ def inputs():
     )
 
 
-@pytest.mark.parametrize('size', [2, 4], ids=['points', 'boxes'])
-def test_without_refinement_it_is_the_hosts(decoders, inputs, size):
+@pytest.mark.parametrize('kind', ['points', 'boxes'])
+def test_without_refinement_it_is_the_hosts(decoders, inputs, kind):
     ours, host = decoders(return_intermediate=True)
-    reference = torch.rand(2, 5, 5)
-    given = reference if size == 4 else reference[..., :2]
+    if kind == 'points':
+        given = theirs = torch.rand(2, 5, 2)
+    else:
+        # Sides of the rectangles around the corners, in pixels of an image of 60 x 90 and 80 x 40.
+        size = torch.tensor([[60.0, 90], [80, 40]])
+        cells = torch.tensor([8.0, 6.0])  # of the finest map: the images fill parts of different shape
+        inputs['valid_ratios'] = (size / 20 / cells)[:, None].expand(2, 2, 2)
+        boxes = torch.cat([torch.rand(2, 5, 4) * 50 + 10, torch.rand(2, 5, 1) * torch.pi], dim=-1)
+        corners = RotatedBoxes.rbox2corner(boxes)
+        sides = corners.amax(2) - corners.amin(2)
+        theirs = torch.cat([boxes[..., :2], sides], dim=-1) / size.repeat(1, 2)[:, None]
+        factors = torch.stack([box_factors((int(h), int(w)), boxes) for w, h in size])
+        given = boxes / factors[:, None]
     states, references = ours(reference_points=given, **inputs)
-    expected, _ = host(reference_points=reference[..., :size], **inputs)
-    assert torch.allclose(states, expected, atol=1e-5)
+    expected, _ = host(reference_points=theirs, **inputs)
+    assert torch.allclose(states, expected, atol=1e-4)
     assert all(torch.equal(x, given) for x in references)
 
 
 @pytest.mark.parametrize('size', [2, 4], ids=['points', 'boxes'])
-def test_refinement_of_center_and_sides_is_the_hosts(decoders, inputs, size):
+def test_refinement_of_horizontal_boxes_is_the_hosts(decoders, inputs, size):
     ours, host = decoders(return_intermediate=True)
     branches = nn.ModuleList([nn.Linear(D, 5) for _ in range(3)])
     horizontal = nn.ModuleList([nn.Linear(D, 4) for _ in range(3)])
     for five, four in zip(branches, horizontal, strict=True):
         four.load_state_dict({name: value[:4] for name, value in five.state_dict().items()})
+        nn.init.zeros_(five.weight.data[4:])
+        nn.init.constant_(five.bias.data[4:], -0.5)  # θ is 0
+    # A square image: the sides of a box are in the units of the host.
+    inputs['valid_ratios'] = torch.tensor([0.5, 2 / 3]).expand(2, 2, 2)
     reference = torch.rand(2, 5, 5)
+    reference[..., 4] = 0
     given = reference if size == 4 else reference[..., :2]
     states, references = ours(reference_points=given, reg_branches=branches, **inputs)
     with torch.no_grad():  # the host writes into the output of its branches
         expected, boxes = host(reference_points=reference[..., :size], reg_branches=horizontal, **inputs)
     assert torch.allclose(states, expected, atol=1e-5)
-    assert torch.allclose(references[..., :4], boxes, atol=1e-5)
+    assert torch.allclose(references[..., :4], boxes, atol=1e-5) and not references[..., 4].any()
     assert references.shape == (3, 2, 5, 5) and not references.requires_grad
 
 
@@ -78,9 +96,10 @@ def test_last_layer_only(decoders, inputs):
     assert state.shape == (2, 5, D) and reference.shape == (2, 5, 2)
 
 
-def test_the_angle_does_not_enter_the_sampling(decoders, inputs):
+def test_a_turned_box_with_exchanged_sides_is_sampled_the_same(decoders, inputs):
     ours, _ = decoders(return_intermediate=True)
     boxes = torch.rand(2, 5, 5)
-    turned = torch.cat([boxes[..., :4], 1 - boxes[..., 4:]], dim=-1)
-    states = [ours(reference_points=x, **inputs)[0] for x in (boxes, turned)]
-    assert torch.equal(*states)
+    same = torch.cat([boxes[..., [0, 1, 3, 2]], (boxes[..., 4:] + 0.5) % 1], dim=-1)
+    turned = torch.cat([boxes[..., :4], (boxes[..., 4:] + 0.5) % 1], dim=-1)
+    states = [ours(reference_points=x, **inputs)[0] for x in (boxes, same, turned)]
+    assert torch.allclose(states[0], states[1], atol=1e-4) and not torch.allclose(states[0], states[2], atol=1e-2)

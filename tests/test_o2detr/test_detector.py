@@ -120,7 +120,7 @@ def test_refinement_starts_from_the_boxes_before(build_model):
     # The second layer's branch says "unchanged".
     torch.nn.init.normal_(model.bbox_head.reg_branches[0][-1].weight, std=0.3)
     _, boxes = model(torch.rand(1, 3, 64, 64), mode='tensor')
-    assert torch.allclose(boxes[1], boxes[0], atol=1e-4) and boxes[0][..., 4].std() > 0
+    assert torch.allclose(boxes[1, ..., :4], boxes[0, ..., :4], atol=1e-4) and boxes[0].std(1).min() > 0
 
 
 def test_fp16_outputs_train(build_model, make_batch):

@@ -13,7 +13,7 @@ from mmrotate.structures import RotatedBoxes
 from mmrotate.structures.bbox import rbbox_overlaps
 
 from mmplugins.o2detr import PeriodicRBoxL1Loss
-from mmplugins.o2detr.angles import denormalize, normalize, regularize
+from mmplugins.o2detr.angles import box_factors, regularize
 
 SHAPE = (96, 160)
 META = dict(img_shape=SHAPE, scale_factor=(1.0, 1.0), img_path='a.png')
@@ -43,17 +43,17 @@ def gt_of(boxes, labels=None):
     return InstanceData(bboxes=RotatedBoxes(boxes), labels=labels)
 
 
-def perfect(boxes, labels, queries=8, version='le180'):
+def perfect(boxes, labels, queries=8):
     """Logits and normalized boxes that say exactly the ground truth; the other queries say nothing."""
     logits = torch.full((queries, 3), -20.0)
     logits[range(len(boxes)), labels] = 20.0
     pred = torch.full((queries, 5), 0.5)
-    pred[: len(boxes)] = normalize(regularize(boxes, version), SHAPE, version)
+    pred[: len(boxes)] = regularize(boxes) / box_factors(SHAPE, boxes)
     return logits, pred
 
 
 class TestForward:
-    def test_boxes_without_angle_are_the_hosts(self, make_head):
+    def test_center_and_sides_are_the_hosts(self, make_head):
         ours = make_head()
         host = DeformableDETRHead(
             num_classes=3,
@@ -86,22 +86,19 @@ class TestTargets:
         assert prepared[0].tolist() == pytest.approx([50, 40, 30, 10, 1 + math.pi / 2])
         assert prepared[1].tolist() == pytest.approx([50, 40, 20, 20, 0.3])  # a square stays as it is
 
-    @pytest.mark.parametrize('version', ['le180', 'le90'])
     @pytest.mark.parametrize('given', ['le180', 'le90', 'oc', 'le135'])
-    def test_any_convention_gives_the_same_targets(self, make_head, random_boxes, version, given):
+    def test_any_convention_gives_the_same_targets(self, make_head, random_boxes, given):
         boxes = random_boxes(20, SHAPE)
-        head, labels = make_head(angle_version=version), [0] * 20
         host = RotatedBoxes(boxes)
         if given != 'le180':
             host.regularize_boxes(given)
-        prepared = head.prepare_gt(gt_of(host.tensor, labels), META).bboxes
-        assert torch.allclose(prepared, regularize(boxes, version), atol=1e-4)
+        prepared = make_head().prepare_gt(gt_of(host.tensor), META).bboxes
+        assert torch.allclose(prepared, regularize(boxes), atol=1e-4)
 
     @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal', 'rotate'])
-    @pytest.mark.parametrize('version', ['le180', 'le90'])
-    def test_flips_commute(self, make_head, random_boxes, version, direction):
+    def test_flips_commute(self, make_head, random_boxes, direction):
         # Four corners of the object, moved as the pixels of the picture are, against the box moved by the host.
-        head, boxes = make_head(angle_version=version), random_boxes(30, SHAPE)
+        boxes = random_boxes(30, SHAPE)
         height, width = SHAPE
         corners = RotatedBoxes.rbox2corner(boxes)
         host = RotatedBoxes(boxes)
@@ -116,7 +113,7 @@ class TestTargets:
                 moved[..., 0] = width - moved[..., 0]
             if direction != 'horizontal':
                 moved[..., 1] = height - moved[..., 1]
-        target = head.prepare_gt(gt_of(host.tensor), META).bboxes
+        target = make_head().prepare_gt(gt_of(host.tensor), META).bboxes
         found = RotatedBoxes.rbox2corner(target)
         distance = torch.cdist(found, moved)
         assert distance.amin(2).max() < 1e-3 and distance.amin(1).max() < 1e-3
@@ -156,10 +153,11 @@ class TestLoss:
         for logit, box, gt, meta in zip(logits, pred, gts, metas, strict=True):
             prepared = head.prepare_gt(gt, meta)
             _, _, _, _, pos, _ = head._get_targets_single(logit, box, prepared, meta)
-            pixels = denormalize(box, meta['img_shape'])
+            factors = box_factors(meta['img_shape'], box)
+            pixels = box * factors
             assigned = head.assigner.assign(InstanceData(scores=logit, bboxes=pixels), prepared, meta).gt_inds[pos] - 1
             matched = prepared.bboxes[assigned]
-            l1 += PeriodicRBoxL1Loss(reduction='sum')(box[pos], normalize(matched, meta['img_shape']))
+            l1 += PeriodicRBoxL1Loss(reduction='sum')(box[pos], matched / factors)
             gaussian += 2 * kld(pixels[pos].double(), matched.double())
         assert losses['loss_bbox'].item() == pytest.approx(l1.item() / 4, rel=1e-4)
         assert losses['loss_iou'].item() == pytest.approx(gaussian.item() / 4, rel=1e-4)

@@ -8,7 +8,7 @@ from mmrotate.models.losses import GDLoss
 from mmrotate.registry import MODELS
 
 from mmplugins.o2detr import PeriodicRBoxL1Loss
-from mmplugins.o2detr.angles import normalize
+from mmplugins.o2detr.angles import box_factors
 
 SHAPE = (128, 128)
 DEGREE = math.pi / 180
@@ -17,7 +17,7 @@ DEGREE = math.pi / 180
 def make(name):
     if name == 'l1':
         loss = PeriodicRBoxL1Loss(reduction='none', loss_weight=1.0)
-        return lambda pred, gt: loss(normalize(pred, SHAPE), normalize(gt, SHAPE)).sum(-1)
+        return lambda pred, gt: loss(*(boxes / box_factors(SHAPE, boxes) for boxes in (pred, gt))).sum(-1)
     return GDLoss(loss_type=name, fun='log1p', tau=1.0, reduction='none', **(dict(sqrt=False) if name == 'kld' else {}))
 
 

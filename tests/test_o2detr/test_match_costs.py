@@ -13,7 +13,7 @@ from mmrotate.structures import RotatedBoxes
 from mmrotate.structures.bbox import rbbox_overlaps
 
 from mmplugins.o2detr import GDCost, PeriodicRBoxL1Loss, RBoxL1Cost, RotatedIoUCost
-from mmplugins.o2detr.angles import normalize
+from mmplugins.o2detr.angles import box_factors
 
 META = dict(img_shape=(96, 160))
 
@@ -34,7 +34,7 @@ def by_pairs(loss, pred, gt):
 @pytest.mark.parametrize('angle_l1', ['wrapped', 'plain'])
 def test_l1(boxes, angle_l1):
     loss = PeriodicRBoxL1Loss(angle_l1, reduction='none', loss_weight=1.0)
-    expected = by_pairs(loss, *(normalize(x, META['img_shape']) for x in boxes))
+    expected = by_pairs(loss, *(x / box_factors(META['img_shape'], x) for x in boxes))
     cost = RBoxL1Cost(angle_l1, weight=3.0)(*map(instances, boxes), META)
     assert torch.allclose(cost, 3 * expected)
 
