@@ -91,8 +91,8 @@ def draw(claims: list[dict], path: Path) -> None:
 def main() -> None:
     """Run what is missing, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--iters', type=int, default=800, help='iterations of a full arm (default 800)')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--iters', type=int, default=500, help='iterations of a full arm (default 500)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/claims_o2detr')
     parser.add_argument('--out', type=Path, default=ROOT / 'projects/o2detr/results', help='folder of the results')
     parser.add_argument('--processes', type=int, default=2)

@@ -1,6 +1,6 @@
 """Oriented objects that are real pictures and turned evenly: stretched handwritten digits pasted on photos.
 
-Scans: scikit-learn's ``load_digits`` (1,797 scans of 8x8 pixels, from UCI), cut to their ink, stretched 1.5 to 2.7
+Scans: scikit-learn's ``load_digits`` (1,797 scans of 8x8 pixels, from UCI), cut to their ink, stretched 1.6 to 2.4
 times along one axis and turned by any angle. Backgrounds: the photos of ``tests/data/clothing10``. No scan and no photo
 is in both training and test. All digits are one class: telling turned digits apart takes longer than to find them,
 which the claims are about.
@@ -30,13 +30,13 @@ class Painter:
         self.rng = np.random.default_rng(dict(train=1, val=2)[part])
 
     def paint(self) -> tuple[np.ndarray, list[str]]:
-        """Return a BGR image with at most six digits and its lines in DOTA's format."""
+        """Return a BGR image with at most five digits and its lines in DOTA's format."""
         image, boxes, lines = self.background(), [], []
-        for _ in range(self.rng.integers(3, 7)):
+        for _ in range(self.rng.integers(3, 6)):
             number = self.chosen[self.rng.integers(len(self.chosen))]
             for _ in range(50):  # a free place; else the digit is left out
-                short = self.rng.uniform(15, 24)
-                long = short * self.rng.uniform(1.5, 2.7)
+                short = self.rng.uniform(18, 26)
+                long = short * self.rng.uniform(1.6, 2.4)
                 place = ((*self.rng.uniform(8, SIZE - 8, 2),), (long, short), self.rng.uniform(0, 180))
                 corners = cv2.boxPoints(place)
                 inside = corners.min() >= 1 and corners.max() <= SIZE - 1
