@@ -39,7 +39,7 @@ def test_parts_share_no_scan_and_boxes_do_not_overlap(parts, repo):
     assert not set(train.chosen) & set(val.chosen) and not set(train.photos) & set(val.photos)
     image, lines = train.paint()
     boxes = [np.array(line.split()[:8], np.float32).reshape(4, 2) for line in lines]
-    assert image.shape == (128, 128, 3) and 1 <= len(boxes) <= 8
+    assert image.shape == (128, 128, 3) and 1 <= len(boxes) <= 5
     for index, box in enumerate(boxes):
         assert all(cv2.intersectConvexConvex(box, other)[0] < 0.1 for other in boxes[:index])
 
