@@ -1,8 +1,8 @@
 """Decoder of O²DETR (arXiv 2106.03146): that of Deformable DETR with rotated reference boxes.
 
 Cross-attention samples around the center of a reference, as far as the upright rectangle around it reaches. The sides
-of a box are not those of that rectangle: public rotated DETRs (ai4rs) hand them on as width and height, and for a long
-upright object sample beside it. Turning the points with the box is later work (ARS-DETR and others). The public text of
+of a box are not those of that rectangle: some public rotated DETRs hand them on as width and height, and sample beside
+a long upright object. Turning the points with the box is later work (ARS-DETR and others). The public text of
 the paper does not describe the decoder; a leaderboard lists the method as "deformable detr".
 
 Shapes: ``B`` images, ``M`` queries, ``N`` memory tokens, ``L`` levels, ``D`` channels.
