@@ -39,7 +39,7 @@ model = dict(
         type='dwsep',  # depthwise separable convolution in the place of attention: the abstract
         num_layers=6,
         layer_cfg=dict(
-            mixer_cfg=dict(embed_dims=256, kernel_size=3, cross_level='adjacent', dropout=0.1),
+            mixer_cfg=dict(embed_dims=256, kernel_size=3, cross_level='none', dropout=0.1),
             ffn_cfg=dict(embed_dims=256, feedforward_channels=1024, ffn_drop=0.1))),
     decoder=dict(
         num_layers=6,

@@ -35,7 +35,7 @@ model = dict(
         type='dwsep',
         num_layers=2,
         layer_cfg=dict(
-            mixer_cfg=dict(embed_dims=64, kernel_size=3, cross_level='adjacent'),
+            mixer_cfg=dict(embed_dims=64, kernel_size=3, cross_level='none'),
             ffn_cfg=dict(embed_dims=64, feedforward_channels=128, ffn_drop=0.0))),
     decoder=dict(
         num_layers=3,

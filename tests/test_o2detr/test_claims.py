@@ -88,7 +88,7 @@ def test_arms_differ_in_what_they_say(parts, tmp_path):
     heads = {name: cfg.model.bbox_head.num_classes for name, cfg in cfgs.items()}
     assert set(heads.values()) == {1}
     assert cfgs['none'].model.encoder == dict(type='none', embed_dims=64)
-    assert cfgs['apart'].model.encoder.layer_cfg.mixer_cfg.cross_level == 'none'
+    assert cfgs['exchange'].model.encoder.layer_cfg.mixer_cfg.cross_level == 'adjacent'
     assert cfgs['deformable'].model.encoder.type == 'deformable'
     assert cfgs['plain_l1'].model.bbox_head.loss_bbox.angle_l1 == 'plain'
     assert [cost.get('angle_l1') for cost in cfgs['plain_l1'].model.train_cfg.assigner.match_costs] == [

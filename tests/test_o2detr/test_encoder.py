@@ -19,8 +19,9 @@ def tokens(dims, shapes=SHAPES, batch=2):
     return torch.randn(batch, sum(h * w for h, w in shapes), dims)
 
 
-def encoder(dims=8, layers=2, num_cp=-1, **mixer):
-    cfg = dict(mixer_cfg=dict(embed_dims=dims, **mixer), ffn_cfg=dict(embed_dims=dims, feedforward_channels=16))
+def encoder(dims=8, layers=2, num_cp=-1, cross_level='adjacent', **mixer):
+    mixer = dict(embed_dims=dims, cross_level=cross_level, **mixer)
+    cfg = dict(mixer_cfg=mixer, ffn_cfg=dict(embed_dims=dims, feedforward_channels=16))
     made = DWSepEncoder(num_layers=layers, layer_cfg=cfg, num_cp=num_cp)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -30,7 +31,7 @@ def encoder(dims=8, layers=2, num_cp=-1, **mixer):
 class TestMixer:
     def test_is_a_grouped_and_a_pointwise_convolution(self):
         dims, (height, width) = 3, (4, 5)
-        mixer = DepthwiseSeparableMixer(dims, cross_level='none')
+        mixer = DepthwiseSeparableMixer(dims)
         nn.init.normal_(mixer.depthwise.bias)
         x = tokens(dims, [(height, width)], batch=1)
         kernel, bias = mixer.depthwise.weight[:, 0], mixer.depthwise.bias
@@ -225,7 +226,7 @@ class TestCost:
         ffn = dict(embed_dims=dims, feedforward_channels=4 * dims, ffn_drop=0.0)
         attention = dict(embed_dims=dims, num_heads=8, dropout=0.0)
         layers = dict(
-            ours=DWSepEncoderLayer(dict(embed_dims=dims), ffn),
+            ours=DWSepEncoderLayer(dict(embed_dims=dims, cross_level='adjacent'), ffn),
             deformable=DeformableDetrTransformerEncoderLayer(self_attn_cfg=attention.copy(), ffn_cfg=ffn),
         )
         if size < 1024:

@@ -2,7 +2,8 @@
 
 ``python tools/benchmarks/o2detr.py`` writes ``projects/o2detr/results/benchmark.json`` and prints a table.
 
-Encoder: the tokens of strides 8, 16, 32, 64 of square images, one image, forward and backward, dropout off. Peers:
+Encoder: the tokens of strides 8, 16, 32, 64 of square images, one image, forward and backward, dropout off. ``ours``
+has the exchange between levels, which costs more; ``levels apart`` is the default. Peers:
 
 - ``deformable``: mmdet's deformable encoder layer, mmcv's attention (its CUDA kernel on CUDA, else PyTorch);
 - ``dense, explicit``: mmdet's DETR layer with mmcv's ``MultiheadAttention``, which keeps the weights of all pairs;
@@ -83,7 +84,8 @@ def model_cfg(encoder: str, dims: int, num_queries: int) -> dict:
     """Config of a full-size detector with an encoder of a kind."""
     ffn = dict(embed_dims=dims, feedforward_channels=4 * dims, ffn_drop=0.1)
     attention = dict(embed_dims=dims, num_heads=8, dropout=0.1, batch_first=True)
-    layer = dict(mixer_cfg=dict(embed_dims=dims)) if encoder == 'dwsep' else dict(self_attn_cfg=attention.copy())
+    mixer = dict(embed_dims=dims, cross_level='adjacent')
+    layer = dict(mixer_cfg=mixer) if encoder == 'dwsep' else dict(self_attn_cfg=attention.copy())
     return dict(
         type='O2DETR',
         num_queries=num_queries,

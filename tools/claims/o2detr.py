@@ -1,4 +1,4 @@
-"""Five claims of O²DETR (arXiv 2106.03146) on turned handwritten digits, small enough for two CPU cores.
+"""Claims of O²DETR (arXiv 2106.03146) on turned handwritten digits, small enough for two CPU cores.
 
 ``python tools/claims/o2detr.py`` makes the images, trains all arms in two processes of one thread, evaluates them with
 mmrotate's ``DOTAMetric`` on 150 images, and writes ``projects/o2detr/results/claims.json`` and ``claims.png``. Finished
@@ -65,7 +65,8 @@ def draw(claims: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(2, 3, figsize=(16, 9), layout='constrained')
-    panels.flat[-1].remove()
+    for panel in panels.flat[len(claims) :]:
+        panel.remove()
     for number, (claim, panel) in enumerate(zip(claims, panels.flat, strict=False), start=1):
         arms = [arm for arm in claim['arms'] if arm['mean'] is not None and arm['metric'] != 'million parameters']
         if number == 1:

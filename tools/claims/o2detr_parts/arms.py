@@ -23,7 +23,7 @@ PLAIN = {
 # Arm: config, what differs from it, the arm whose weights it starts from, learning rate.
 ARMS = dict(
     dwsep=dict(config=SMALL, changes=LIGHT),
-    apart=dict(config=SMALL, changes={**LIGHT, 'model.encoder.layer_cfg.mixer_cfg.cross_level': 'none'}),
+    exchange=dict(config=SMALL, changes={**LIGHT, 'model.encoder.layer_cfg.mixer_cfg.cross_level': 'adjacent'}),
     deformable=dict(config='rotated-deformable-detr_r18-w16_1xb4-36e_hit-uav.py', changes=LIGHT),
     none=dict(config=SMALL, changes={**LIGHT, 'model.encoder': dict(_delete_=True, type='none', embed_dims=64)}),
     plain_l1=dict(config=SMALL, changes={**LIGHT, **PLAIN}),
