@@ -60,31 +60,29 @@ def run_chain(names: list[str], *args) -> dict[str, dict]:
 
 
 def draw(claims: list[dict], path: Path) -> None:
-    """One panel a claim: the arms as bars; costs on a logarithmic scale."""
+    """One panel a claim: what it was judged by, the arms as bars; costs on a logarithmic scale."""
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(16, 9), layout='constrained')
+    figure, panels = pyplot.subplots(2, 3, figsize=(15, 8), layout='constrained')
     for panel in panels.flat[len(claims) :]:
         panel.remove()
     for number, (claim, panel) in enumerate(zip(claims, panels.flat, strict=False), start=1):
-        arms = [arm for arm in claim['arms'] if arm['mean'] is not None and arm['metric'] != 'million parameters']
-        if number == 1:
-            arms = [arm for arm in arms if 'D 256' in arm['metric']]
-        arms = arms[::-1]
-        labels = [textwrap.fill(f'{arm["name"]}: {arm["metric"]}', 60 if number == 1 else 38) for arm in arms]
+        metric = claim['arms'][0]['metric']
+        costs = number == 1
+        arms = [arm for arm in claim['arms'] if ('D 256' in arm['metric'] if costs else arm['metric'] == metric)]
+        arms = [arm for arm in arms if arm['mean'] is not None][::-1]
+        names = [f'{arm["name"]}: {arm["metric"]}' if costs else textwrap.fill(arm['name'], 28) for arm in arms]
         colors = ['tab:orange' if arm['name'] != claim['arms'][0]['name'] else 'tab:blue' for arm in arms]
         bars = panel.barh(range(len(arms)), [a['mean'] for a in arms], xerr=[a['std'] or 0 for a in arms], color=colors)
         panel.bar_label(bars, fmt='%.3g', padding=3, fontsize=8)
-        panel.set_yticks(range(len(arms)), labels, fontsize=6 if number == 1 else 7)
-        largest = max(arm['mean'] for arm in arms)
-        if largest > 20 * min(arm['mean'] for arm in arms):
+        panel.set_yticks(range(len(arms)), names, fontsize=6 if costs else 8)
+        largest = max(arm['mean'] + (arm['std'] or 0) for arm in arms)
+        if costs:
             panel.set_xscale('log')
-            panel.set_xlim(right=largest * 10)
-        else:
-            panel.set_xlim(0, largest * 1.25)
+        panel.set_xlim(right=largest * (10 if costs else 1.25))
         answer = {True: 'holds', False: 'does not hold', None: 'undecided'}[claim['holds']]
-        panel.set_title(f'claim {number}: {answer}', fontsize=10)
+        panel.set_title(f'claim {number}: {answer}' + ('' if costs else f'\n{metric}'), fontsize=10)
     figure.savefig(path, dpi=72)
     pyplot.close(figure)
 

@@ -27,7 +27,7 @@ class Evidence:
     def add(self, claim: str, source: str, expected: str, rows: list[tuple], higher: list[tuple]) -> None:
         """Add a claim; ``higher`` are (better, worse, slack), values by seed: better must exceed worse - slack."""
         known = all(value is not None for *both, _ in higher for values in both for value in values.values())
-        pairs = [(a[s], b[s] - slack) for a, b, slack in higher for s in a] if known else []
+        pairs = [(a[s], b[s] - slack) for a, b, slack in higher for s in a if s in b] if known else []
         arms = []
         for name, metric, values in rows:
             numbers = [value for value in values.values() if value is not None]
