@@ -10,7 +10,7 @@ help: ## this list
 
 # To stderr: the last line on stdout of `make demo` is its result.
 install: ## environment in .venv: torch, hosts, mmplugins, test tools
-	@bash tools/install.sh --venv $(VENV) --extras tests,metr,prae,hgkd,spsa >&2
+	@bash tools/install.sh --venv $(VENV) --extras tests,metr,prae,hgkd,spsa,dsnet,pti,maml >&2
 
 demo: install ## METR on two real data sets: train, evaluate, draw (7 minutes on 2 cores)
 	@$(PYTHON) tools/demo.py

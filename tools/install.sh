@@ -20,7 +20,7 @@ usage: bash tools/install.sh [--python PY] [--venv DIR] [--extras LIST]
   --python PY    interpreter to use; default: the first Python 3.10-3.12 of python, python3, python3.11, ...
   --venv DIR     install into this virtual environment, made if missing (an existing one keeps its Python);
                  default: the active environment
-  --extras LIST  extras of setup.py, comma-separated: tests, dev, metr, prae, hgkd, spsa, maml, pti
+  --extras LIST  extras of setup.py, comma-separated: tests, dev, metr, prae, hgkd, spsa, dsnet, maml, pti
 An installed torch, with or without CUDA, is kept; install another pair before to use that.
 EOF
 }

@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 def main() -> None:
     """Parse the arguments, build the runner, test."""
     parser = launch.build_parser('Evaluate a checkpoint.')
-    parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser.add_argument('checkpoint', help='path of the checkpoint; `none` for a model that finds its weights itself')
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this pickle file')
     parser.add_argument('--show-dir', help='write pictures with the predictions to this folder')
     args = parser.parse_args()
@@ -22,7 +22,8 @@ def main() -> None:
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
 
     cfg = launch.load_config(args)
-    cfg.load_from = launch.check_file(args.checkpoint, 'Checkpoint')
+    if args.checkpoint != 'none':
+        cfg.load_from = launch.check_file(args.checkpoint, 'Checkpoint')
     if args.show_dir:
         launch.enable_pictures(cfg, args.show_dir)
     runner = launch.build_runner(cfg)

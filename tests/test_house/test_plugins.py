@@ -25,7 +25,7 @@ HOSTS = {
 }
 OPTIONAL = {
     'sentence_transformers', 'transformers', 'spconv', 'diffusers', 'accelerate', 'onnx', 'onnxruntime', 'timm',
-    'ensemble_boxes', 'mlxtend',
+    'ensemble_boxes', 'mlxtend', 'torchattacks', 'foolbox', 'skdim',
 }  # fmt: skip
 
 IMPORT_WITHOUT = """
