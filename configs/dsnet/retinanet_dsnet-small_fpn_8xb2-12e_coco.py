@@ -1,0 +1,21 @@
+# RetinaNet, DS-Net-S with FPN, COCO: 8 GPUs x 2 images, 12 epochs. The paper's recipe was not available to us; this is
+# the host's schedule with the optimizer that such backbones are trained with. Not run by us. First
+# dsnet-small_8xb128-300e_in1k.py, or a converted checkpoint in its place.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['mmplugins.dsnet'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.DSNet',
+        arch='small',
+        out_indices=(0, 1, 2, 3),
+        norm_eval=True,  # ours: two images a GPU
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/dsnet-small_8xb128-300e_in1k/epoch_300.pth',
+            prefix='backbone.')),
+    neck=dict(in_channels=[64, 128, 320, 512]))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -1,0 +1,185 @@
+"""DSFPN: the host's FPN at the start, its weights, its options; and a learned difference."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from mmdet.registry import MODELS
+from torch import nn
+
+from mmplugins.dsnet import DSFPN
+
+CHANNELS = [4, 8, 12, 16]
+BASE = dict(in_channels=CHANNELS, out_channels=16, num_outs=5)
+EXTRAS = [
+    dict(),
+    dict(start_level=1, add_extra_convs='on_input'),
+    dict(add_extra_convs='on_lateral', norm_cfg=dict(type='BN')),
+    dict(add_extra_convs='on_output', relu_before_extra_convs=True, upsample_cfg=dict(mode='bilinear')),
+    dict(end_level=2, num_outs=3),
+]
+extras = pytest.mark.parametrize('extra', EXTRAS, ids=lambda extra: '-'.join(map(str, extra)) or 'plain')
+positions = pytest.mark.parametrize('position', ['lateral', 'output'])
+
+
+def maps(batch: int = 2, size: tuple[int, int] = (24, 40)) -> list[torch.Tensor]:
+    """Maps of a backbone, sides rounded up."""
+    return [
+        torch.randn(batch, c, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i, c in enumerate(CHANNELS)
+    ]  # fmt: skip
+
+
+@extras
+@positions
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_starts_as_fpn_and_loads_its_weights(extra, position, training):
+    options = {**BASE, **extra}
+    fpn, ours = FPN(**options), DSFPN(**options, num_heads=2, position=position)
+    fpn.init_weights()
+    missing, unexpected = ours.load_state_dict(fpn.state_dict(), strict=False)
+    assert not unexpected
+    assert missing and all('.block.' in key for key in missing)
+    assert set(missing) == {key for key in ours.state_dict() if '.block.' in key}
+    inputs = maps(size=(23, 37))
+    expected, found = fpn.train(training)(inputs), ours.train(training)(inputs)
+    assert len(found) == options['num_outs']
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+
+
+@positions
+def test_differs_after_one_step(position):
+    fpn, ours = FPN(**BASE), DSFPN(**BASE, num_heads=2, position=position)
+    ours.load_state_dict(fpn.state_dict(), strict=False)
+    inputs = maps()
+    for neck in (fpn, ours):
+        optimizer = torch.optim.SGD(neck.parameters(), lr=0.1)
+        sum(y.square().mean() for y in neck(inputs)).backward()
+        optimizer.step()
+    for a, b in zip(fpn.eval()(inputs)[:4], ours.eval()(inputs), strict=False):
+        assert not torch.allclose(a, b)
+    # From the second step on, nothing is dead.
+    ours.train().zero_grad()
+    sum(y.square().mean() for y in ours(inputs)).backward()
+    assert not [name for name, p in ours.named_parameters() if not p.grad.abs().sum() > 0]
+
+
+@positions
+def test_init_weights_keeps_the_start(position):
+    """The host initializes all convolutions inside it, also those of the blocks."""
+    ours = DSFPN(**BASE, num_heads=2, position=position)
+    ours.init_weights()
+    fpn = FPN(**BASE)
+    fpn.load_state_dict({key: value for key, value in ours.state_dict().items() if '.block.' not in key})
+    inputs = maps()
+    for a, b in zip(fpn(inputs), ours(inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_zero_init_is_an_option():
+    fpn, ours = FPN(**BASE), DSFPN(**BASE, num_heads=2, zero_init=False)
+    ours.init_weights()
+    fpn.load_state_dict({key: value for key, value in ours.state_dict().items() if '.block.' not in key})
+    inputs = maps()
+    assert not torch.allclose(fpn(inputs)[0], ours(inputs)[0])
+    linear = torch.cat([m.weight.flatten() for m in ours.modules() if isinstance(m, nn.Linear)])
+    assert linear.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_pretrained_weights_are_loaded_behind_the_zeros(tmp_path):
+    trained = DSFPN(**BASE, num_heads=2, zero_init=False)
+    torch.save(trained.state_dict(), tmp_path / 'neck.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'neck.pth'))
+    ours = DSFPN(**BASE, num_heads=2, init_cfg=init_cfg)
+    ours.init_weights()
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize(('mlp_ratio', 'parameters'), [(1, 4_426_240), (4, 6_002_176)])
+def test_parameters(mlp_ratio, parameters):
+    options = dict(in_channels=[64, 128, 320, 512], out_channels=256, num_outs=5)
+    with torch.device('meta'):
+        assert sum(p.numel() for p in FPN(**options).parameters()) == 2_623_488
+        assert sum(p.numel() for p in DSFPN(**options, mlp_ratio=mlp_ratio).parameters()) == parameters
+
+
+@positions
+@pytest.mark.parametrize('levels', [None, (1, 2, 3), (2,), ()], ids=str)
+def test_levels(levels, position):
+    ours = DSFPN(**BASE, num_heads=2, levels=levels, position=position, add_extra_convs='on_output')
+    name = 'lateral_convs' if position == 'lateral' else 'fpn_convs'
+    found = {int(key.split('.')[1]) for key in ours.state_dict() if '.block.' in key}
+    assert found == set(range(4) if levels is None else levels)
+    assert all(key.startswith(name) for key in ours.state_dict() if '.block.' in key)
+
+
+def test_position_is_before_or_after_the_sum():
+    """A block on the laterals reaches finer scales, one on the outputs does not."""
+    inputs = maps()
+    for position, reaches in (('lateral', True), ('output', False)):
+        ours = DSFPN(**BASE, num_heads=2, position=position, levels=(3,)).eval()
+        before = ours(inputs)
+        name = 'lateral_convs' if position == 'lateral' else 'fpn_convs'
+        nn.init.constant_(getattr(ours, name)[3].block.ffn.fc2.bias, 1.0)
+        after = ours(inputs)
+        assert not torch.allclose(before[3], after[3])
+        assert torch.allclose(before[0], after[0]) is not reaches
+
+
+def test_as_many_tokens_everywhere_as_the_coarsest_map_has_positions():
+    for extra, expected in (
+        (dict(), (8, 4, 2, 1)),
+        (dict(start_level=1), (4, 2, 1)),
+        (dict(end_level=1, num_outs=2), (2, 1)),
+    ):
+        ours = DSFPN(**{**BASE, **extra}, num_heads=2).eval()
+        assert tuple(conv.block.global_ratio for conv in ours.lateral_convs) == expected
+    given = DSFPN(**BASE, num_heads=2, global_ratios=(4, 4, 2, 2))
+    assert tuple(conv.block.global_ratio for conv in given.lateral_convs) == (4, 4, 2, 2)
+
+
+@positions
+def test_copies_use_their_own_blocks(position):
+    """EMA and some inferencers copy the model."""
+    ours = DSFPN(**BASE, num_heads=2, position=position).eval()
+    other = deepcopy(ours)
+    inputs = maps()
+    expected = ours(inputs)[0]
+    for name, parameter in ours.named_parameters():
+        if '.block.' in name:
+            nn.init.normal_(parameter)
+    assert torch.equal(other(inputs)[0], expected)
+    assert not torch.allclose(ours(inputs)[0], expected)
+
+
+def test_recomputation_changes_nothing():
+    ours, saving = (DSFPN(**BASE, num_heads=2, zero_init=False, with_cp=with_cp) for with_cp in (False, True))
+    saving.load_state_dict(ours.state_dict())
+    inputs = [x.requires_grad_() for x in maps()]
+    gradients = [
+        torch.autograd.grad(sum(y.square().mean() for y in neck(inputs)), [*inputs, *neck.parameters()])
+        for neck in (ours, saving)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_from_the_registry_of_the_host():
+    neck = MODELS.build(dict(type='DSFPN', **BASE, num_heads=4, block_norm_cfg=dict(type='SyncBN')))
+    assert isinstance(neck, FPN)
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in neck.modules())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(levels=(0, 4)), r'levels=\(0, 4\): FPN builds 4 scales, 0 to 3'),
+        (dict(levels=(-1,)), r'levels=\(-1,\)'),
+        (dict(position='input'), "position='input' is not 'lateral' or 'output'"),
+        (dict(global_ratios=(2, 1)), r'global_ratios=\(2, 1\) needs one entry a scale, 4'),
+        (dict(num_heads=3), 'num_heads=3 does not divide the 8 channels'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        DSFPN(**{**BASE, 'num_heads': 2, **options})

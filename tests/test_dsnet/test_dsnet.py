@@ -1,0 +1,227 @@
+"""DSNet: published counts, shapes at any size, freezing, drop path, options."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmpretrain.registry import MODELS
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmplugins.dsnet import DSNet
+
+TINY = dict(embed_dims=(16, 32, 48, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), global_ratios=(8, 4, 2, 2))
+# arch, alignment: parameters with 1000 classes and without, GMACs at 224, published, and at 800 x 1344.
+SIZES = [
+    ('tiny', True, 10_534_312, 10_021_312, 1.832, 1.8, 77.9),
+    ('small', True, 23_004_552, 22_491_552, 3.547, 3.5, 145.0),
+    ('base', True, 49_343_752, 48_830_752, 8.293, 8.4, 307.2),
+    ('tiny', False, 9_095_848, None, 1.579, None, 35.6),
+    ('small', False, 19_608_840, None, 3.058, None, 69.1),
+    ('base', False, 41_813_640, None, 7.179, None, 164.1),
+]
+
+
+def classifier(classes: int = 1000, channels: int = 512, **backbone) -> nn.Module:
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='DSNet', **backbone),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=classes, in_channels=channels),
+        )
+    )
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(('arch', 'align', 'whole', 'backbone', 'at_224', 'published', 'at_800'), SIZES)
+def test_parameters_and_multiplications(arch, align, whole, backbone, at_224, published, at_800):
+    with torch.device('meta'):  # counted by torch, not run
+        model = classifier(arch=arch, inter_scale_align=align).eval()
+        assert count(model) == whole
+        assert backbone is None or count(model.backbone) == backbone
+        for size, expected, tolerance in (
+            ((224, 224), at_224, 1e-3),
+            ((224, 224), published, 0.02),
+            ((800, 1344), at_800, 2e-3),
+        ):
+            if expected:
+                with FlopCounterMode(display=False) as counter:
+                    model.backbone(torch.empty(1, 3, *size))
+                assert counter.get_total_flops() / 2e9 == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ('size', 'sides'),
+    [
+        ((224, 224), [(56, 56), (28, 28), (14, 14), (7, 7)]),
+        ((200, 312), [(50, 78), (25, 39), (13, 20), (7, 10)]),
+        ((33, 47), [(9, 12), (5, 6), (3, 3), (2, 2)]),
+        ((5, 1), [(2, 1), (1, 1), (1, 1), (1, 1)]),
+    ],
+)
+def test_sides_are_rounded_up(size, sides):
+    net = DSNet(TINY, out_indices=(0, 1, 2, 3)).eval()
+    outputs = net(torch.randn(2, 3, *size))
+    assert [tuple(y.shape) for y in outputs] == [(2, c, *s) for c, s in zip(TINY['embed_dims'], sides, strict=True)]
+    assert all(y.isfinite().all() for y in outputs)
+
+
+def test_padding_is_right_and_below_with_zeros():
+    net = DSNet(TINY, out_indices=0).eval()
+    x = torch.randn(1, 3, 30, 35)
+    padded = torch.zeros(1, 3, 32, 36)
+    padded[:, :, :30, :35] = x
+    assert torch.equal(net(x)[0], net(padded)[0])
+
+
+@pytest.mark.parametrize(
+    ('global_ratios', 'tokens'),
+    [((8, 4, 2, 2), [49, 49, 49, 9]), ((8, 4, 2, 1), [49, 49, 49, 49])],
+    ids=['code', 'text'],
+)
+def test_tokens_of_the_global_stream_at_224(global_ratios, tokens):
+    """In the last stage the public code has 3x3, the paper's text 7x7; the code's is the default."""
+    assert DSNet.arch_settings['tiny']['global_ratios'] == (8, 4, 2, 2)
+    seen = []
+    with torch.device('meta'):
+        net = DSNet(dict(DSNet.arch_settings['tiny'], global_ratios=global_ratios)).eval()
+        for stage in net.stages:
+            stage[0].glob.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+        net(torch.empty(1, 3, 224, 224))
+    assert seen == tokens
+
+
+def test_which_outputs_have_a_norm(shake):
+    x = torch.randn(1, 3, 32, 32)
+    names = {}
+    for out_norm in ('last', 'all', 'none'):
+        net = DSNet(TINY, out_indices=(3, 0), out_norm=out_norm)
+        names[out_norm] = [name for name, _ in net.named_children() if name.startswith('norm')]
+    assert names == dict(last=['norm3'], all=['norm3', 'norm0'], none=[])
+    assert not hasattr(DSNet(TINY, out_indices=(0, 1)), 'norm3')  # a weight that nothing uses stops DDP
+    net = shake(DSNet(TINY, out_norm='last'))
+    plain = DSNet(TINY, out_norm='none').eval()
+    plain.load_state_dict(net.state_dict(), strict=False)
+    torch.testing.assert_close(net(x)[0], net.norm3(plain(x)[0]))
+
+
+def test_alignment_can_be_taken_away(shake):
+    """Invariant: zero projections of the alignment leave the network without alignment."""
+    net, plain = shake(DSNet(TINY)), DSNet(TINY, inter_scale_align=False).eval()
+    for block in (block for stage in net.stages for block in stage):
+        for projection in (block.align.local_proj, block.align.global_proj):
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+    plain.load_state_dict(net.state_dict(), strict=False)
+    x = torch.randn(2, 3, 64, 48)
+    assert torch.equal(net(x)[0], plain(x)[0])
+
+
+def test_without_global_channels_no_weight_is_of_attention():
+    local = DSNet(TINY, split_ratio=0.0)
+    assert not [name for name in local.state_dict() if 'qkv' in name]
+    assert local(torch.randn(2, 3, 32, 64))[0].shape == (2, 64, 1, 2)
+
+
+@pytest.mark.parametrize('split_ratio', [0.0, 0.25, 0.5, 1.0])
+def test_all_parameters_get_gradients(split_ratio):
+    arch = dict(TINY, num_heads=(1, 2, 3, 4))
+    net = DSNet(arch, split_ratio=split_ratio, drop_path_rate=0.0, out_indices=(0, 1, 2, 3), out_norm='all')
+    sum(y.square().mean() for y in net(torch.randn(2, 3, 128, 128))).backward()
+    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def rates(net: DSNet) -> list[list[float]]:
+    return [[round(block.drop_path.drop_prob, 4) for block in stage] for stage in net.stages]
+
+
+def test_drop_path_grows_over_all_blocks():
+    with torch.device('meta'):
+        assert rates(DSNet('tiny', drop_path_rate=0.8)) == [[0, 0.1], [0.2, 0.3], [0.4, 0.5, 0.6, 0.7], [0.8]]
+        net = DSNet('base', drop_path_rate=0.1, legacy_drop_path=True)
+    # The public code: the last stage of B has 0 … 0.0054.
+    assert rates(net)[3] == [0, 0.0027, 0.0054]
+    assert all(stage[:3] == [0, 0.0027, 0.0054] for stage in rates(net))
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 2, 4])
+def test_frozen_stages(frozen):
+    net = DSNet(TINY, frozen_stages=frozen, drop_path_rate=0.0, out_norm='none').train()
+    net(torch.randn(2, 3, 64, 64, requires_grad=True))[0].sum().backward()
+    for index in range(4):
+        for part, first in ((net.patch_embeds[index], 0 if index == 0 else index + 1), (net.stages[index], index + 1)):
+            is_frozen = frozen >= first
+            assert all((parameter.grad is None) is is_frozen for parameter in part.parameters()), index
+            assert all(m.training is not is_frozen for m in part.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_norm_eval():
+    net = DSNet(TINY, norm_eval=True).train()
+    assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    assert net.stages[0][0].training
+    assert DSNet(TINY).train().stages[0][0].norm1.training
+
+
+def test_images_do_not_depend_on_each_other():
+    net = DSNet(TINY).eval()
+    x = torch.randn(3, 3, 64, 40)
+    torch.testing.assert_close(net(x)[0], torch.cat([net(image[None])[0] for image in x]), atol=1e-5, rtol=1e-5)
+
+
+def test_initialization():
+    net = DSNet(TINY)
+    before = net.stages[0][0].proj_in.weight.clone()
+    net.init_weights()
+    assert torch.equal(net.stages[0][0].proj_in.weight, before)  # convolutions stay as torch made them
+    linear = torch.cat([m.weight.flatten() for m in net.modules() if isinstance(m, nn.Linear)])
+    assert linear.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not any(m.bias.any() for m in net.modules() if isinstance(m, nn.Linear))
+
+
+def test_pretrained_weights_of_a_classifier(tmp_path):
+    model = classifier(10, 64, arch=TINY)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'a.pth')
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone.')
+    net = ROOT_MODELS.build(dict(type='mmpretrain.DSNet', arch=TINY, out_indices=(0, 1, 2, 3), init_cfg=pretrained))
+    net.init_weights()
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, model.backbone.state_dict()[key]), key
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    net = DSNet(TINY, drop_path_rate=0.0, attn_drop_rate=0.0)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.autocast('cpu', dtype=dtype):
+        y = net(x)[0]
+    assert y.isfinite().all()
+    y.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_arguments_are_not_changed():
+    arch = {key: list(value) for key, value in TINY.items()}
+    DSNet(arch)
+    assert arch == {key: list(value) for key, value in TINY.items()}
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='huge'), "arch='huge' is not one of tiny, small, base"),
+        (dict(arch=dict(embed_dims=(16, 32))), 'needs depths, embed_dims, global_ratios, num_heads, all equally long'),
+        (dict(arch=dict(TINY, depths=(1, 1))), 'all equally long'),
+        (dict(arch=dict(TINY, width=2)), 'at most patch_sizes too'),
+        (dict(arch=dict(TINY, num_heads=(3, 2, 3, 4))), 'num_heads=3 does not divide the 8 channels'),
+        (dict(arch=TINY, split_ratio=2), 'split_ratio=2'),
+        (dict(arch=TINY, out_indices=(0, 4)), r'out_indices=\(0, 4\): there are 4 stages'),
+        (dict(arch=TINY, out_norm='first'), "out_norm='first' is not 'last', 'all' or 'none'"),
+        (dict(arch=TINY, frozen_stages=5), 'frozen_stages=5'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        DSNet(**options)

@@ -1,0 +1,104 @@
+"""TorchScript and ONNX, of fixed and of free size, compute what torch computes."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmplugins.dsnet import DSFPN, DSNet
+
+TINY = dict(embed_dims=(16, 32, 48, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), global_ratios=(8, 4, 2, 2))
+SIZES = [(1, 96, 128), (3, 128, 64), (2, 101, 150)]  # batch, height, width; the last is padded
+
+
+class Network(nn.Module):
+    """Backbone and pyramid."""
+
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.backbone = DSNet(TINY, out_indices=(0, 1, 2, 3), **options)
+        self.neck = DSFPN([16, 32, 48, 64], 16, num_outs=5, num_heads=2, zero_init=False)
+
+    def forward(self, x):
+        return self.neck(self.backbone(x))
+
+
+@pytest.fixture
+def network(shake):
+    return lambda **options: shake(Network(**options)).requires_grad_(False)
+
+
+def compare(run, module, sizes) -> None:
+    for size in sizes:
+        x = torch.randn(size[0], 3, *size[1:])
+        for found, expected in zip(run(x), module(x), strict=True):
+            assert found.shape == expected.shape
+            torch.testing.assert_close(torch.as_tensor(found), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(inter_scale_align=False), dict(split_ratio=0.0)])
+def test_trace(options, network):
+    module = network(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of the tracer, on the sizes that it does keep
+        script = torch.jit.trace(module, torch.randn(1, 3, 96, 128))
+    compare(script, module, SIZES)
+
+
+@pytest.mark.parametrize('free', [False, True], ids=['fixed', 'free'])
+@pytest.mark.parametrize('opset', [14, 17])
+def test_onnx(free, opset, network, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime', reason='pip install onnx onnxscript onnxruntime')
+    pytest.importorskip('onnx', reason='pip install onnx onnxscript onnxruntime')
+    module = network()
+    axes = dict(input={0: 'batch', 2: 'height', 3: 'width'}) if free else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            module, (torch.randn(1, 3, 96, 128),), str(tmp_path / 'a.onnx'), input_names=['input'],
+            output_names=[f'p{i}' for i in range(2, 7)], dynamic_axes=axes, opset_version=opset, dynamo=False,
+        )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # on output shapes that are not in the file, as they are free
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(tmp_path / 'a.onnx'), options, providers=['CPUExecutionProvider'])
+    compare(lambda x: session.run(None, {'input': x.numpy()}), module, SIZES if free else SIZES[:1])
+
+
+def test_the_commands_of_the_readme(repo, tmp_path, monkeypatch):
+    """The block that exports runs as it is written, in an empty folder but for the configs."""
+    pytest.importorskip('onnx', reason='pip install onnx onnxscript onnxruntime')
+    onnxruntime = pytest.importorskip('onnxruntime', reason='pip install onnx onnxscript onnxruntime')
+    text = (repo / 'projects/dsnet/README.md').read_text(encoding='utf-8')
+    (block,) = (part.split('```')[0] for part in text.split('```python\n') if 'torch.onnx.export' in part)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').symlink_to(repo / 'configs')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        exec(compile(block, 'README.md', 'exec'), {})
+    (path,) = tmp_path.glob('*.onnx')
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    x = np.zeros((2, 3, 72, 100), dtype=np.float32)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert logits.shape == (2, 10) and np.isfinite(logits).all()
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks(network):
+    module = network()
+    compiled = torch.compile(module, fullgraph=True, backend='aot_eager', dynamic=True)
+    compare(compiled, module, SIZES[:2])
+
+
+def test_small_config_of_the_detector_traces(repo):
+    cfg = Config.fromfile(repo / 'configs/dsnet/retinanet_dsnet-micro_dsfpn_1xb8-12e_bccd.py')
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model).eval().requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        script = torch.jit.trace_module(model, dict(extract_feat=torch.randn(1, 3, 64, 96)))
+    compare(script.extract_feat, type('M', (), dict(__call__=lambda self, x: model.extract_feat(x)))(), [(2, 96, 128)])

@@ -1,0 +1,1 @@
+"""Parts of ``tools/claims/dsnet.py``: the networks that are trained, their data, the claims."""

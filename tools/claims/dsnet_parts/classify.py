@@ -1,0 +1,67 @@
+"""Task one: photos, ``{train,val}/<class>/*``."""
+
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .arms import Classifier, count, fit, top1
+
+ARCH = dict(
+    embed_dims=(32, 64, 96), wider=(36, 72, 102), depths=(1, 2, 1), num_heads=(1, 2, 3), global_ratios=(4, 2, 1)
+)  # fmt: skip
+
+
+def load_images(folder: Path, size: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Read all images, squeezed to squares.
+
+    Args:
+        folder: Holds one folder a class.
+        size: Side in pixels.
+        limit: Images a class, the first by name; default all.
+
+    Returns:
+        Images ``(n, 3, size, size)``, RGB, standardized; labels ``(n)``.
+
+    Raises:
+        FileNotFoundError: No class with images.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    images, labels = [], []
+    for label, path in enumerate(classes):
+        for file in sorted(path.iterdir())[:limit]:
+            image = mmcv.imread(str(file), channel_order='rgb')
+            images.append(mmcv.imresize(image, (size, size), interpolation='area'))
+            labels.append(label)
+    if not images:
+        raise FileNotFoundError(f'no images in {folder}/<class>/')
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    mean, deviation = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
+    return ((x - mean) / deviation).contiguous(), torch.tensor(labels)
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip each image ``(n, 3, S, S)`` with probability a half, and move it by up to a twelfth of its side."""
+    size, shift = x.shape[-1], x.shape[-1] // 12
+    flipped = torch.rand(len(x), generator=generator) < 0.5
+    x = F.pad(torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x), (shift,) * 4, mode='replicate')
+    places = torch.randint(0, 2 * shift + 1, (len(x), 2), generator=generator).tolist()
+    return torch.stack([image[:, i : i + size, j : j + size] for image, (i, j) in zip(x, places, strict=True)])
+
+
+def train(arm: str, seed: int, data: Path, size: int, epochs: int, limit: int | None = None) -> dict:
+    """Train one arm and test it after the last epoch; nothing is chosen on the test images."""
+    images, labels = load_images(data / 'train', size, limit)
+    test_images, test_labels = load_images(data / 'val', size, limit)
+    torch.manual_seed(seed)
+    model = Classifier(arm, ARCH, 3, int(labels.max()) + 1)
+    fit(model, images, labels, epochs, 50, seed, augment)
+    return dict(
+        score=top1(model, test_images, test_labels),
+        parameters=count(model),
+        majority=test_labels.bincount().max().item() / len(test_labels) * 100,
+        test_images=len(test_labels),
+    )

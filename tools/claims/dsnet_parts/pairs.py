@@ -1,0 +1,62 @@
+"""Task two, made for the mechanism: two scans of digits, far apart on one canvas; are they the same digit?"""
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from .arms import Classifier, count, fit, top1
+
+ARCH = dict(
+    embed_dims=(32, 64), wider=(36, 72), depths=(1, 1), num_heads=(2, 4), global_ratios=(4, 2), patch_sizes=(2, 2)
+)  # fmt: skip
+HEIGHT, WIDTH, SIDE = 24, 64, 12
+TRAINING_SCANS = 1200
+
+
+def make_pairs(number: int, training: bool, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw pairs, half of them of equal digits.
+
+    Args:
+        number: Of pairs.
+        training: From the first 1200 scans, else from the other 597.
+        seed: Of the choice and of the places.
+
+    Returns:
+        Canvases ``(number, 1, 24, 64)`` from 0 to 1, one scan of 12 x 12 in the left third and one in the right; labels
+        ``(number)``, 1 for equal digits.
+    """
+    digits = load_digits()
+    chosen = slice(None, TRAINING_SCANS) if training else slice(TRAINING_SCANS, None)
+    scans = torch.from_numpy(digits.images[chosen]).float()[:, None] / 16
+    scans = F.interpolate(scans, size=(SIDE, SIDE), mode='bilinear')[:, 0]
+    kinds = torch.from_numpy(digits.target[chosen])
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (), generator=generator))
+
+    canvases, labels = torch.zeros(number, 1, HEIGHT, WIDTH), torch.arange(number) % 2
+    for canvas, label in zip(canvases, labels.tolist(), strict=True):
+        first = draw(len(scans))
+        candidates = ((kinds == kinds[first]) == bool(label)).nonzero()[:, 0]
+        second = int(candidates[draw(len(candidates))])
+        for scan, left in ((first, 0), (second, WIDTH * 2 // 3)):
+            i, j = draw(HEIGHT - SIDE + 1), left + draw(WIDTH // 3 - SIDE + 1)
+            canvas[0, i : i + SIDE, j : j + SIDE] = scans[scan]
+    return canvases, labels
+
+
+def train(arm: str, seed: int, number: int, epochs: int) -> dict:
+    """Train one arm on so many pairs, and test it on 2,000 of other scans, or as many as it was trained on."""
+    images, labels = make_pairs(number, True, seed)
+    test_images, test_labels = make_pairs(min(number, 2000), False, 1000)
+    torch.manual_seed(seed)
+    model = Classifier(arm, ARCH, 1, 2)
+    fit(model, images, labels, epochs, 100, seed)
+    return dict(
+        score=top1(model, test_images, test_labels),
+        parameters=count(model),
+        training=top1(model, images, labels),
+        test_images=len(test_labels),
+    )
