@@ -1,10 +1,10 @@
 """What two streams, their alignment and DS-FPN do on real images, small enough for two CPU cores.
 
 ``python tools/claims/dsnet.py`` trains one small DS-Net with one stream, two, two aligned ones and a wider one in place
-of the alignment, on photos of clothes and on pairs of digits (needs scikit-learn), and a small detector with FPN and with
-DS-FPN, in two processes of one thread. It writes ``projects/dsnet/results/claims.json`` and ``claims.png``. Finished
-arms are kept in the work folder, so that a run that was cut off goes on where it was. ``--quick`` only shows that it
-runs.
+of the alignment, on photos of clothes and on pairs of digits (needs scikit-learn), and a small detector with FPN and
+with DS-FPN, in two processes of one thread. It writes ``projects/dsnet/results/claims.json`` and ``claims.png``.
+Finished arms are kept in the work folder, so that a run that was cut off goes on where it was. ``--quick`` only shows
+that it runs.
 
 A claim holds if its direction is right in every seed, is null if only the mean is right, and else does not hold.
 """

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import initialize
 from torch import Tensor, nn
 
 from mmplugins.dsnet import DSNet
@@ -35,7 +36,7 @@ class Classifier(nn.Module):
             arch['embed_dims'] = wider
         self.backbone = DSNet(arch, in_channels, mlp_ratio=3, attn_drop_rate=0.0, drop_path_rate=0.0, **options)
         self.head = nn.Linear(arch['embed_dims'][-1], classes)
-        self.backbone.init_weights()
+        initialize(self.backbone, self.backbone.init_cfg)  # as init_weights() does, without its log
 
     def forward(self, x: Tensor) -> Tensor:
         """Average the last map and classify it."""

@@ -90,7 +90,7 @@ def make_claims(classify: Results, pairs: Results, detect: Results) -> list[dict
         dict(
             claim='The alignment helps, photos',
             source=FULL,
-            expected='the aligned arm above two streams, and above wider ones of as many weights, in every seed',
+            expected='the aligned arm above two streams, and above wider ones of no fewer weights, in every seed',
             **compare(classify, top1, [(ALIGNED, DUAL), (ALIGNED, WIDER)]),
         ),
         dict(
