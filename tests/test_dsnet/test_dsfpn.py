@@ -11,6 +11,7 @@ from torch import nn
 from mmplugins.dsnet import DSFPN
 
 CHANNELS = [4, 8, 12, 16]
+LISTS = dict(lateral='lateral_convs', lateral_rev='lateral_convs', output='fpn_convs')
 BASE = dict(in_channels=CHANNELS, out_channels=16, num_outs=5)
 EXTRAS = [
     dict(),
@@ -20,7 +21,7 @@ EXTRAS = [
     dict(end_level=2, num_outs=3),
 ]
 extras = pytest.mark.parametrize('extra', EXTRAS, ids=lambda extra: '-'.join(map(str, extra)) or 'plain')
-positions = pytest.mark.parametrize('position', ['lateral', 'output'])
+positions = pytest.mark.parametrize('position', list(LISTS))
 
 
 def maps(batch: int = 2, size: tuple[int, int] = (24, 40)) -> list[torch.Tensor]:
@@ -35,7 +36,7 @@ def maps(batch: int = 2, size: tuple[int, int] = (24, 40)) -> list[torch.Tensor]
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 def test_starts_as_fpn_and_loads_its_weights(extra, position, training):
     options = {**BASE, **extra}
-    fpn, ours = FPN(**options), DSFPN(**options, num_heads=2, position=position)
+    fpn, ours = FPN(**options), DSFPN(**options, head_dim=2, position=position)
     fpn.init_weights()
     missing, unexpected = ours.load_state_dict(fpn.state_dict(), strict=False)
     assert not unexpected
@@ -50,7 +51,7 @@ def test_starts_as_fpn_and_loads_its_weights(extra, position, training):
 
 @positions
 def test_differs_after_one_step(position):
-    fpn, ours = FPN(**BASE), DSFPN(**BASE, num_heads=2, position=position)
+    fpn, ours = FPN(**BASE), DSFPN(**BASE, head_dim=2, position=position)
     ours.load_state_dict(fpn.state_dict(), strict=False)
     inputs = maps()
     for neck in (fpn, ours):
@@ -68,7 +69,7 @@ def test_differs_after_one_step(position):
 @positions
 def test_init_weights_keeps_the_start(position):
     """The host initializes all convolutions inside it, also those of the blocks."""
-    ours = DSFPN(**BASE, num_heads=2, position=position)
+    ours = DSFPN(**BASE, head_dim=2, position=position)
     ours.init_weights()
     fpn = FPN(**BASE)
     fpn.load_state_dict({key: value for key, value in ours.state_dict().items() if '.block.' not in key})
@@ -78,50 +79,95 @@ def test_init_weights_keeps_the_start(position):
 
 
 def test_zero_init_is_an_option():
-    fpn, ours = FPN(**BASE), DSFPN(**BASE, num_heads=2, zero_init=False)
+    fpn, ours = FPN(**BASE), DSFPN(**BASE, head_dim=2, zero_init=False)
     ours.init_weights()
     fpn.load_state_dict({key: value for key, value in ours.state_dict().items() if '.block.' not in key})
     inputs = maps()
     assert not torch.allclose(fpn(inputs)[0], ours(inputs)[0])
-    linear = torch.cat([m.weight.flatten() for m in ours.modules() if isinstance(m, nn.Linear)])
-    assert linear.std().item() == pytest.approx(0.02, rel=0.1)
+    for linear in (m for m in ours.modules() if isinstance(m, nn.Linear)):
+        bound = (6 / sum(linear.weight.shape)) ** 0.5  # Xavier, as the paper says of all new layers
+        assert 0.7 * bound < linear.weight.abs().max() <= bound and not linear.bias.any()
 
 
 def test_pretrained_weights_are_loaded_behind_the_zeros(tmp_path):
-    trained = DSFPN(**BASE, num_heads=2, zero_init=False)
+    trained = DSFPN(**BASE, head_dim=2, zero_init=False)
     torch.save(trained.state_dict(), tmp_path / 'neck.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'neck.pth'))
-    ours = DSFPN(**BASE, num_heads=2, init_cfg=init_cfg)
+    ours = DSFPN(**BASE, head_dim=2, init_cfg=init_cfg)
     ours.init_weights()
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in trained.state_dict().items())
 
 
-@pytest.mark.parametrize(('mlp_ratio', 'parameters'), [(1, 4_426_240), (4, 6_002_176)])
-def test_parameters(mlp_ratio, parameters):
-    options = dict(in_channels=[64, 128, 320, 512], out_channels=256, num_outs=5)
+@pytest.mark.parametrize(
+    ('options', 'parameters'),
+    [
+        (dict(position='lateral_rev', mlp_ratio=1), 4_426_240),
+        (dict(position='lateral_rev'), 6_002_176),
+        (dict(position='output', mlp_ratio=1), 4_426_240),
+        (dict(), 2_623_488 + 54_496 + 213_440 + 1_316_960 + 3_360_512),  # the blocks of the backbone
+    ],
+)
+def test_parameters(options, parameters):
+    base = dict(in_channels=[64, 128, 320, 512], out_channels=256, num_outs=5)
     with torch.device('meta'):
-        assert sum(p.numel() for p in FPN(**options).parameters()) == 2_623_488
-        assert sum(p.numel() for p in DSFPN(**options, mlp_ratio=mlp_ratio).parameters()) == parameters
+        assert sum(p.numel() for p in FPN(**base).parameters()) == 2_623_488
+        ours = DSFPN(**base, **options)
+        assert sum(p.numel() for p in ours.parameters()) == parameters
+
+
+def test_channels_of_the_blocks_and_their_heads():
+    """Half of the channels of a block are in heads of 32: 1, 2, 5, 8 on the maps of DS-Net, as in the backbone."""
+    base = dict(in_channels=[64, 128, 320, 512], out_channels=256, num_outs=5)
+    with torch.device('meta'):
+        found = {p: getattr(DSFPN(**base, position=p), name) for p, name in LISTS.items()}
+    channels = {p: [conv.block.norm1.num_features for conv in convs[:4]] for p, convs in found.items()}
+    assert channels == dict(lateral=[64, 128, 320, 512], lateral_rev=[256] * 4, output=[256] * 4)
+    heads = {p: [conv.block.glob.num_heads for conv in convs[:4]] for p, convs in found.items()}
+    assert heads == dict(lateral=[1, 2, 5, 8], lateral_rev=[4] * 4, output=[4] * 4)
+
+
+def test_lateral_positions_follow_their_formulas():
+    inputs = maps()
+    for position in ('lateral', 'lateral_rev'):
+        ours = DSFPN(**BASE, head_dim=2, position=position, zero_init=False).eval()
+        conv, x = ours.lateral_convs[3], inputs[3]
+        lateral = conv.conv(conv.block(x)) if position == 'lateral' else conv.block(conv.conv(x))
+        torch.testing.assert_close(ours(inputs)[3], ours.fpn_convs[3].conv(lateral))
+
+
+@pytest.mark.parametrize('source', ['on_input', 'on_lateral', 'on_output'])
+def test_extra_scales_of_patches_and_blocks(source):
+    options = {**BASE, 'num_outs': 6, 'add_extra_convs': source}
+    ours = DSFPN(**options, head_dim=2, extra_blocks=True, zero_init=False).eval()
+    inputs = maps(size=(23, 37))
+    fpn = FPN(**options)
+    missing, unexpected = fpn.load_state_dict(ours.state_dict(), strict=False)
+    assert all(key.startswith(('fpn_convs.4.', 'fpn_convs.5.')) for key in missing)
+    found = ours(inputs)
+    assert [y.shape for y in found] == [y.shape for y in fpn(inputs)]
+    extra = ours.fpn_convs[5]
+    torch.testing.assert_close(found[5], extra.block(extra.embed(found[4])))
+    assert extra.embed.projection.kernel_size == (2, 2)
+    sum(y.square().sum() for y in ours.train()(inputs[:3] + [torch.randn(2, 16, 9, 9)])[-2:]).backward()
+    assert all(p.grad is not None for p in ours.fpn_convs[4].parameters())
 
 
 @positions
 @pytest.mark.parametrize('levels', [None, (1, 2, 3), (2,), ()], ids=str)
 def test_levels(levels, position):
-    ours = DSFPN(**BASE, num_heads=2, levels=levels, position=position, add_extra_convs='on_output')
-    name = 'lateral_convs' if position == 'lateral' else 'fpn_convs'
+    ours = DSFPN(**BASE, head_dim=2, levels=levels, position=position, add_extra_convs='on_output')
     found = {int(key.split('.')[1]) for key in ours.state_dict() if '.block.' in key}
     assert found == set(range(4) if levels is None else levels)
-    assert all(key.startswith(name) for key in ours.state_dict() if '.block.' in key)
+    assert all(key.startswith(LISTS[position]) for key in ours.state_dict() if '.block.' in key)
 
 
 def test_position_is_before_or_after_the_sum():
     """A block on the laterals reaches finer scales, one on the outputs does not."""
     inputs = maps()
-    for position, reaches in (('lateral', True), ('output', False)):
-        ours = DSFPN(**BASE, num_heads=2, position=position, levels=(3,)).eval()
+    for position, reaches in (('lateral', True), ('lateral_rev', True), ('output', False)):
+        ours = DSFPN(**BASE, head_dim=2, position=position, levels=(3,)).eval()
         before = ours(inputs)
-        name = 'lateral_convs' if position == 'lateral' else 'fpn_convs'
-        nn.init.constant_(getattr(ours, name)[3].block.ffn.fc2.bias, 1.0)
+        nn.init.constant_(getattr(ours, LISTS[position])[3].block.ffn.fc2.bias, 1.0)
         after = ours(inputs)
         assert not torch.allclose(before[3], after[3])
         assert torch.allclose(before[0], after[0]) is not reaches
@@ -133,16 +179,16 @@ def test_as_many_tokens_everywhere_as_the_coarsest_map_has_positions():
         (dict(start_level=1), (4, 2, 1)),
         (dict(end_level=1, num_outs=2), (2, 1)),
     ):
-        ours = DSFPN(**{**BASE, **extra}, num_heads=2).eval()
+        ours = DSFPN(**{**BASE, **extra}, head_dim=2).eval()
         assert tuple(conv.block.global_ratio for conv in ours.lateral_convs) == expected
-    given = DSFPN(**BASE, num_heads=2, global_ratios=(4, 4, 2, 2))
+    given = DSFPN(**BASE, head_dim=2, global_ratios=(4, 4, 2, 2))
     assert tuple(conv.block.global_ratio for conv in given.lateral_convs) == (4, 4, 2, 2)
 
 
 @positions
 def test_copies_use_their_own_blocks(position):
     """EMA and some inferencers copy the model."""
-    ours = DSFPN(**BASE, num_heads=2, position=position).eval()
+    ours = DSFPN(**BASE, head_dim=2, position=position).eval()
     other = deepcopy(ours)
     inputs = maps()
     expected = ours(inputs)[0]
@@ -154,7 +200,7 @@ def test_copies_use_their_own_blocks(position):
 
 
 def test_recomputation_changes_nothing():
-    ours, saving = (DSFPN(**BASE, num_heads=2, zero_init=False, with_cp=with_cp) for with_cp in (False, True))
+    ours, saving = (DSFPN(**BASE, head_dim=2, zero_init=False, with_cp=with_cp) for with_cp in (False, True))
     saving.load_state_dict(ours.state_dict())
     inputs = [x.requires_grad_() for x in maps()]
     gradients = [
@@ -165,7 +211,7 @@ def test_recomputation_changes_nothing():
 
 
 def test_from_the_registry_of_the_host():
-    neck = MODELS.build(dict(type='DSFPN', **BASE, num_heads=4, block_norm_cfg=dict(type='SyncBN')))
+    neck = MODELS.build(dict(type='DSFPN', **BASE, head_dim=2, block_norm_cfg=dict(type='SyncBN')))
     assert isinstance(neck, FPN)
     assert any(isinstance(m, nn.SyncBatchNorm) for m in neck.modules())
 
@@ -177,9 +223,11 @@ def test_from_the_registry_of_the_host():
         (dict(levels=(-1,)), r'levels=\(-1,\)'),
         (dict(position='input'), "position='input' is not 'lateral' or 'output'"),
         (dict(global_ratios=(2, 1)), r'global_ratios=\(2, 1\) needs one entry a scale, 4'),
-        (dict(num_heads=3), 'num_heads=3 does not divide the 8 channels'),
+        (dict(head_dim=3), 'head_dim=3 does not divide half of the 4 channels of a block'),
+        (dict(head_dim=6, position='output'), 'head_dim=6 does not divide half of the 16 channels'),
+        (dict(extra_blocks=True), 'extra_blocks=True is for the scales of add_extra_convs'),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        DSFPN(**{**BASE, 'num_heads': 2, **options})
+        DSFPN(**{**BASE, 'head_dim': 2, **options})

@@ -21,7 +21,7 @@ class Network(nn.Module):
     def __init__(self, **options) -> None:
         super().__init__()
         self.backbone = DSNet(TINY, out_indices=(0, 1, 2, 3), **options)
-        self.neck = DSFPN([16, 32, 48, 64], 16, num_outs=5, num_heads=2, zero_init=False)
+        self.neck = DSFPN([16, 32, 48, 64], 16, num_outs=5, head_dim=8, zero_init=False)
 
     def forward(self, x):
         return self.neck(self.backbone(x))
