@@ -110,7 +110,9 @@ def read_torch(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
         except OSError:
             raise
         except Exception as error:  # pickle, zip and torch have errors of their own
-            raise ValueError(f'{path} is no checkpoint of PyTorch: {str(error).splitlines()[0]}') from error
+            named = re.search(r'GLOBAL (\S+)', str(error))  # torch's message is a page, and advises to load it anyway
+            reason = f'it names {named[1]}, which is in no file of weights' if named else type(error).__name__
+            raise ValueError(f'{path} is no checkpoint of PyTorch: {reason}') from error
     key = 'model_ema' if ema else 'model'
     if isinstance(content, dict) and (key in content or ema):
         content = content.get(key)

@@ -5,7 +5,7 @@ retells the section: blocks on the lateral connections; without the finest map o
 embedding of 2x2 and a block; and as variants blocks before or behind the 1x1 convolution. The rest is ours, see below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
@@ -37,7 +37,7 @@ class ConvsWithBlocks(nn.ModuleList):
         zero_init: Let blocks start as the identity.
     """
 
-    def __init__(self, convs: nn.ModuleList, zero_init: bool) -> None:
+    def __init__(self, convs: Iterable[nn.Module] = (), zero_init: bool = True) -> None:
         super().__init__(convs)
         self.zero_init = zero_init
 

@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmplugins.dsnet import DSNet
 
 TINY = dict(embed_dims=(16, 32, 48, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), global_ratios=(8, 4, 2, 2))
-# arch, alignment: parameters with 1000 classes and without, GMACs at 224, published, and at 800 x 1344.
+# arch, alignment: parameters with 1000 classes and without; GMACs at 224, published, and at 800 x 1344.
 SIZES = [
     ('tiny', True, 10_534_312, 10_021_312, 1.832, 1.8, 77.9),
-    ('small', True, 23_004_552, 22_491_552, 3.547, 3.5, 145.0),
-    ('base', True, 49_343_752, 48_830_752, 8.293, 8.4, 307.2),
-    ('tiny', False, 9_095_848, None, 1.579, None, 35.6),
-    ('small', False, 19_608_840, None, 3.058, None, 69.1),
-    ('base', False, 41_813_640, None, 7.179, None, 164.1),
+    ('tiny', False, 9_095_848, 8_582_848, 1.579, None, 35.6),
+    pytest.param('small', True, 23_004_552, 22_491_552, 3.547, 3.5, 145.0, marks=pytest.mark.slow),
+    pytest.param('small', False, 19_608_840, 19_095_840, 3.058, None, None, marks=pytest.mark.slow),
+    pytest.param('base', True, 49_343_752, 48_830_752, 8.293, 8.4, None, marks=pytest.mark.slow),
+    pytest.param('base', False, 41_813_640, 41_300_640, 7.179, None, None, marks=pytest.mark.slow),
 ]
 
 
@@ -41,16 +41,17 @@ def test_parameters_and_multiplications(arch, align, whole, backbone, at_224, pu
     with torch.device('meta'):  # counted by torch, not run
         model = classifier(arch=arch, inter_scale_align=align).eval()
         assert count(model) == whole
-        assert backbone is None or count(model.backbone) == backbone
-        for size, expected, tolerance in (
-            ((224, 224), at_224, 1e-3),
-            ((224, 224), published, 0.02),
-            ((800, 1344), at_800, 2e-3),
-        ):
-            if expected:
-                with FlopCounterMode(display=False) as counter:
-                    model.backbone(torch.empty(1, 3, *size))
-                assert counter.get_total_flops() / 2e9 == pytest.approx(expected, rel=tolerance)
+        assert count(model.backbone) == backbone
+
+        def gmacs(*size: int) -> float:
+            with FlopCounterMode(display=False) as counter:
+                model.backbone(torch.empty(1, 3, *size))
+            return counter.get_total_flops() / 2e9
+
+        found = gmacs(224, 224)
+        assert found == pytest.approx(at_224, rel=1e-3)
+        assert published is None or found == pytest.approx(published, rel=0.02)
+        assert at_800 is None or gmacs(800, 1344) == pytest.approx(at_800, rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,8 @@ def test_arguments_are_not_changed():
     ('options', 'message'),
     [
         (dict(arch='huge'), "arch='huge' is not one of tiny, small, base"),
-        (dict(arch=dict(embed_dims=(16, 32))), 'needs depths, embed_dims, global_ratios, num_heads, all equally long'),
-        (dict(arch=dict(TINY, depths=(1, 1))), 'all equally long'),
+        (dict(arch=dict(embed_dims=(16, 32))), 'needs depths, embed_dims, global_ratios, num_heads, one entry a stage'),
+        (dict(arch=dict(TINY, depths=(1, 1))), 'one entry a stage'),
         (dict(arch=dict(TINY, width=2)), 'at most patch_sizes too'),
         (dict(arch=dict(TINY, num_heads=(3, 2, 3, 4))), 'num_heads=3 does not divide the 8 channels'),
         (dict(arch=TINY, split_ratio=2), 'split_ratio=2'),

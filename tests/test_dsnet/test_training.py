@@ -136,7 +136,9 @@ def test_mim_from_another_folder(small_cfg, run, host, name, tmp_path):
     assert (tmp_path / 'w/epoch_1.pth').is_file()
 
 
-@pytest.mark.parametrize('name', ['retinanet_dsnet-small_fpn_8xb2-12e_coco', 'mask-rcnn_dsnet-small_fpn_8xb2-12e_coco'])
+@pytest.mark.parametrize(
+    'name', ['retinanet_dsnet-tiny_dsfpn_8xb2-12e_coco', 'mask-rcnn_dsnet-tiny_dsfpn_8xb2-12e_coco']
+)
 def test_paper_scale_detectors_keep_the_order_of_the_stages(repo, name):
     from mmengine.registry import MODELS, init_default_scope
 
@@ -150,6 +152,7 @@ def test_paper_scale_detectors_keep_the_order_of_the_stages(repo, name):
         assert len(model.neck(maps)) == 5
 
 
+@pytest.mark.slow
 def test_paper_scale_segmentor(repo):
     from mmengine.registry import MODELS, init_default_scope
 
