@@ -11,9 +11,14 @@ import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models.backbones.poolformer import Mlp
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 
-from .streams import GlobalStream, InterScaleAlignment, LocalStream
+from .streams import GlobalStream, InterScaleAlignment, LocalStream, add
+
+
+def params(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias."""
+    return layer.weight, layer.bias
 
 
 class DSBlock(nn.Module):
@@ -81,30 +86,40 @@ class DSBlock(nn.Module):
         self.ffn = Mlp(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
+    def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize ``(B, C, H, W)`` without antialiasing, as the public code does."""
+        if self.global_ratio == 1:
+            return x
+        return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+
     def mix(self, x: Tensor) -> Tensor:
-        """Send ``(B, C, H, W)``, global channels first, through the streams; return local channels first."""
+        """Send ``(B, C, H, W)`` through both projections and, between them, the streams; same shape.
+
+        A 1x1 convolution and a bilinear resize change places without changing the result, the weights of the resize
+        sum to one. So the global stream is projected where it is small: before its shrinking and behind its growing
+        that would be the same at ``N`` positions instead of ``n``.
+        """
         height, width = x.shape[2:]
-        glob, local = x.split((self.global_channels, self.local_channels), dim=1)
-        if self.local_channels:
-            local = self.local(local)
-        if not self.global_channels:
-            return local
+        c_l, c_g = self.local_channels, self.global_channels
+        w_in, b_in, w_out, b_out = *params(self.proj_in), *params(self.proj_out)
+        if c_l:
+            local = self.local(F.conv2d(x, w_in[c_g:], b_in[c_g:]))
+        if not c_g:
+            return F.conv2d(local, w_out, b_out)
         # max() in this order keeps the traced size, not the constant, in an exported graph.
         small = max(height // self.global_ratio, 1), max(width // self.global_ratio, 1)
-        if self.global_ratio > 1:
-            glob = F.interpolate(glob, size=small, mode='bilinear', align_corners=False)
-        tokens = self.glob(glob.flatten(2).transpose(1, 2))
+        tokens = self.resize(x, small).flatten(2).transpose(1, 2)
+        tokens = self.glob(F.linear(tokens, w_in[:c_g].flatten(1), b_in[:c_g]))
         if self.align is not None:
             local, tokens = self.align(local, tokens)
-        glob = tokens.transpose(1, 2).unflatten(2, small)
-        if self.global_ratio > 1:
-            glob = F.interpolate(glob, size=(height, width), mode='bilinear', align_corners=False)
-        return cat((local, glob), dim=1)
+        tokens = F.linear(tokens, w_out[:, c_l:].flatten(1), None if c_l else b_out)
+        glob = self.resize(tokens.transpose(1, 2).unflatten(2, small), (height, width))
+        return add(glob, F.conv2d(local, w_out[:, :c_l], b_out)) if c_l else glob
 
     def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.pos_conv(x)
-        x = x + self.drop_path(self.proj_out(self.mix(self.proj_in(self.norm1(x)))))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        x = add(x, self.pos_conv(x))
+        x = add(x, self.drop_path(self.mix(self.norm1(x))))
+        return add(x, self.drop_path(self.ffn(self.norm2(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""

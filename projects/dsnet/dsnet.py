@@ -158,12 +158,15 @@ class DSNet(BaseBackbone):
         Returns:
             ``(B, embed_dims[i], H_i, W_i)`` each, with sides ``H / 4, H / 8, …``, every time rounded up.
         """
+        # The tokens of a map in this layout are views of it. What leaves is in the usual one: compiled ops of the hosts
+        # (RoIAlign, …) read the memory as it lies.
+        x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for index, (embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):
             x = stage(embed(x))
             if index in self.out_indices:
                 norm = getattr(self, f'norm{index}', None)
-                outputs.append(x if norm is None else norm(x))
+                outputs.append((x if norm is None else norm(x)).contiguous())
         return tuple(outputs)
 
     def _freeze_stages(self) -> None:

@@ -8,7 +8,6 @@ Apache-2.0, neither by the authors); written anew.
 ``c_g``: their channels; ``h``: heads; ``d = c_g / h``.
 """
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
@@ -36,6 +35,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop_rate).transpose(1, 2).flatten(2)
 
 
+def add(x: Tensor, branch: Tensor) -> Tensor:
+    """Sum of ``x`` and the output of a convolution, in the memory of the latter; no gradient needs its old content."""
+    # Under autocast the branch is in half precision and the sum must not be.
+    return branch.add_(x) if branch.dtype == x.dtype else x + branch
+
+
 class LocalStream(nn.Module):
     """Intra-scale propagation of the local stream: ``x + DW3x3(BN(x))``.
 
@@ -51,7 +56,7 @@ class LocalStream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, c_l, H, W)`` to the same shape."""
-        return x + self.dwconv(self.norm(x))
+        return add(x, self.dwconv(self.norm(x)))
 
 
 class GlobalStream(nn.Module):
@@ -111,9 +116,9 @@ class InterScaleAlignment(nn.Module):
     def forward(self, local: Tensor, glob: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, c_l, H, W)`` and ``(B, n, c_g)`` to the same shapes."""
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        # Channels last, so that the tokens behind the convolution are views of its output.
-        x = self.local_norm(local).contiguous(memory_format=torch.channels_last)
-        local_qkv = self.local_qkv(x).permute(0, 2, 3, 1).flatten(1, 2)
+        # A convolution would put the channels first, and each head's tokens would have to be copied.
+        x = self.local_norm(local).flatten(2).transpose(1, 2)
+        local_qkv = F.linear(x, self.local_qkv.weight.flatten(1), self.local_qkv.bias)
         local_q, local_k, local_v = split_heads(local_qkv, self.num_heads)
         global_q, global_k, global_v = split_heads(self.global_qkv(self.global_norm(glob)), self.num_heads)
         to_local = self.local_proj(attend(local_q, global_k, global_v, drop_rate))

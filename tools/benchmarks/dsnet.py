@@ -6,6 +6,7 @@ Memory is the peak of a process of its own over what it had before. With a GPU `
 """
 
 import argparse
+import ctypes
 import functools
 import multiprocessing
 import sys
@@ -47,11 +48,12 @@ def heads(tokens: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def literal_mix(block: DSBlock, x: Tensor) -> Tensor:
-    """What is between the two projections of a block, step by step as the formulas say it, with its weights."""
-    size = x.shape[2:]
+def literal_block(block: DSBlock, x: Tensor) -> Tensor:
+    """A block step by step as the formulas and the public code say it, with the weights of ours."""
+    x = x + block.pos_conv(x)
+    residual, size = x, x.shape[2:]
     small = [max(side // block.global_ratio, 1) for side in size]
-    g, local = x.split((block.global_channels, block.local_channels), dim=1)
+    g, local = block.proj_in(block.norm1(x)).split((block.global_channels, block.local_channels), dim=1)
     local = local + block.local.dwconv(block.local.norm(local))
     g = F.interpolate(g, size=small, mode='bilinear').flatten(2).transpose(1, 2)
     num_heads, align = block.glob.num_heads, block.align
@@ -63,15 +65,16 @@ def literal_mix(block: DSBlock, x: Tensor) -> Tensor:
     to_global = align.global_proj(explicit_attention(global_q, local_k, local_v))
     local = local + to_local.transpose(1, 2).unflatten(2, size)
     g = F.interpolate((g + to_global).transpose(1, 2).unflatten(2, small), size=size, mode='bilinear')
-    return torch.cat((local, g), dim=1)
+    x = residual + block.proj_out(torch.cat((local, g), dim=1))
+    return x + block.ffn(block.norm2(x))
 
 
 def literal(module: nn.Module) -> nn.Module:
-    """Copy of a network, or of a block, whose blocks store their attention matrices."""
+    """Copy of a network, or of a block, whose blocks are literal and store their attention matrices."""
     module = deepcopy(module)
     for block in module.modules():
         if isinstance(block, DSBlock):
-            block.mix = functools.partial(literal_mix, block)
+            block.forward = functools.partial(literal_block, block)
     return module
 
 
@@ -144,8 +147,9 @@ def measure(plan: list[tuple[int, bool, list[str], int]], side: int, device: str
     models = {name: build(name, device) for name in names}
     found: dict[str, dict] = {}
     for name, model in models.items():
+        # On no device: torch does not count what its fused kernels multiply.
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.eval()(torch.zeros(1, 3, side, side, device=device))
+            deepcopy(model).to('meta').eval()(torch.empty(1, 3, side, side, device='meta'))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         found[name] = dict(parameters=parameters, gmacs=counter.get_total_flops() / 2e9)
     for batch, training, chosen, repeats in plan:
@@ -162,22 +166,26 @@ def peak(kind: str, what: str, size: tuple[int, int], device: str) -> dict[str, 
     """MiB of a forward and backward pass over what was there before, batch 1; to be run in a process of its own."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if sys.platform == 'linux':
+        # M_MMAP_THRESHOLD: give what is freed back at once, or the peak is that of glibc's heap, not of the tensors.
+        ctypes.CDLL(None).mallopt(-3, 2**16)
     if what == 'block':
         module, x = DSBlock(64, num_heads=1, global_ratio=8), torch.randn(1, 64, size[0] // 4, size[1] // 4)
+        x = x.contiguous(memory_format=torch.channels_last)  # as inside the network
     else:
         module, x = Classifier('tiny'), torch.randn(1, 3, *size)
     module, x = module.to(device).train(), x.to(device)
     if kind == 'literal':
         module = literal(module)
     # Libraries take memory of their own at their first call.
-    module(x[..., :64, :64]).square().mean().backward()
+    module(x[..., :64, :64]).mean().backward()
     if device == 'cpu':
         before = resident('VmRSS')
     else:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     start = time.process_time()
-    module(x).square().mean().backward()
+    module(x).mean().backward()
     seconds = time.process_time() - start
     after = resident('VmHWM') if device == 'cpu' else torch.cuda.max_memory_allocated()
     return dict(mib=(after - before) / 2**20, seconds=seconds)
