@@ -16,11 +16,6 @@ from torch import Tensor, nn
 from .streams import GlobalStream, InterScaleAlignment, LocalStream, add
 
 
-def params(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias."""
-    return layer.weight, layer.bias
-
-
 class DSBlock(nn.Module):
     """One DS-Block, for ``(B, C, H, W)`` of any size.
 
@@ -101,7 +96,8 @@ class DSBlock(nn.Module):
         """
         height, width = x.shape[2:]
         c_l, c_g = self.local_channels, self.global_channels
-        w_in, b_in, w_out, b_out = *params(self.proj_in), *params(self.proj_out)
+        w_in, b_in = self.proj_in.weight, self.proj_in.bias
+        w_out, b_out = self.proj_out.weight, self.proj_out.bias
         if c_l:
             local = self.local(F.conv2d(x, w_in[c_g:], b_in[c_g:]))
         if not c_g:

@@ -97,7 +97,7 @@ def test_compiles_without_graph_breaks(network):
 
 
 def test_small_config_of_the_detector_traces(repo):
-    cfg = Config.fromfile(repo / 'configs/dsnet/retinanet_dsnet-micro_dsfpn_1xb8-12e_bccd.py')
+    cfg = Config.fromfile(repo / 'configs/dsnet/retinanet_dsnet-micro_dsfpn_1xb8-6e_bccd.py')
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model).eval().requires_grad_(False)
     with warnings.catch_warnings():

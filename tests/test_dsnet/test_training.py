@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 CLASSIFY = 'configs/dsnet/dsnet-micro_1xb32-40e_clothing10.py'
-DETECT = 'configs/dsnet/retinanet_dsnet-micro_dsfpn_1xb8-12e_bccd.py'
-PLAIN = 'configs/dsnet/retinanet_dsnet-micro_fpn_1xb8-12e_bccd.py'
+DETECT = 'configs/dsnet/retinanet_dsnet-micro_dsfpn_1xb8-6e_bccd.py'
+PLAIN = 'configs/dsnet/retinanet_dsnet-micro_fpn_1xb8-6e_bccd.py'
 
 
 @pytest.fixture

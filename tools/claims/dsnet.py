@@ -25,7 +25,7 @@ from dsnet_parts.report import make_claims
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, markdown_table, origin, write_json
 
-TASKS = dict(classify=list(ARMS), pairs=list(ARMS), detect=list(detect.NECKS))
+TASKS = dict(classify=list(ARMS), pairs=[arm for arm in ARMS if 'wider' not in arm], detect=list(detect.NECKS))
 TITLES = dict(classify='photos, top-1, %', pairs='pairs of digits, top-1, %', detect='blood cells, AP50')
 
 
@@ -77,12 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, default=ROOT / 'tests/data/clothing10', help='photos {train,val}/<class>/')
     parser.add_argument('--size', type=int, default=48, help='side of the photos in pixels (default 48)')
-    parser.add_argument('--epochs', type=int, default=25, help='on photos (default 25)')
+    parser.add_argument('--epochs', type=int, default=12, help='on photos (default 12)')
     parser.add_argument('--limit', type=int, help='photos a class; default all')
-    parser.add_argument('--pairs', type=int, default=5000, help='of digits for training (default 5000)')
-    parser.add_argument('--pair-epochs', type=int, default=10, help='on pairs (default 10)')
-    parser.add_argument('--detection-epochs', type=int, default=6, help='of detection (default 6)')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--pairs', type=int, default=3000, help='of digits for training (default 3000)')
+    parser.add_argument('--pair-epochs', type=int, default=6, help='on pairs (default 6)')
+    parser.add_argument('--detection-epochs', type=int, default=6, help='of detection (default 6, as the configs)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of photos and pairs')
+    parser.add_argument('--detection-seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/claims_dsnet')
     parser.add_argument('--out', type=Path, default=ROOT / 'projects/dsnet/results', help='folder of the results')
     parser.add_argument('--processes', type=int, default=2)
@@ -93,7 +94,8 @@ def main() -> None:
         small = dict(epochs=1, limit=3, size=32, pairs=20, pair_epochs=1, detection_epochs=1, detection_images=4)
         options.update(small, work_dir=args.work_dir / 'quick')
     start = time.time()
-    jobs = [(task, arm, seed, options) for seed in args.seeds for task in reversed(TASKS) for arm in TASKS[task]]
+    seeds = dict(classify=args.seeds, detect=args.detection_seeds, pairs=args.seeds)
+    jobs = [(task, arm, seed, options) for task in seeds for seed in seeds[task] for arm in TASKS[task]]
     with multiprocessing.get_context('spawn').Pool(args.processes) as pool:
         found = pool.starmap(run_arm, jobs, chunksize=1)
     results: dict[str, dict] = {task: {arm: {} for arm in arms} for task, arms in TASKS.items()}

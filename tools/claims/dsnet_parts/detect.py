@@ -8,7 +8,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-NECKS = {'FPN': 'retinanet_dsnet-micro_fpn_1xb8-12e_bccd.py', 'DS-FPN': 'retinanet_dsnet-micro_dsfpn_1xb8-12e_bccd.py'}
+NECKS = {'FPN': 'retinanet_dsnet-micro_fpn_1xb8-6e_bccd.py', 'DS-FPN': 'retinanet_dsnet-micro_dsfpn_1xb8-6e_bccd.py'}
 
 
 def train(neck: str, seed: int, configs: Path, epochs: int, folder: Path, images: int | None = None) -> dict:
