@@ -35,12 +35,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop_rate).transpose(1, 2).flatten(2)
 
 
-def add(x: Tensor, branch: Tensor) -> Tensor:
-    """Sum of ``x`` and the output of a convolution, in the memory of the latter; no gradient needs its old content."""
-    # Under autocast the branch is in half precision and the sum must not be.
-    return branch.add_(x) if branch.dtype == x.dtype else x + branch
-
-
 class LocalStream(nn.Module):
     """Intra-scale propagation of the local stream: ``x + DW3x3(BN(x))``.
 
@@ -56,7 +50,7 @@ class LocalStream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, c_l, H, W)`` to the same shape."""
-        return add(x, self.dwconv(self.norm(x)))
+        return x + self.dwconv(self.norm(x))
 
 
 class GlobalStream(nn.Module):

@@ -167,6 +167,31 @@ def test_checkpointing_changes_nothing():
     torch.testing.assert_close(*gradients)
 
 
+def test_hooks_may_keep_what_modules_return():
+    """No output of a module is changed in place: Grad-CAM and the like keep them, and backward hooks forbid it."""
+    block = DSBlock(16, 2, 2)
+    kept = []
+    for module in (m for m in block.modules() if m is not block.align):  # which returns two
+        module.register_full_backward_hook(lambda *_: None)
+        module.register_forward_hook(lambda module, inputs, output: kept.append((output, output._version)))
+    block(torch.randn(2, 16, 6, 6, requires_grad=True)).sum().backward()
+    assert len(kept) > 10
+    assert all(output._version == version for output, version in kept)
+
+
+@pytest.mark.parametrize('split_ratio', [0.0, 0.5, 1.0])
+def test_both_layouts_of_memory_give_the_same(split_ratio):
+    block = DSBlock(16, 2, 2, split_ratio=split_ratio)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 16, 6, 10, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+        x.requires_grad_()
+        y = block(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])])
+    assert results[1][0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(*results, atol=1e-3, rtol=1e-4)
+
+
 def test_drop_path_skips_branches_of_whole_images():
     block = DSBlock(16, 2, 2, drop_path_rate=0.5)
     x = torch.randn(64, 16, 4, 4)

@@ -66,7 +66,9 @@ def literal_block(block: DSBlock, x: Tensor) -> Tensor:
     local = local + to_local.transpose(1, 2).unflatten(2, size)
     g = F.interpolate((g + to_global).transpose(1, 2).unflatten(2, small), size=size, mode='bilinear')
     x = residual + block.proj_out(torch.cat((local, g), dim=1))
-    return x + block.ffn(block.norm2(x))
+    fc1, fc2 = block.ffn.fc1, block.ffn.fc2
+    hidden = F.gelu(F.conv2d(block.norm2(x), fc1.weight, fc1.bias))
+    return x + F.conv2d(hidden, fc2.weight, fc2.bias)
 
 
 def literal(module: nn.Module) -> nn.Module:
