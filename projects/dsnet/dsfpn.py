@@ -83,8 +83,9 @@ class DSFPN(FPN):
 
     Args:
         *args: Of mmdet's ``FPN``.
-        position: ``lateral``: on the maps of the backbone, before the 1x1 convolution; ``lateral_rev``: behind it, with
-            the pyramid's channels; ``output``: behind the sum, before the 3x3 convolution.
+        position: ``lateral``: on the maps of the backbone, before the 1x1 convolution, with the backbone's channels;
+            ``lateral_rev``: behind it, with the pyramid's, for backbones as wide as ResNet; ``output``: behind the sum,
+            before the 3x3 convolution.
         levels: Scales that have a block, 0 is the finest; default: all. A block at stride 4 with 256 channels costs
             three quarters of all four together; the paper leaves that scale out.
         extra_blocks: Make the extra scales by patch embeddings and blocks, as the paper, not by FPN's convolutions.
