@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--side', type=int, default=224, help='of the images (default 224)')
-    parser.add_argument('--repeats', type=int, default=9, help='at batch 1 (default 9); a third at the larger batch')
+    parser.add_argument('--repeats', type=int, default=5, help='at batch 1 (default 5); a third at the larger batch')
     parser.add_argument('--batch', type=int, default=16, help='the larger batch (default 16); 1 leaves it out')
     parser.add_argument('--all', action='store_true', help='the peers at the larger batch, too; slow on a CPU')
     parser.add_argument('--networks', nargs='+', help='default: DS-Net-T and S, their literal versions, six peers')
