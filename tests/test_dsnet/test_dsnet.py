@@ -53,7 +53,7 @@ def test_parameters_and_multiplications(arch, align, whole, backbone, at_224, pu
                 for block in stage
                 for h, w, r in [(height // (4 * 2**i), width // (4 * 2**i), block.global_ratio)]
             )
-            assert 0.02 < saved / (counter.get_total_flops() / 2) < 0.08
+            assert 0.02 < saved / (counter.get_total_flops() / 2) < 0.1
             return counter.get_total_flops() / 2e9 + saved / 1e9
 
         found = gmacs(224, 224)
