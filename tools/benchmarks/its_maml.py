@@ -1,9 +1,10 @@
 """Meta-steps a second: the loop over tasks against tasks at once, and tasks over processes.
 
 ``python tools/benchmarks/its_maml.py`` measures the meta-gradient of R-MAML in second order (Conv4-32, 5 ways, 1 shot,
-15 queries, 5 inner steps, FGSM with random start) at 28x28 and 84x84 with 4 and 16 tasks, and of the network of the
-small configs, and writes ``projects/its_maml/results/benchmark.json``. Each cell runs in a process of its own, forked
-after the imports, so that its peak memory is its own; cells take turns; processor time on a CPU. About five minutes.
+15 queries, 5 inner steps, FGSM with random start) at 28x28 with 4 and 16 tasks and at 84x84 with 4, and of the network
+of the small configs, and writes ``projects/its_maml/results/benchmark.json``. Each cell runs in a process of its own,
+forked after the imports, so that its peak memory is its own; cells take turns; processor time on a CPU. About five
+minutes.
 
 learn2learn, the peer that one would compare with, has no wheel and its source does not build on Python 3.11 (its issue
 413).
