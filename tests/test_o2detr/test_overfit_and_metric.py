@@ -12,7 +12,7 @@ from mmrotate.evaluation import DOTAMetric
 from mmrotate.evaluation.functional import mean_ap
 
 CLASSES = ('a', 'b', 'c')
-STEPS = 160
+STEPS = 240
 
 
 @pytest.fixture
