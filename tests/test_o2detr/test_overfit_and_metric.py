@@ -12,7 +12,7 @@ from mmrotate.evaluation import DOTAMetric
 from mmrotate.evaluation.functional import mean_ap
 
 CLASSES = ('a', 'b', 'c')
-STEPS = 240
+STEPS = 200
 
 
 @pytest.fixture
