@@ -112,7 +112,7 @@ def test_benchmark_runs(repo, run, tmp_path):
     )
     data = json.loads(out.read_text())
     assert set(data['networks']) == set(networks)
-    assert data['networks']['spsanet_xxs']['parameters'] == 1_099_128
+    assert data['networks']['spsanet_xxs']['parameters'] == 1_133_672
     assert all(value > 0 for network in data['networks'].values() for value in network.values())
     assert 'spsanet_xxs over mobilevit_xxs, onnxruntime, 2 threads' in data['bounds']
     assert data['table'].count('| spsanet_xxs |') == 1
