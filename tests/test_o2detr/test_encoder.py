@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmplugins.o2detr import DepthwiseSeparableMixer, DWSepEncoder, DWSepEncoderLayer
-from mmplugins.o2detr.encoder import NoEncoder, as_maps, exchange, pool_to
+from mmplugins.o2detr.encoder import CROSS_LEVEL, NoEncoder, as_maps, exchange, pool_to
 
 SHAPES = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
@@ -226,7 +226,7 @@ class TestCost:
         ffn = dict(embed_dims=dims, feedforward_channels=4 * dims, ffn_drop=0.0)
         attention = dict(embed_dims=dims, num_heads=8, dropout=0.0)
         layers = dict(
-            ours=DWSepEncoderLayer(dict(embed_dims=dims, cross_level='adjacent'), ffn),
+            **{name: DWSepEncoderLayer(dict(embed_dims=dims, cross_level=name), ffn) for name in CROSS_LEVEL},
             deformable=DeformableDetrTransformerEncoderLayer(self_attn_cfg=attention.copy(), ffn_cfg=ffn),
         )
         if size < 1024:
@@ -234,7 +234,7 @@ class TestCost:
             assert isinstance(layers['dense'].self_attn, MultiheadAttention)
         assert all(isinstance(layer.ffn, FFN) for layer in layers.values())
         more = dict(
-            ours=dict(spatial_shapes=shapes.tolist()),
+            **{name: dict(spatial_shapes=shapes.tolist()) for name in CROSS_LEVEL},
             dense={},
             deformable=dict(spatial_shapes=shapes, level_start_index=starts, reference_points=references),
         )
@@ -254,20 +254,23 @@ class TestCost:
         return found
 
     @pytest.mark.parametrize('what', ['flops', 'bytes'])
-    def test_linear_in_the_number_of_tokens(self, costs, what):
-        ratios = [cost['ours'][what] / cost['tokens'] for cost in costs.values()]
+    @pytest.mark.parametrize('ours', CROSS_LEVEL)
+    def test_linear_in_the_number_of_tokens(self, costs, ours, what):
+        ratios = [cost[ours][what] / cost['tokens'] for cost in costs.values()]
         assert max(ratios) / min(ratios) < 1.05, ratios
 
-    def test_operations_are_those_of_the_formula(self, costs):
+    @pytest.mark.parametrize('ours', CROSS_LEVEL)
+    def test_operations_are_those_of_the_formula(self, costs, ours):
         dims = self.D
         for cost in costs.values():
-            assert cost['ours']['flops'] == 2 * cost['tokens'] * (9 * dims + dims**2 + 8 * dims**2)
+            assert cost[ours]['flops'] == 2 * cost['tokens'] * (9 * dims + dims**2 + 8 * dims**2)
 
     @pytest.mark.parametrize('what', ['flops', 'bytes'])
-    def test_cheaper_than_attention(self, costs, what):
+    @pytest.mark.parametrize('ours', CROSS_LEVEL)
+    def test_cheaper_than_attention(self, costs, ours, what):
         for size, cost in costs.items():
             if what == 'bytes':  # the counter does not see the sampling of deformable attention
-                assert cost['ours'][what] < 0.45 * cost['deformable'][what], size
-            assert cost['ours'][what] < cost['deformable'][what], size
+                assert cost[ours][what] < 0.45 * cost['deformable'][what], size
+            assert cost[ours][what] < cost['deformable'][what], size
             if 'dense' in cost:
-                assert cost['ours'][what] < cost['dense'][what], size
+                assert cost[ours][what] < cost['dense'][what], size

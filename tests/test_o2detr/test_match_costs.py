@@ -39,11 +39,10 @@ def test_l1(boxes, angle_l1):
     assert torch.allclose(cost, 3 * expected)
 
 
-def test_l1_is_that_of_the_line(boxes):
+@pytest.mark.parametrize('turn', [math.pi, -math.pi])
+def test_l1_is_that_of_the_line(boxes, turn):
     pred, gt = boxes
-    costs = [
-        RBoxL1Cost()(instances(pred + torch.tensor([0, 0, 0, 0, turn])), instances(gt), META) for turn in (0, math.pi)
-    ]
+    costs = [RBoxL1Cost()(instances(pred + torch.tensor([0, 0, 0, 0, t])), instances(gt), META) for t in (0, turn)]
     assert torch.allclose(*costs)
 
 

@@ -158,6 +158,25 @@ def test_submission_of_the_patches(trained, short_cfg, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_large_image_by_patches(trained, short_cfg, data, tmp_path):
+    from mmplugins.o2detr.__main__ import main
+
+    short_cfg(tmp_path / 'log').dump(tmp_path / 'small.py')
+    crops = [cv2.imread(str(path)) for path in sorted((data / 'val/images').glob('*.jpg'))[:4]]
+    image = np.vstack([np.hstack(crops[:2]), np.hstack(crops[2:])])[:250, :310]
+    cv2.imwrite(str(tmp_path / 'large.png'), image)
+    files = [tmp_path / 'small.py', trained / 'epoch_2.pth', tmp_path / 'large.png', '--out', tmp_path / 'found']
+    # Of two epochs on eight crops, no score is high.
+    assert main(['detect', *map(str, files), '--patch', '160', '--overlap', '40', '--score-thr', '0']) == 0
+    found = json.loads((tmp_path / 'found/large.json').read_text())
+    boxes = np.array(found['bboxes'])
+    assert boxes.shape == (len(found['scores']), 5) and len(boxes) and found['scores'] == sorted(found['scores'])[::-1]
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] <= (310, 250)).all() and (boxes[:, 2] >= boxes[:, 3]).all()
+    assert boxes[:, 0].max() > 160 and boxes[:, 1].max() > 160, 'nothing outside the first patch'
+    assert cv2.imread(str(tmp_path / 'found/large.jpg')).shape == image.shape
+
+
+@pytest.mark.slow
 def test_inferencer_on_a_path_and_an_array(trained, short_cfg, data, tmp_path):
     from mmdet.apis import DetInferencer
 
