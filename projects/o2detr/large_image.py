@@ -65,7 +65,7 @@ def detect_large_image(
         ``(n,)``, best first; ``n`` may be 0.
 
     Raises:
-        ValueError: ``overlap`` is not in [0, patch), or the image is no ``(H, W, 3)`` array.
+        ValueError: ``overlap`` is not between 0 and ``patch``, or the image is no ``(H, W, 3)`` array.
     """
     from mmrotate.utils import get_multiscale_patch, merge_results_by_nms, slide_window
 

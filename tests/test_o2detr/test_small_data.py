@@ -71,6 +71,30 @@ def test_size(data):
     assert sum(path.stat().st_size for path in files) < 3e6
 
 
+@pytest.mark.parametrize('rows', ['', '20 20 60 20 60 40 20 40 vehicle 1\n'], ids=['no_objects', 'difficult_only'])
+def test_patches_without_objects_train(repo, data, tmp_path, rows):
+    from mmengine.dataset import pseudo_collate
+    from mmengine.registry import init_default_scope
+    from mmrotate.registry import DATASETS, MODELS
+
+    cfg = Config.fromfile(repo / SMALL)
+    init_default_scope('mmrotate')
+    for kind in ('images', 'labelTxt'):
+        (tmp_path / 'train' / kind).mkdir(parents=True)
+    image = sorted((data / 'train/images').glob('*.jpg'))[0]
+    (tmp_path / 'train/images' / image.name).write_bytes(image.read_bytes())
+    (tmp_path / f'train/labelTxt/{image.stem}.txt').write_text(rows)
+    settings = cfg.train_dataloader.dataset
+    settings.data_root = str(tmp_path)
+    settings.filter_cfg.filter_empty_gt = False
+    dataset = DATASETS.build(settings)
+    model = MODELS.build(cfg.model).train()
+    batch = model.data_preprocessor(pseudo_collate([dataset[0]]), True)
+    losses = model.loss(batch['inputs'], batch['data_samples'])
+    assert all(value.isfinite() for value in losses.values())
+    assert losses['loss_cls'] > 0 and losses['loss_bbox'] == 0 == losses['loss_iou']
+
+
 @pytest.fixture(scope='module')
 def short_cfg(repo, data, tmp_path_factory):
     """Return a function that gives the small config, cut to eight images, two epochs and a third of the sides."""
