@@ -108,5 +108,7 @@ class MHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
-        q, k, v = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(-1, -2).unbind(1)
+        tokens = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(-1, -2)
+        # Contiguous: torch's fused kernel takes no other channels, and without it the N x N matrices are formed.
+        q, k, v = tokens.contiguous().unbind(1)
         return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2).view_as(x)

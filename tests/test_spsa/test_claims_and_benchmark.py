@@ -89,7 +89,7 @@ def test_differences_are_paired(parts):
 @pytest.mark.slow
 def test_claims_run(repo, run, tmp_path):
     command = [sys.executable, repo / 'tools/claims/spsa.py', '--quick', '--seeds=0', '--detection-seeds=0']
-    run(*command, '--work-dir', tmp_path, '--out', tmp_path, timeout=900)
+    run(*command, '--processes=1', '--work-dir', tmp_path, '--out', tmp_path, timeout=900)
     claims = json.loads((tmp_path / 'claims.json').read_text())
     assert len(claims) == 8
     keys = {'claim', 'source', 'expected', 'holds', 'arms', 'command', 'seconds', 'machine', 'versions', 'date'}

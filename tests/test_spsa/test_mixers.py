@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmplugins.spsa import MHSA, SGE, PoolMixer, SimAM
 
@@ -62,3 +63,18 @@ def test_mhsa_is_torch_attention():
     tokens = x.flatten(2).transpose(1, 2)
     expected = torchs(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mhsa_forms_no_matrix_of_all_pairs():
+    """It is the fused kernel, or the comparison of time and memory would be unfair."""
+    names = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        MHSA(32)(torch.randn(1, 32, 8, 8))
+    assert '_scaled_dot_product_flash_attention_for_cpu' in names
+    assert not {'bmm', '_softmax', '_safe_softmax'} & set(names)

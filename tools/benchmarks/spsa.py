@@ -2,7 +2,8 @@
 
 ``python tools/benchmarks/spsa.py`` writes ``projects/spsa/results/benchmark.json``. On one thread the time is that of
 the process, which other work on the machine changes least, and it is the latency; on two it is the shortest latency
-seen. Arms take turns. The layers have no projections: where a method has them, only its core is timed.
+seen. Arms take turns. The layers have no projections: where a method has them, only its core is timed. Memory is the
+most that torch's tensors take at once during a call, beyond the input and the weights.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmplugins.spsa import SGE, SimAM, SPSANet, spsa_agg, spsa_gate
@@ -48,7 +50,7 @@ def tokens(x: Tensor) -> Tensor:
 
 def attention(x: Tensor) -> Tensor:
     """Softmax attention, torch's fused kernel."""
-    t = tokens(x)
+    t = tokens(x).contiguous()  # it takes nothing else; without the copy the N x N matrices are formed
     return F.scaled_dot_product_attention(t, t, t).transpose(-1, -2).reshape(x.shape)
 
 
@@ -74,6 +76,15 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     'Efficient attention': efficient_attention,
     ATTENTION: attention,
 }
+
+
+@torch.no_grad()
+def peak_memory(call: Callable[[], object]) -> float:
+    """MiB, counted from torch's own record of what it allocates and frees."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        call()
+    sizes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == '[memory]']
+    return float(np.cumsum(sizes).max()) / 2**20
 
 
 @torch.no_grad()
@@ -152,7 +163,7 @@ def to_session(model: nn.Module, x: Tensor, threads: int, name: str) -> Callable
 
 @torch.no_grad()
 def bench_networks(names: list[str], side: int, repeats: int) -> dict[str, dict]:
-    """Parameters, multiplications and milliseconds of every network, batch 1."""
+    """Parameters, multiplications, memory and milliseconds of every network, batch 1."""
     x = torch.randn(1, 3, side, side)
     models = {name: build(name, side) for name in names}
     found = {}
@@ -160,7 +171,8 @@ def bench_networks(names: list[str], side: int, repeats: int) -> dict[str, dict]
         with FlopCounterMode(display=False) as counter:
             model(x)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        found[name] = dict(parameters=parameters, mmacs=counter.get_total_flops() / 2e6)
+        memory = peak_memory(lambda model=model: model(x))
+        found[name] = dict(parameters=parameters, mmacs=counter.get_total_flops() / 2e6, memory=memory)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for kind in ('eager', 'onnxruntime'):
@@ -213,22 +225,24 @@ def judge(layers: dict, networks: dict) -> dict[str, dict]:
     return result
 
 
-def table(layers: dict, networks: dict, bounds: dict) -> str:
+def table(layers: dict, memory: dict, networks: dict, bounds: dict) -> str:
     """Return the three tables."""
     counts = list(layers['SPSA gate'])
     rows = [
         [
             name,
             *('–' if times[n] is None else f'{times[n]:.3g}' if times[n] < 100 else f'{times[n]:,.0f}' for n in counts),
+            f'{memory[name]:.1f}',
         ]
         for name, times in layers.items()
     ]
-    parts = ['Layers, milliseconds of processor time, 64 channels, batch 1, by number of tokens:']
-    parts.append(markdown_table(('layer', *(f'{n:,}' for n in counts)), rows))
+    parts = ['Layers, milliseconds of processor time, 64 channels, batch 1, by number of tokens; memory at 12,544:']
+    parts.append(markdown_table(('layer', *(f'{n:,}' for n in counts), 'MiB'), rows))
     parts.append('Networks, 256 pixels, batch 1, milliseconds; 1 thread: processor time, 2 threads: shortest latency:')
-    header = ('network', 'parameters, M', 'MMACs', 'eager, 1', 'eager, 2', 'ONNX Runtime, 1', 'ONNX Runtime, 2')
+    ways = ('eager, 1', 'eager, 2', 'ONNX Runtime, 1', 'ONNX Runtime, 2')
+    header = ('network', 'parameters, M', 'MMACs', 'MiB, eager', *ways)
     rows = [
-        [name, f'{n["parameters"] / 1e6:.2f}', f'{n["mmacs"]:.0f}']
+        [name, f'{n["parameters"] / 1e6:.2f}', f'{n["mmacs"]:.0f}', f'{n["memory"]:.1f}']
         + [f'{n[way]:.1f}' for way in ('eager_1', 'eager_2', 'onnxruntime_1', 'onnxruntime_2')]
         for name, n in networks.items()
     ]
@@ -251,9 +265,11 @@ def main() -> None:
     start = time.time()
     default = [f'spsanet_{arch}' for arch in CLASSES] + [name for peers in CLASSES.values() for name in peers]
     layers = bench_layers(args.sides, args.repeats)
+    x = torch.randn(1, CHANNELS, 112, 112)
+    memory = {name: peak_memory(lambda layer=layer: layer(x)) for name, layer in LAYERS.items()}
     networks = bench_networks(args.networks or [*default, *OTHERS], args.image_size, args.repeats)
     bounds = judge(layers, networks)
-    results = dict(layers=layers, networks=networks, bounds=bounds)
+    results = dict(layers=layers, memory=memory, networks=networks, bounds=bounds)
     text = table(**results)
     seconds = time.time() - start
     write_json(args.out, dict(table=text, **results, **origin(seconds, 'timm', 'onnxruntime', 'onedl-mmpretrain')))

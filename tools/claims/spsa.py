@@ -57,7 +57,7 @@ def run_arm(task: str, mixer: str, seed: int, options: dict) -> dict:
 
 def attention(x: Tensor) -> Tensor:
     """Fused softmax attention of ``(B, 64, H, W)`` without projections, four heads."""
-    t = x.flatten(2).unflatten(1, (4, -1)).transpose(-1, -2)
+    t = x.flatten(2).unflatten(1, (4, -1)).transpose(-1, -2).contiguous()  # the fused kernel takes nothing else
     return F.scaled_dot_product_attention(t, t, t)
 
 
@@ -154,13 +154,16 @@ def main() -> None:
     # The long ones first.
     jobs = [('detect', mixer, seed, options) for seed in args.detection_seeds for mixer in detect.MIXERS]
     jobs += [('classify', mixer, seed, options) for seed in args.seeds for mixer in reversed(classify.MIXERS)]
-    with multiprocessing.get_context('spawn').Pool(args.processes) as pool:
-        found = pool.starmap(run_arm, jobs, chunksize=1)
+    if args.processes == 1:
+        found = [run_arm(*job) for job in jobs]  # another process would import everything again
+    else:
+        with multiprocessing.get_context('spawn').Pool(args.processes) as pool:
+            found = pool.starmap(run_arm, jobs, chunksize=1)
     results = {'classify': {name: {} for name in classify.MIXERS}, 'detect': {name: {} for name in detect.MIXERS}}
     for (task, mixer, seed, _), result in zip(jobs, found, strict=True):
         results[task][mixer][seed] = result
     near = approximate.measure(args.data / 'val', 64, 1 if args.quick else 6)
-    grown = slopes(56 if args.quick else 112)
+    grown = slopes(32 if args.quick else 112)
     # Of the whole experiment, also of arms that an earlier run finished.
     seconds = max(time.time() - start, sum(result['seconds'] for result in found) / args.processes)
     claims = make_claims(results['classify'], results['detect'], near, grown)
