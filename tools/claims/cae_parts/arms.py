@@ -136,17 +136,17 @@ def probes(train: Tensor, test: Tensor, digits: Digits, draws: int = 5) -> dict[
 
 
 @torch.no_grad()
-def features(model: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of the patch tokens and class token, both (n, D), after the final norm."""
+def features(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Mean of the patch tokens (n, D), class token (n, D), all patch tokens (n, 36 D), after the final norm."""
     tokens = model.backbone(images)[0]
-    return tokens[:, 1:].mean(1), tokens[:, 0]
+    return dict(mean=tokens[:, 1:].mean(1), cls_token=tokens[:, 0], all_tokens=tokens[:, 1:].flatten(1))
 
 
 def run_arm(name: str, seed: int, folder: Path, scale: float = 1.0) -> dict:
     """Train an arm and probe it.
 
     Returns:
-        Probes by name; probes of the class token; ``spread``, the deviation of features over images; CPU seconds.
+        Probes by kind of feature and by name; ``spread``, the deviation of features over images; CPU seconds.
     """
     arm, digits = ARMS[name], Digits()
     torch.manual_seed(seed)
@@ -164,11 +164,9 @@ def run_arm(name: str, seed: int, folder: Path, scale: float = 1.0) -> dict:
             found = model.head(model.backbone(digits.normalize(digits.test))).argmax(1)
         accuracy = 100 * (found == digits.test_labels).float().mean().item()
         return dict(mean={'accuracy': accuracy}, cpu_seconds=time.process_time() - start)
-    mean, cls_token = features(model, digits.normalize(digits.train))
-    test_mean, test_cls = features(model, digits.normalize(digits.test))
+    train_set, test_set = (features(model, digits.normalize(images)) for images in (digits.train, digits.test))
     return dict(
-        mean=probes(mean, test_mean, digits),
-        cls_token=probes(cls_token, test_cls, digits),
-        spread=test_mean.std(0).mean().item(),
+        **{kind: probes(train_set[kind], test_set[kind], digits) for kind in train_set},
+        spread=test_set['mean'].std(0).mean().item(),
         cpu_seconds=time.process_time() - start,
     )
