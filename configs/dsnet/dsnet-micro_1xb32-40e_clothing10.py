@@ -1,6 +1,6 @@
 # A small DS-Net (0.4 M parameters) on 800 photos of clothes at 64 pixels (tests/data/clothing10). Small: 1 process x 32
 # images, 40 epochs, about three minutes on one CPU core.
-_base_ = 'mmpretrain::_base_/default_runtime.py'
+_base_ = ['../_base_/datasets/clothing10_64.py', 'mmpretrain::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmplugins.dsnet'], allow_failed_imports=False)
 
 model = dict(
@@ -15,40 +15,6 @@ model = dict(
     head=dict(
         type='LinearClsHead', num_classes=10, in_channels=128,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'), topk=(1, 3)))
-
-data_root = '{{ fileDirname }}/../../tests/data/clothing10/'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.4, 1.0)),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=72, edge='short'),
-    dict(type='CenterCrop', crop_size=64),
-    dict(type='PackInputs')
-]
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=0,
-    persistent_workers=False,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='train', with_label=True, pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=0,
-    persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='val', with_label=True, pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, 3))
-test_evaluator = val_evaluator
 
 max_epochs = 40
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)

@@ -1,7 +1,10 @@
 # RetinaNet on the blood cells of tests/data/bccd, its backbone started from the small export. Plain mmdet, quarter width.
 # 1 process x 8 images, 8 epochs, about 3 minutes on one CPU core.
 # Needs work_dirs/hgkd/resnet18-w16.pth (see the README), or --cfg-options model.backbone.init_cfg.checkpoint=...
-_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
+_base_ = [
+    '../_base_/datasets/bccd_detection.py', 'mmdet::_base_/models/retinanet_r50_fpn.py',
+    'mmdet::_base_/default_runtime.py'
+]
 
 model = dict(
     backbone=dict(
@@ -13,49 +16,6 @@ model = dict(
         init_cfg=dict(checkpoint='work_dirs/hgkd/resnet18-w16.pth', prefix='backbone.')),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=48),
     bbox_head=dict(num_classes=3, in_channels=48, feat_channels=48, stacked_convs=2))
-
-data_root = '{{ fileDirname }}/../../tests/data/bccd/'
-metainfo = dict(classes=('red blood cell', 'white blood cell', 'platelets'))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='Resize', scale=(256, 192), keep_ratio=True),
-    dict(type='PackDetInputs')
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(256, 192), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/all_train.json',
-        data_prefix=dict(img='train/'),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='annotations/all_val.json',
-        data_prefix=dict(img='val/'),
-        test_mode=True,
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/all_val.json', metric='bbox')
-test_evaluator = val_evaluator
 
 max_epochs = 8
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
