@@ -115,4 +115,5 @@ def test_benchmark_runs(repo, run, tmp_path):
     assert data['networks']['spsanet_xxs']['parameters'] == 1_133_672
     assert all(value > 0 for network in data['networks'].values() for value in network.values())
     assert 'spsanet_xxs over mobilevit_xxs, onnxruntime, 2 threads' in data['bounds']
+    assert data['memory']['attention, fused kernel'] < 50 < 4 * 12544**2 * 4 / 2**20  # it forms no matrix of all pairs
     assert data['table'].count('| spsanet_xxs |') == 1
