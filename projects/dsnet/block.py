@@ -6,42 +6,40 @@ global stream.
 
 import math
 
-import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmpretrain.models.backbones.poolformer import Mlp
 from torch import Tensor, nn
 
+from .pointwise import Pointwise, pointwise
 from .streams import GlobalStream, InterScaleAlignment, LocalStream
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """1x1 convolution of ``(B, C, H, W)``, in channels-last memory as the matrix product that it is.
-
-    On a CPU torch's product is a fifth faster there than its convolution, and needs less memory in backward. An
-    exported graph keeps the convolution, or it would be full of transpositions.
-    """
-    if torch.jit.is_tracing() or not x.is_contiguous(memory_format=torch.channels_last):
-        return F.conv2d(x, weight, bias)
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-
-class Pointwise(nn.Conv2d):
-    """1x1 convolution by `pointwise`.
+class FeedForward(nn.Module):
+    """Two 1x1 convolutions with a GELU between them.
 
     Args:
-        in_channels: Of the map.
-        out_channels: Of the result.
+        channels: Of the map and of the result.
+        hidden: Of the map between the convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1)
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Pointwise(channels, hidden)
+        self.fc2 = Pointwise(hidden, channels)
+
+    def _second_half(self, hidden: Tensor) -> Tensor:
+        return self.fc2(F.gelu(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
-        return pointwise(x, self.weight, self.bias)
+        """Map ``(B, channels, H, W)`` to the same shape."""
+        hidden = self.fc1(x)
+        if self.training and hidden.requires_grad:
+            # Keeps the map before the GELU, not also the one behind it, a fifth of what training keeps. In backward the
+            # GELU alone is computed again: checkpoint() stops as soon as it has what the convolution needs.
+            return cp.checkpoint(self._second_half, hidden, use_reentrant=False, preserve_rng_state=False)
+        return self._second_half(hidden)
 
 
 class DSBlock(nn.Module):
@@ -106,9 +104,7 @@ class DSBlock(nn.Module):
                 self.local_channels, self.global_channels, num_heads, attn_drop_rate, norm_cfg
             )
         self.proj_out = nn.Conv2d(channels, channels, 1)
-        hidden = int(channels * mlp_ratio)
-        self.ffn = Mlp(channels, hidden)
-        self.ffn.fc1, self.ffn.fc2 = Pointwise(channels, hidden), Pointwise(hidden, channels)
+        self.ffn = FeedForward(channels, hidden=int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
     def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:

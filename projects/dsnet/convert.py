@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmplugins.utils.atomic import replacing
+from mmplugins.utils.checkpoint import load_without_code
 
 from .dsnet import DSNet
 
@@ -101,18 +102,9 @@ def read_torch(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
         ema: Read the moving average, ``model_ema``.
 
     Raises:
-        ValueError: There are no such weights in it.
+        ValueError: It cannot be read without running code from it, or there are no such weights in it.
     """
-    # The public training code stores its arguments as well; a Namespace holds values only.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        try:
-            content = torch.load(path, map_location='cpu', weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # pickle, zip and torch have errors of their own
-            named = re.search(r'GLOBAL (\S+)', str(error))  # torch's message is a page, and advises to load it anyway
-            reason = f'it names {named[1]}, which is in no file of weights' if named else type(error).__name__
-            raise ValueError(f'{path} is no checkpoint of PyTorch: {reason}') from error
+    content = load_without_code(path)
     key = 'model_ema' if ema else 'model'
     if isinstance(content, dict) and (key in content or ema):
         content = content.get(key)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .block import DSBlock
+from .pointwise import is_captured
 
 
 class PatchEmbed(nn.Module):
@@ -33,10 +34,13 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, out_channels, ceil(H / patch_size), ceil(W / patch_size))``."""
         height, width = x.shape[2:]
-        pad = (0, -width % self.patch_size, 0, -height % self.patch_size)
-        # A traced graph has to pad whatever its example needed: it is for all sizes.
-        if torch.jit.is_tracing() or any(pad):
-            x = F.pad(x, pad)
+        # Not by %, which torch 2.11 cannot compile for free sizes, nor by -(-width // size), which ONNX rounds to zero.
+        size = self.patch_size
+        right = (width + size - 1) // size * size - width
+        below = (height + size - 1) // size * size - height
+        # A captured graph has to pad whatever its example needed: it is for all sizes.
+        if is_captured() or right or below:
+            x = F.pad(x, (0, right, 0, below))
         return self.projection(x)
 
 
@@ -158,8 +162,8 @@ class DSNet(BaseBackbone):
         Returns:
             ``(B, embed_dims[i], H_i, W_i)`` each, with sides ``H / 4, H / 8, …``, every time rounded up.
         """
-        # The tokens of a map in this layout are views of it. What leaves is in the usual one: compiled ops of the hosts
-        # (RoIAlign, …) read the memory as it lies.
+        # In this layout the tokens of a map are views of it, and a CPU is faster at most things. What leaves is in the
+        # usual one: compiled ops of the hosts (RoIAlign, …) read the memory as it lies.
         x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for index, (embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):

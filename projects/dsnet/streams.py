@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .pointwise import Pointwise, pointwise
+
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Split ``(B, N, 3 h d)``, ordered ``[q | k | v]``, into three ``(B, h, N, d)``."""
@@ -101,7 +103,7 @@ class InterScaleAlignment(nn.Module):
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
         self.local_norm = build_norm_layer(norm_cfg, local_channels)[1]
-        self.local_qkv = nn.Conv2d(local_channels, 3 * global_channels, 1)
+        self.local_qkv = Pointwise(local_channels, 3 * global_channels)
         self.local_proj = nn.Linear(global_channels, local_channels)
         self.global_norm = nn.LayerNorm(global_channels)
         self.global_qkv = nn.Linear(global_channels, 3 * global_channels)
@@ -110,11 +112,11 @@ class InterScaleAlignment(nn.Module):
     def forward(self, local: Tensor, glob: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, c_l, H, W)`` and ``(B, n, c_g)`` to the same shapes."""
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        # A convolution would put the channels first, and each head's tokens would have to be copied.
-        x = self.local_norm(local).flatten(2).transpose(1, 2)
-        local_qkv = F.linear(x, self.local_qkv.weight.flatten(1), self.local_qkv.bias)
-        local_q, local_k, local_v = split_heads(local_qkv, self.num_heads)
+        local_qkv = self.local_qkv(self.local_norm(local)).flatten(2).transpose(1, 2)
+        # In channels-last memory that is a view already.
+        local_q, local_k, local_v = split_heads(local_qkv.contiguous(), self.num_heads)
         global_q, global_k, global_v = split_heads(self.global_qkv(self.global_norm(glob)), self.num_heads)
-        to_local = self.local_proj(attend(local_q, global_k, global_v, drop_rate))
+        to_local = attend(local_q, global_k, global_v, drop_rate).transpose(1, 2).unflatten(2, local.shape[2:])
+        to_local = pointwise(to_local, self.local_proj.weight[..., None, None], self.local_proj.bias)
         to_global = self.global_proj(attend(global_q, local_k, local_v, drop_rate))
-        return local + to_local.transpose(1, 2).view_as(local), glob + to_global
+        return local + to_local, glob + to_global

@@ -1,5 +1,7 @@
 """DSBlock: the formula, what each part can see, costs, sizes, bad options."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmplugins.dsnet import DSBlock
+from mmplugins.dsnet.block import FeedForward
 
 PARAMETERS = [  # channels, heads, expansion, with alignment, without
     (64, 1, 4, 54_496, 45_920),
@@ -165,6 +168,29 @@ def test_checkpointing_changes_nothing():
     x = torch.randn(2, 16, 6, 6, requires_grad=True)
     gradients = [torch.autograd.grad(b(x).square().sum(), [x, *b.parameters()]) for b in (block, saving)]
     torch.testing.assert_close(*gradients)
+
+
+def test_feed_forward_keeps_one_of_the_two_wide_maps(monkeypatch):
+    """The map behind the GELU is gone after the forward pass; backward makes it again, and nothing else."""
+    made, original = [], F.gelu
+
+    def gelu(x):
+        y = original(x)
+        made.append(weakref.ref(y))
+        return y
+
+    monkeypatch.setattr(F, 'gelu', gelu)
+    ffn = FeedForward(16, 64)
+    x = torch.randn(2, 16, 6, 6, requires_grad=True)
+    with FlopCounterMode(display=False) as forward:
+        y = ffn(x)
+    assert [ref() for ref in made] == [None]
+    with FlopCounterMode(display=False) as backward:
+        found = torch.autograd.grad(y.square().sum(), [x, *ffn.parameters()])
+    assert len(made) == 2
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
+    y = ffn.fc2(original(ffn.fc1(x)))
+    torch.testing.assert_close(found, torch.autograd.grad(y.square().sum(), [x, *ffn.parameters()]))
 
 
 def test_hooks_may_keep_what_modules_return():

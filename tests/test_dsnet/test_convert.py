@@ -136,7 +136,7 @@ def test_wrong_weights(change, message, upstream, tmp_path, capsys):
     [
         ('missing.pth', None, [], 'No such file'),
         ('missing.pdparams', None, [], 'No such file'),
-        ('a.pth', b'text', [], 'is no checkpoint of PyTorch'),
+        ('a.pth', b'text', [], 'is not a checkpoint that can be read safely'),
         ('a.pdparams', b'text', [], 'is no file of Paddle weights'),
         ('a.pdparams', pickle.dumps([1]), [], 'is no file of Paddle weights'),
         ('a.pdparams', pickle.dumps({'a.b': 'text'}), [], 'is no file of Paddle weights'),
