@@ -2,7 +2,7 @@
 
 from .functional import saliency, spsa_agg, spsa_gate
 from .layer import SPSA
-from .mixers import MHSA, SGE, PoolMixer, SimAM
+from .mixers import MHSA, SGE, PoolMixer, SimAM, SkipMixer
 from .mobilenets import SPSAMobileNetV2, SPSAMobileViT
 from .resnet import SPSAResNet
 from .spsanet import SPSANet
@@ -17,6 +17,7 @@ __all__ = [
     'SPSANet',
     'SPSAResNet',
     'SimAM',
+    'SkipMixer',
     'saliency',
     'spsa_agg',
     'spsa_gate',

@@ -112,3 +112,25 @@ class MHSA(nn.Module):
         # Contiguous: torch's fused kernel takes no other channels, and without it the N x N matrices are formed.
         q, k, v = tokens.contiguous().unbind(1)
         return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2).view_as(x)
+
+
+@MODELS.register_module()
+class SkipMixer(nn.Module):
+    """A mixer and, added to it, the tokens themselves, for those that mix tokens and do not keep them.
+
+    `SPSANet`'s blocks have no residual around the mixer: a gate needs none.
+
+    Args:
+        in_channels: ``C``.
+        mixer: Config of the mixer; it is given ``in_channels``.
+    """
+
+    _abbr_ = 'skip'
+
+    def __init__(self, in_channels: int, mixer: dict) -> None:
+        super().__init__()
+        self.mixer = MODELS.build(dict(mixer, in_channels=in_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return x + self.mixer(x)

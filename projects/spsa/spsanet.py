@@ -36,7 +36,7 @@ class SPSABlock(BaseModule):
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.mixer = ROOT_MODELS.build(dict(mixer, in_channels=channels))
-        # ReLU: GELU takes three to five times as long on a CPU, and ONNX Runtime folds ReLU into the convolution.
+        # ReLU: GELU takes over five times as long on a CPU, and ONNX Runtime folds a ReLU into the convolution.
         self.ffn = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmplugins.spsa import MHSA, SGE, PoolMixer, SimAM
+from mmplugins.spsa import MHSA, SGE, PoolMixer, SimAM, SPSANet, spsa_agg
 
 
 @pytest.mark.parametrize('name', ['SPSA', 'SimAM', 'SGE', 'PoolMixer', 'MHSA', 'Identity'])
@@ -78,3 +78,11 @@ def test_mhsa_forms_no_matrix_of_all_pairs():
         MHSA(32)(torch.randn(1, 32, 8, 8))
     assert '_scaled_dot_product_flash_attention_for_cpu' in names
     assert not {'bmm', '_softmax', '_safe_softmax'} & set(names)
+
+
+def test_skip_adds_the_tokens():
+    net = SPSANet(dict(dims=(16,), depths=(1,)), mixer=dict(type='SkipMixer', mixer=dict(type='SPSA', mode='agg')))
+    mixer = net.stages[0][0].mixer
+    x = torch.randn(2, 16, 3, 4)
+    torch.testing.assert_close(mixer(x), x + spsa_agg(x, 1))
+    assert not mixer.state_dict()

@@ -1,6 +1,6 @@
 """What SPSA does and does not do, on real images, small enough for two CPU cores.
 
-``python tools/claims/spsa.py`` trains a small network with six different mixers on the photos of clothes, and a small
+``python tools/claims/spsa.py`` trains a small network with different mixers on the photos of clothes, and a small
 detector with and without SPSA on the blood cells, in two processes of one thread; compares the layer with exact
 attention; and writes ``projects/spsa/results/claims.json``, ``claims.png`` and ``maps.png``. Finished arms are
 kept in the work folder, so that a run that was cut off goes on where it was. ``--quick`` only shows that it runs.
@@ -96,7 +96,7 @@ def draw_claims(results: dict[str, dict[str, dict]], path: Path) -> None:
             color = 'tab:gray' if place == 0 else 'tab:blue' if 'SPSA' in list(results[task])[place] else 'tab:orange'
             panel.scatter([place] * len(values), values, color=color, s=18)
             panel.hlines(sum(values) / len(values), place - 0.25, place + 0.25, color=color)
-        panel.set_xticks(range(len(results[task])), list(results[task]))
+        panel.set_xticks(range(len(results[task])), [name.replace(' ', '\n', 1) for name in results[task]])
         panel.set_ylabel(label)
         panel.grid(axis='y', alpha=0.3)
     panels[0].set_title('classification', fontsize=10)

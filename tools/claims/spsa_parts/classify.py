@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 import mmplugins.spsa  # noqa: F401
 
-# Heads of 8 channels. Depth-wise convolutions and 1x1 convolutions are the same in every arm.
+# Heads of 8 channels. Depth-wise convolutions and 1x1 convolutions are the same in every arm. What mixes tokens is
+# there twice: in the place of the gate as it is, where the rest of the block sees the mixture alone, and with the
+# tokens added, as a transformer does it.
 ARCH = dict(dims=(24, 48, 96), depths=(1, 1, 1))
 MIXERS = {
     'Identity': dict(type='Identity'),
@@ -21,6 +23,7 @@ MIXERS = {
     'SGE': dict(type='SGE', head_dim=8),
     'MHSA': dict(type='MHSA', head_dim=8),
 }
+MIXERS.update({f'{name} + token': dict(type='SkipMixer', mixer=MIXERS[name]) for name in ('SPSA agg', 'MHSA')})
 
 
 def load_images(folder: Path, size: int, limit: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
