@@ -1,5 +1,5 @@
-# A small SPSANet (0.2 M parameters) on 800 photos of clothes at 64 pixels (tests/data/clothing10). Small: 1 process x 32
-# images, 40 epochs, about two minutes on one CPU core.
+# A small SPSANet (0.28 M parameters) on 800 photos of clothes at 64 pixels (tests/data/clothing10). Small: 1 process x
+# 32 images, 40 epochs, about a minute on one CPU core.
 _base_ = ['../_base_/datasets/clothing10_64.py', 'mmpretrain::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmplugins.spsa'], allow_failed_imports=False)
 
