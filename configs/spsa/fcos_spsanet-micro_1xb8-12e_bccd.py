@@ -1,5 +1,5 @@
 # FCOS on a small SPSANet from scratch, on the blood cells of tests/data/bccd. Small: 1 process x 8 images, 12 epochs,
-# about four minutes on one CPU core.
+# about a minute on one CPU core.
 _base_ = ['../_base_/datasets/bccd_detection.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmplugins.spsa'], allow_failed_imports=False)
 

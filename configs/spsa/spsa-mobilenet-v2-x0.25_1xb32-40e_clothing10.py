@@ -1,5 +1,5 @@
 # Reuse: the host's classifier and MobileNetV2 with SPSA in its blocks; all but the backbone is the config beside it.
-# Small: 1 process x 32 images, 40 epochs, about three minutes on one CPU core.
+# Small: 1 process x 32 images, 40 epochs, about two minutes on one CPU core.
 _base_ = './spsanet-micro_1xb32-40e_clothing10.py'
 model = dict(
     backbone=dict(
