@@ -17,8 +17,9 @@ from .pointwise import Pointwise, pointwise
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Split ``(B, N, 3 h d)``, ordered ``[q | k | v]``, into three ``(B, h, N, d)``."""
-    # Views of one contiguous tensor, whose last axis stays dense: torch has no fused kernel for anything else.
-    return qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    # Views whose last axis stays dense: torch has no fused kernel for anything else.
+    q, k, v = (part.unflatten(2, (num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+    return q, k, v
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:

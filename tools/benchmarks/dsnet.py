@@ -2,7 +2,8 @@
 
 ``python tools/benchmarks/dsnet.py`` writes ``projects/dsnet/results/benchmark.json``. Times are processor time of one
 thread, which other work on the machine changes least; arms take turns. Attention dropout and drop path are 0 in all.
-Memory is the peak of a process of its own over what it had before. With a GPU ``--device cuda`` measures there.
+The third version, undilated, is ours without the choice of kernel of ``pointwise.py``. Memory is the peak of a process
+of its own over what it had before. With a GPU ``--device cuda`` measures there.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from unittest import mock
 
 import timm
 import torch
@@ -23,7 +25,7 @@ from mmpretrain.models.heads import ConformerHead
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmplugins.dsnet import DSBlock, DSNet
+from mmplugins.dsnet import DSBlock, DSNet, pointwise
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, interleaved, markdown_table, origin, resident, write_json
@@ -49,7 +51,7 @@ def heads(tokens: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plain(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """1x1 convolution as torch chooses to do it, without the choice of `mmplugins.dsnet.pointwise`."""
+    """1x1 convolution, its kernel left to torch."""
     return F.conv2d(x, conv.weight, conv.bias)
 
 
@@ -96,6 +98,12 @@ class Classifier(nn.Module):
         return self.head(self.backbone(x)[-1].mean((2, 3)))
 
 
+def undilated(model: Classifier, x: Tensor) -> Tensor:
+    """Forward pass that leaves the kernels of all 1x1 convolutions to torch."""
+    with mock.patch.object(pointwise, 'ONEDNN', False):
+        return Classifier.forward(model, x)
+
+
 class Conformer(nn.Module):
     """mmpretrain's Conformer with its head of 1000 classes: the sum of both logits ``(B, 1000)``."""
 
@@ -114,7 +122,10 @@ def build(name: str, device: str) -> nn.Module:
     """Return a network with 1000 classes."""
     if name.startswith('DS-Net-'):
         model = Classifier(ARCHS[name[7]])
-        model = literal(model) if name.endswith('literal') else model
+        if name.endswith('undilated'):
+            model.forward = functools.partial(undilated, model)
+        elif name.endswith('literal'):
+            model = literal(model)
     elif PEERS[name] == 'mmpretrain':
         model = Conformer(ARCHS[name[-1]])
     else:
@@ -266,22 +277,22 @@ def main() -> None:
     )
     parser.add_argument('--batch', type=int, default=16, help='the larger batch (default 16); 1 leaves it out')
     parser.add_argument('--all', action='store_true', help='the peers at the larger batch, too; slow on a CPU')
-    parser.add_argument('--networks', nargs='+', help='default: DS-Net-T and S, their literal versions, six peers')
+    parser.add_argument('--networks', nargs='+', help='default: DS-Net-T and S in three versions, six peers')
     parser.add_argument('--memory-size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'))
     parser.add_argument('--out', type=Path, default=ROOT / 'projects/dsnet/results/benchmark.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.time()
-    ours = [f'DS-Net-{letter}{suffix}' for letter in ARCHS for suffix in ('', ' literal')]
+    ours = [f'DS-Net-{letter}{suffix}' for letter in ARCHS for suffix in ('', ' undilated', ' literal')]
     names = args.networks or [*ours, *PEERS]
     pairs = [name for name in names if name.startswith('DS-Net-')]
     peers = [name for name in names if name in PEERS]
     plan = []
-    for batch in sorted({1, args.batch}):
-        for training in (False, True):
-            plan.append((batch, training, pairs, args.repeats if batch > 1 else 3 * args.repeats))
-            if batch == 1 or args.all:
-                plan.append((batch, training, peers, min(args.repeats, 3)))
+    for training in (False, True):
+        plan += [(1, training, pairs, 3 * args.repeats), (1, training, peers, min(args.repeats, 3))]
+    if args.batch > 1:
+        few = [name for name in names if args.all or name in pairs and not name.endswith('undilated')]
+        plan += [(args.batch, training, few, args.repeats) for training in (False, True)]
     networks = measure(plan, args.side, args.device)
     memory = peaks(tuple(args.memory_size), args.device)
     difference = check(torch.randn(1, 3, args.side, args.side, device=args.device), args.device)
