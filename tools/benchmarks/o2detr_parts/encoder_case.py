@@ -49,8 +49,8 @@ class EncoderCase:
         ffn = dict(embed_dims=dims, feedforward_channels=4 * dims, ffn_drop=0.0)
         attention = dict(embed_dims=dims, num_heads=num_heads, dropout=0.0)
         self.layers = nn.ModuleDict({
-            'ours': DWSepEncoderLayer(dict(embed_dims=dims, cross_level='adjacent'), ffn),
-            'ours, levels apart': DWSepEncoderLayer(dict(embed_dims=dims), ffn),
+            'ours': DWSepEncoderLayer(dict(embed_dims=dims), ffn),
+            'ours, exchange': DWSepEncoderLayer(dict(embed_dims=dims, cross_level='adjacent'), ffn),
             'deformable': DeformableDetrTransformerEncoderLayer(self_attn_cfg=attention.copy(), ffn_cfg=ffn),
         })  # fmt: skip
         # The start values let all queries sample the same offsets; these do not.
