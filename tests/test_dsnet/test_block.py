@@ -45,6 +45,20 @@ def test_multiplications_are_those_of_the_formula(channels, heads, ratio, side, 
     assert counter.get_total_flops() == 2 * expected
 
 
+def test_cost_is_linear_for_a_fixed_number_of_tokens():
+    """Not for a fixed ratio, with which the tokens grow, too."""
+
+    def flops(side: int, ratio: int) -> int:
+        with torch.device('meta'), FlopCounterMode(display=False) as counter:
+            DSBlock(64, 1, ratio).eval()(torch.empty(1, 64, side, side))
+        return counter.get_total_flops()
+
+    fixed = [flops(side, side // 8) for side in (32, 64, 128)]
+    assert fixed[2] - fixed[1] == 4 * (fixed[1] - fixed[0])
+    growing = [flops(side, 4) for side in (32, 64, 128)]
+    assert growing[2] - growing[1] > 8 * (growing[1] - growing[0])
+
+
 def heads_of(tokens, heads):
     return [part.unflatten(2, (heads, -1)).transpose(1, 2) for part in tokens.chunk(3, dim=-1)]
 
