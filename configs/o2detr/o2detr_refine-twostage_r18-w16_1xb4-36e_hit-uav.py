@@ -1,5 +1,5 @@
 # O²DETR, two-stage with box refinement, quarter-width ResNet-18 from scratch, on aerial infrared crops (tests/data/hit_uav).
-# Small: 1 process x 4 images, 36 epochs, about 10 minutes on one quiet CPU core. Every value here is ours.
+# Small: 1 process x 4 images, 36 epochs, 9 minutes of processor time. Every value here is ours.
 _base_ = 'mmrotate::_base_/default_runtime.py'
 custom_imports = dict(imports=['mmplugins.o2detr'], allow_failed_imports=False)
 
