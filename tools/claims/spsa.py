@@ -96,7 +96,8 @@ def draw_claims(results: dict[str, dict[str, dict]], path: Path) -> None:
             color = 'tab:gray' if place == 0 else 'tab:blue' if 'SPSA' in list(results[task])[place] else 'tab:orange'
             panel.scatter([place] * len(values), values, color=color, s=18)
             panel.hlines(sum(values) / len(values), place - 0.25, place + 0.25, color=color)
-        panel.set_xticks(range(len(results[task])), [name.replace(' + ', '\n+ ') for name in results[task]])
+        names = [name.replace(' + ', '\n+ ') for name in results[task]]
+        panel.set_xticks(range(len(names)), names, fontsize=8)
         panel.set_ylabel(label)
         panel.grid(axis='y', alpha=0.3)
     panels[0].set_title('classification', fontsize=10)
