@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from mmengine.model import BaseModule
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from .extras import require
 from .folder import SKELETONS, FolderInfo, check_folder, resolve
+from .memory import return_freed_memory
+from .recompute import recompute_activations
+from .unprompted import evaluated_once, unprompted_modules
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
@@ -33,8 +36,8 @@ class DiffusionParts(BaseModule):
         arch: ``'sd1'`` or ``'sd2'``: what the folder must hold; default: not checked.
         dtype: Of UNet and text encoder: ``'fp32'``, ``'fp16'`` or ``'bf16'``. The autoencoder, the embeddings that are
             tuned and all sums stay in float32: tuning in pure float16 gives black pictures.
-        low_mem: Recompute the UNet's activations in the backward pass, and keep autoencoder and text encoder on the CPU
-            while they are not in use.
+        low_mem: Recompute the UNet's activations in the backward pass, keep autoencoder and text encoder on the CPU
+            while they are not in use, and have freed memory go back to the system (of the whole process, with glibc).
         clip_skip: How many of the last layers of the text encoder to leave out.
 
     Raises:
@@ -68,6 +71,8 @@ class DiffusionParts(BaseModule):
     def _load(self, info: FolderInfo) -> None:
         """Read the parts, to the CPU."""
         diffusers, transformers = require('diffusers'), require('transformers')
+        if self.low_mem:
+            return_freed_memory()
         options = dict(local_files_only=True, low_cpu_mem_usage=False)
         self.tokenizer = transformers.CLIPTokenizer.from_pretrained(self.folder / 'tokenizer', local_files_only=True)
         self.text_encoder = transformers.CLIPTextModel.from_pretrained(
@@ -81,7 +86,7 @@ class DiffusionParts(BaseModule):
         self.identity = info.identity
         self.eval()
         if self.low_mem:
-            self.unet.enable_gradient_checkpointing()
+            recompute_activations(self.unet)
 
     def _apply(self, *args, **kwargs) -> nn.Module:
         """Refuse to move a model whose weights are not there."""
@@ -113,26 +118,23 @@ class DiffusionParts(BaseModule):
         size = self.unet.config.sample_size
         return (max(size) if isinstance(size, (tuple, list)) else size) * self.vae_factor
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[None]:
         """Evaluation mode and no gradients for weights; both are put back as they were."""
-        modes = [(module, module.training) for module in self.modules()]
-        flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
-        try:
-            self.eval().requires_grad_(False)
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+        return frozen(self)
+
+    def fixed_latents(self) -> AbstractContextManager[None]:
+        """For predictions that differ in their embeddings alone: what comes before the prompt is evaluated once.
+
+        With ``low_mem`` it is not, as its results would have to be kept.
+        """
+        return nullcontext() if self.low_mem else evaluated_once(unprompted_modules(self.unet))
 
     @contextmanager
     def visiting(self, module: nn.Module) -> Iterator[torch.device]:
         """Have a module frozen and on the device of the UNet; with ``low_mem`` it goes to the CPU afterwards."""
         with ExitStack() as stack:
             # PyTorch's kernels for weights with and without gradients differ in the last bit.
-            stack.enter_context(self.frozen())
+            stack.enter_context(frozen(module))
             if self.low_mem:
                 module.to(self.device)
                 stack.callback(module.to, 'cpu')
@@ -196,3 +198,18 @@ class DiffusionParts(BaseModule):
         """Output of the UNet, float32, for latents ``(B, C, H/f, W/f)`` and embeddings ``(B, L, D)``."""
         dtype = self.compute_dtype
         return self.unet(latents.to(dtype), timestep, encoder_hidden_states=embeds.to(dtype)).sample.float()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for the weights of a network; both are put back as they were."""
+    modes = [(module, module.training) for module in network.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        network.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

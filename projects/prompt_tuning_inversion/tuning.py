@@ -118,10 +118,11 @@ class TuningEditor(InversionEditor):
         embeds, losses = [], []
         for step, level in enumerate(range(self.num_steps, 0, -1)):
             target = trajectory[level - 1].to(device)
-            # Nothing in it changes while the other branch is tuned: once a step, and no graph through it.
-            kept_noise = self.noise(latents, level, kept)
-            tuned, before, done = self._tune(step, level, latents, target, kept_noise, tuned, free)
-            noise = self.combine(kept_noise, self.noise(latents, level, tuned), self.guidance)
+            with self.parts.fixed_latents():
+                # Nothing in it changes while the other branch is tuned: once a step, and no graph through it.
+                kept_noise = self.noise(latents, level, kept)
+                tuned, before, done = self._tune(step, level, latents, target, kept_noise, tuned, free)
+                noise = self.combine(kept_noise, self.noise(latents, level, tuned), self.guidance)
             latents = self.schedule.move(latents, noise, level, level - 1)
             after = image_errors(latents, target)
             embeds.append(tuned)

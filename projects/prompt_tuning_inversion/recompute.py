@@ -1,0 +1,54 @@
+"""A UNet that keeps little for the backward pass and computes the rest again. Not in the paper.
+
+diffusers' own checkpointing keeps the norms and projections around the blocks of a transformer, which at full
+resolution is as much as all the rest. ``B`` images, ``L`` positions of ``D`` numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .extras import require
+
+# The widest layer of a transformer is eight times as wide as its input; more positions than these are done in turns.
+POSITIONS = 1024
+
+
+def recompute_activations(unet: nn.Module) -> None:
+    """Have each residual block and transformer of a ``UNet2DConditionModel`` keep its input alone, in place."""
+    resnet_type = require('diffusers.models.resnet').ResnetBlock2D
+    transformer_type = require('diffusers.models.transformers.transformer_2d').Transformer2DModel
+    feed_forward_type = require('diffusers.models.attention').FeedForward
+    for module in unet.modules():
+        if isinstance(module, (resnet_type, transformer_type)):
+            module.forward = keep_input(module.forward)
+        elif isinstance(module, feed_forward_type):
+            module.forward = in_turns(module.forward)
+
+
+def keep_input(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wrap a function of tensors ``(B, ...)``: of what a gradient needs only the arguments are kept."""
+
+    def wrapped(*args, **kwargs) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # Nothing in it is random.
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return wrapped
+
+
+def in_turns(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wrap a function of ``(B, L, D)`` that looks at each position by itself: few positions are in memory at once."""
+    some = keep_input(forward)
+
+    def wrapped(hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        if hidden_states.shape[1] <= POSITIONS:
+            return forward(hidden_states, *args, **kwargs)
+        return torch.cat([some(part, *args, **kwargs) for part in hidden_states.split(POSITIONS, dim=1)], dim=1)
+
+    return wrapped

@@ -1,0 +1,79 @@
+"""What is evaluated once for fixed latents."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmplugins.prompt_tuning_inversion.folder import SKELETONS
+from mmplugins.prompt_tuning_inversion.unprompted import evaluated_once, unprompted_modules
+
+
+@pytest.fixture(params=SKELETONS)
+def unet(request):
+    """A narrow UNet with the layers of Stable Diffusion 1.x or 2.x."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    config = dict(SKELETONS[request.param], block_out_channels=(16, 16, 32, 32), norm_num_groups=4)
+    config.update(layers_per_block=1, attention_head_dim=2, cross_attention_dim=8)
+    return UNet2DConditionModel(**config).eval().requires_grad_(False)
+
+
+def prediction_and_gradient(unet, latents, embeds):
+    with torch.enable_grad():
+        embeds = embeds.clone().requires_grad_()
+        output = unet(latents, torch.tensor(7), encoder_hidden_states=embeds).sample
+        (grad,) = torch.autograd.grad(output.square().sum(), embeds)
+    return output.detach(), grad
+
+
+@pytest.mark.parametrize('checkpointing', [False, True])
+def test_predictions_and_gradients_stay_bit_by_bit(unet, checkpointing):
+    latents, prompts = torch.randn(2, 4, 8, 8), torch.randn(3, 2, 5, 8)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    expected = [prediction_and_gradient(unet, latents, embeds) for embeds in prompts]
+    with evaluated_once(unprompted_modules(unet)):
+        found = [prediction_and_gradient(unet, latents, embeds) for embeds in prompts]
+    assert not torch.equal(expected[0][0], expected[1][0])
+    for (output, grad), (wanted, wanted_grad) in zip(found, expected, strict=True):
+        assert torch.equal(output, wanted)
+        assert torch.equal(grad, wanted_grad)
+
+
+def test_all_before_the_keys_of_the_first_cross_attention(unet):
+    """No other module with weights sees the same inputs with another prompt."""
+    inputs: dict[str, list] = {}
+    for name, module in unet.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            module.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0]))
+    latents = torch.randn(1, 4, 8, 8)
+    for embeds in torch.randn(2, 1, 5, 8):
+        unet(latents, torch.tensor(7), encoder_hidden_states=embeds)
+    same = {name for name, (first, second) in inputs.items() if torch.equal(first, second)}
+    modules = unprompted_modules(unet)
+    once = {name for name, module in unet.named_modules() if any(module in part.modules() for part in modules)}
+    assert same == once & set(inputs)
+
+
+def test_evaluated_once_and_put_back():
+    calls = []
+
+    class Count(nn.Linear):
+        def forward(self, x):
+            calls.append(x)
+            return super().forward(x)
+
+    layer = Count(2, 2)
+    wrapped = Count(2, 2)
+    wrapped.forward = outer = lambda x: x + 1  # as accelerate's hooks do it
+    with pytest.raises(KeyError), evaluated_once([layer, wrapped]):
+        first = layer(torch.zeros(1, 2))
+        assert layer(torch.ones(1, 2)) is first
+        assert len(calls) == 1
+        assert wrapped(torch.ones(1)) == 2
+        raise KeyError
+    assert 'forward' not in vars(layer)
+    assert wrapped.forward is outer
+    layer(torch.ones(1, 2))
+    assert len(calls) == 2
