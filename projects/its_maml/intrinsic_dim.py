@@ -54,29 +54,41 @@ def two_nn(features: Tensor, discard: float = 0.1) -> float:
     return float((x @ y) / (x @ x))
 
 
-def levina_bickel(features: Tensor, neighbors: int = 20) -> float:
+def levina_bickel(features: Tensor, neighbors: int = 10) -> float:
     """Maximum likelihood (Levina and Bickel, 2004), means of inverses as MacKay and Ghahramani corrected it.
 
     Args:
         features: ``(P, F)``.
-        neighbors: Of each point, fewer if there are fewer points.
+        neighbors: Of each point, fewer if there are fewer points. Levina and Bickel take 10 to 20; the nearer they are,
+            the less the edges of the data matter.
     """
     neighbors = min(neighbors, len(features) - 1)
     if neighbors < 3:
         raise ValueError(f'the estimator needs at least 4 points, got {len(features)}')
     distances = neighbor_distances(features, neighbors).log()
-    # neighbors - 2 makes the mean of the inverses unbiased.
-    inverse = (distances[:, -1:] - distances[:, :-1]).sum(1) / (neighbors - 2)
+    # The mean over the other neighbors estimates the inverse of the dimension without bias.
+    inverse = (distances[:, -1:] - distances[:, :-1]).mean(1)
     return float(1 / inverse.mean())
 
 
-def neighbor_distances(features: Tensor, neighbors: int) -> Tensor:
-    """Return the distances to the nearest points ``(P', neighbors)``, of points that have no twin."""
+def neighbor_distances(features: Tensor, neighbors: int, rows: int = 1024) -> Tensor:
+    """Return the distances to the nearest points ``(P', neighbors)``, of points that have no twin.
+
+    Args:
+        features: ``(P, F)``.
+        neighbors: How many.
+        rows: Points whose distances to all are in memory at once.
+    """
     features = check(features).unique(dim=0)
     if len(features) <= neighbors:
         raise ValueError(f'{len(features)} different points are too few for {neighbors} neighbors')
-    distances = torch.cdist(features, features, compute_mode='donot_use_mm_for_euclid_dist')
-    return distances.fill_diagonal_(math.inf).topk(neighbors, largest=False).values
+    nearest = []
+    for start in range(0, len(features), rows):
+        some = features[start : start + rows]
+        distances = torch.cdist(some, features, compute_mode='donot_use_mm_for_euclid_dist')
+        distances[range(len(some)), range(start, start + len(some))] = math.inf  # a point is not its neighbor
+        nearest.append(distances.topk(neighbors, largest=False).values)
+    return torch.cat(nearest)
 
 
 def check(features: Tensor) -> Tensor:

@@ -92,16 +92,18 @@ def test_peer_of_the_benchmark_computes_the_same_gradient(tools):
 
 def test_table_says_where_the_goal_is_missed(tools):
     cell = dict(loop=dict(seconds=3.0, mib=10.0), vmap=dict(seconds=2.0, mib=20.0))
-    text = tools('benchmarks', 'its_maml').table_of(
-        dict(
-            devices=dict(cpu={'net, 16 tasks': cell}),
-            difference=dict(loop=0.0, vmap=1e-12),
-            processes={'net, 16 tasks': {1: 4.0, 2: 2.5}},
-            load=1.0,
-            goal={'cpu: fast': 1.6, 'cpu: slow': 0.7},
-        )
+    bench = tools('benchmarks', 'its_maml')
+    results = dict(
+        devices=dict(cpu={'net, 16 tasks': cell, 'net, 4 tasks': cell, 'wide, 16 tasks': cell}),
+        difference=dict(loop=0.0, vmap=1e-12),
+        processes={'net, 16 tasks': {1: 4.0, 2: 2.5}, 'large, 16 tasks': {1: 4.0, 2: 3.2}},
+        cores=2,
     )
+    results['goal'] = bench.goal_of(results, 16)
+    text = bench.table_of(results)
     assert '| 3.00 s, 10 | 2.00 s (1.50), 20 | – | – |' in text
-    assert '| cpu: slow | 0.70 | ≥ 1.5 | **not reached** |' in text
-    assert '| cpu: fast | 1.60 | ≥ 1.5 |  |' in text
     assert '| net, 16 tasks | 4.00 s | 2.50 s | 1.60 |' in text
+    assert '| cpu: net, 16 tasks | loop over 2 processes | 1.60 | ≥ 1.5 |' in text
+    assert '| cpu: wide, 16 tasks | vmap of the forward pass | 1.50 | ≥ 1.5 |' in text
+    assert '| cpu: large, 16 tasks | loop over 2 processes | 1.25 | ≥ 1.5, **not reached** |' in text
+    assert 'cpu: net, 4 tasks' not in text
