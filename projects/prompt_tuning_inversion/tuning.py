@@ -169,12 +169,13 @@ class TuningEditor(InversionEditor):
         decay = 1 - step / (2 * self.num_steps) if self.lr_decay else 1.0
         optimizer = torch.optim.Adam([embeds], lr=self.lr * decay)
         threshold = None if self.early_stop is None else self.early_stop * (1 + 2 * step)
-        scale = LOSS_SCALE.get(self.parts.compute_dtype, 1.0)
+        scale = LOSS_SCALE.get(self.parts.compute_dtype)
         for _ in range(self.inner_steps):
             with torch.enable_grad():
                 noise = self.combine(kept_noise, self.noise(latents, level, embeds), self.guidance)
                 errors = image_errors(self.schedule.move(latents, noise, level, level - 1), target)
-                total = errors.sum() * scale  # a sum, so that images of a batch do not share a gradient
+                total = errors.sum()  # a sum, so that images of a batch do not share a gradient
+                total = total if scale is None else total * scale
             found = errors.detach()
             first = found if first is None else first
             if not torch.isfinite(found).all():
@@ -184,12 +185,15 @@ class TuningEditor(InversionEditor):
             if not active.any():
                 break
             (embeds.grad,) = torch.autograd.grad(total, embeds)  # of nothing else
-            embeds.grad /= scale
-            old = embeds.detach().clone()
+            if scale is not None:
+                embeds.grad /= scale
+            whole = free is None and bool(active.all())
+            old = None if whole else embeds.detach().clone()
             optimizer.step()
-            changed = active.view(-1, 1, 1) if free is None else active.view(-1, 1, 1) & free
-            with torch.no_grad():
-                embeds.copy_(torch.where(changed, embeds, old))
+            if not whole:
+                changed = active.view(-1, 1, 1) if free is None else active.view(-1, 1, 1) & free
+                with torch.no_grad():
+                    embeds.copy_(torch.where(changed, embeds, old))
             done += active
         return embeds.detach(), first, done
 
