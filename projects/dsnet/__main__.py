@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from mmplugins.utils.verbs import run_verb
+
 from . import convert
 
 
@@ -17,14 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; what the user can put right is said in one line, without a traceback."""
-    args = build_parser().parse_args(argv)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        print(f'{args.verb}: {error}', file=sys.stderr)
-        return 1
-    return 0
+    """Run one verb and return the exit status."""
+    return run_verb(build_parser(), argv)
 
 
 if __name__ == '__main__':
