@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    return run_verb(build_parser(), argv)
+    return run_verb(build_parser(), argv, also=(KeyError,))
 
 
 if __name__ == '__main__':

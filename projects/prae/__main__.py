@@ -7,6 +7,8 @@ import logging
 import sys
 import warnings
 
+from mmplugins.utils.verbs import run_verb
+
 from . import verbs_compare, verbs_eval, verbs_fit, verbs_pack
 
 VERBS = {
@@ -31,8 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; what the user can put right is said in one line, without a traceback."""
-    args = build_parser().parse_args(argv)
+    """Run one verb, with its log and warnings as plain lines, and return the exit status."""
     logger = logging.getLogger('mmplugins.prae')
     handler = logging.StreamHandler()
     logger.addHandler(handler)
@@ -41,14 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter('always', UserWarning)
             warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
-            args.run(args)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError puts it in quotes
-        print(f'{args.verb}: {text}', file=sys.stderr)
-        return 1
+            return run_verb(build_parser(), argv, also=(KeyError,))
     finally:
         logger.removeHandler(handler)
-    return 0
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ def run_verb(
     Args:
         parser: Of all verbs, in ``verb``; each sets ``run`` to the function that does the job.
         argv: Arguments; those of the process if None.
-        also: Errors of this plugin that the user can put right, beside wrong values, names, files and missing packages.
+        also: Errors of this plugin that the user can put right, beside wrong values, files and missing packages.
 
     Returns:
         The exit status: 0, or 1 after such an error.
@@ -23,7 +23,7 @@ def run_verb(
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, KeyError, OSError, ImportError, *also) as error:
+    except (ValueError, OSError, ImportError, *also) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError puts it in quotes
         print(f'{args.verb}: {text}', file=sys.stderr)
         return 1
