@@ -13,8 +13,9 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmplugins.utils.onednn import is_captured
+
 from .block import DSBlock
-from .pointwise import is_captured
 
 
 class PatchEmbed(nn.Module):

@@ -4,12 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmplugins.utils.onednn import is_captured
+
 ONEDNN = torch.backends.mkldnn.is_available()
-
-
-def is_captured() -> bool:
-    """Whether a graph is made of the calls, for other sizes and maybe other devices, by ``torch.jit`` or a compiler."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -56,12 +56,16 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return F.linear(input, weight, bias)
 
 
+def is_captured() -> bool:
+    """Whether a graph is made of the calls, for other sizes and maybe other devices, by ``torch.jit`` or a compiler."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def onednn_linear(x: Tensor) -> AbstractContextManager:
     """Return the context in which a module computes what it makes of ``x``.
 
-    It does nothing on a GPU, where torch has no oneDNN, and in a traced or compiled graph, which is to stay portable.
+    It does nothing on a GPU, where torch has no oneDNN, and in a captured graph, which is to stay portable.
     """
-    is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if is_graph or x.device.type != 'cpu' or not torch.backends.mkldnn.is_available():
+    if is_captured() or x.device.type != 'cpu' or not torch.backends.mkldnn.is_available():
         return nullcontext()
     return OneDNNLinear()
