@@ -5,9 +5,9 @@ from .head import FeaturePredictHead
 from .hgkd import HGKD
 from .hook import GenerativeDistillHook
 from .masks import ActiveMask, draw_cells
-from .provider import TeacherProvider
 from .seeding import EpochSeedHook
-from .sparse_resnet import HGKDSparseResNet
+from .sparse.resnet import HGKDSparseResNet
+from .teachers.provider import TeacherProvider
 
 __all__ = [
     'HGKD',

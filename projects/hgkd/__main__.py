@@ -7,7 +7,7 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
-from . import export
+from .sparse import export
 
 
 def build_parser() -> argparse.ArgumentParser:

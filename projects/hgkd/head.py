@@ -15,6 +15,8 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from .masks import expand_active
+
 LOSSES = ('smooth_l1', 'mse', 'cosine')
 POSITIONS = ('all', 'masked', 'visible')
 
@@ -85,24 +87,3 @@ class FeaturePredictHead(BaseModule):
         if self.supervise == 'all':
             return torch.ones_like(active, dtype=torch.float32)
         return (active if self.supervise == 'visible' else ~active).float()
-
-
-def expand_active(active: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Repeat a map of mask cells up to a finer grid.
-
-    Args:
-        active: ``(B, 1, f, g)`` bool.
-        grid: ``(h, w)``, multiples of ``(f, g)``.
-
-    Returns:
-        ``(B, h, w)`` bool.
-
-    Raises:
-        ValueError: The grid is no multiple.
-    """
-    rows, columns = active.shape[-2:]
-    if grid[0] % rows or grid[1] % columns:
-        raise ValueError(
-            f'the grid of the features, {tuple(grid)}, is no multiple of that of the mask, {(rows, columns)}'
-        )
-    return active[:, 0].repeat_interleave(grid[0] // rows, dim=1).repeat_interleave(grid[1] // columns, dim=2)

@@ -18,11 +18,10 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .decoder import HGKDUNetDecoder
-from .engine_dense import DenseEngine
-from .engines import SparseFeatures
-from .host_mask import host_mask
-from .layers import plain_norm, to_active
 from .masks import ActiveMask, draw_cells
+from .sparse.engine import SparseFeatures
+from .sparse.host import host_encode, host_mask
+from .sparse.layers import plain_norm, to_active
 
 Images = Tensor | Sequence[Tensor]
 Provider = Callable[[Tensor, Tensor], Tensor | None]
@@ -175,12 +174,8 @@ class HGKD(SparK):
 
     def encode(self, images: Tensor, mask: ActiveMask) -> list[SparseFeatures]:
         """Features of the visible part of images ``(B, 3, H, W)``, from the deepest level to the largest map."""
-        if self._knows_masks:
-            return list(self.backbone.encode(images, mask))[::-1]
-        start = DenseEngine().start(images, mask)
-        with host_mask(mask):
-            maps = self.backbone(start.data)
-        return [start.with_data(x, tuple(x.shape[2:])) for x in maps][::-1]
+        levels = self.backbone.encode(images, mask) if self._knows_masks else host_encode(self.backbone, images, mask)
+        return list(levels)[::-1]
 
     def densify(self, features: SparseFeatures, level: int) -> Tensor:
         """Whole map of a level for the decoder: normalize, put the mask token at hidden sites, project.

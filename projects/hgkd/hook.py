@@ -9,6 +9,7 @@ import copy
 import math
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -16,7 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 from torch import Tensor, nn
 
-from .provider import TeacherProvider, fingerprint
+from .teachers.provider import TeacherProvider, fingerprint
 from .weights import load_strictly, read_checkpoint
 
 SCHEDULES = ('constant', 'linear', 'cosine')
@@ -161,9 +162,10 @@ class GenerativeDistillHook(Hook):
         images = torch.zeros(1, 3, *self._input_size(student), device=device)
         target = self.provider(images, active)
         self._check_fit(student, pred, target)
+        given = self.teacher_cfg
         self.record = dict(
             # Plain containers: a checkpoint must open without mmengine's classes, and without running code.
-            teacher=plain(self.teacher_cfg) if isinstance(self.teacher_cfg, dict) else type(teacher).__name__,
+            teacher=ConfigDict(given).to_dict() if isinstance(given, dict) else type(given).__name__,
             sha256=fingerprint(teacher),
             mode=self.mode,
             taps=list(self.taps),
@@ -331,12 +333,3 @@ class GenerativeDistillHook(Hook):
                 "mode 'visible' gives targets only where the student sees the image: set supervise='visible' in the "
                 f"student's head, not {supervise!r}"
             )
-
-
-def plain(node: object) -> object:
-    """Return a config with mmengine's dicts turned into those of Python."""
-    if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return type(node)(plain(value) for value in node)
-    return node

@@ -43,6 +43,27 @@ def draw_cells(
     return cells.view(batch_size, 1, *grid)
 
 
+def expand_active(active: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Repeat a map of mask cells up to a finer grid.
+
+    Args:
+        active: ``(B, 1, h, w)`` bool.
+        grid: ``(H, W)``, multiples of ``(h, w)``.
+
+    Returns:
+        ``(B, H, W)`` bool.
+
+    Raises:
+        ValueError: The grid is no multiple.
+    """
+    rows, columns = active.shape[-2:]
+    if grid[0] % rows or grid[1] % columns:
+        raise ValueError(
+            f'the grid of the features, {tuple(grid)}, is no multiple of that of the mask, {(rows, columns)}'
+        )
+    return active[:, 0].repeat_interleave(grid[0] // rows, dim=1).repeat_interleave(grid[1] // columns, dim=2)
+
+
 class ActiveMask:
     """Visible cells of a batch and what follows from them on each level; computed once, kept as long as the object.
 
@@ -101,9 +122,7 @@ class ActiveMask:
     def sites(self, size: tuple[int, int]) -> Tensor:
         """Visible sites of a level, ``(B, 1, H, W)`` bool."""
         edge = self.edge(size)
-        return self.cached(
-            ('sites', edge), lambda: self.cells.repeat_interleave(edge, dim=2).repeat_interleave(edge, dim=3)
-        )
+        return self.cached(('sites', edge), lambda: expand_active(self.cells, size).unsqueeze(1))
 
     def raster(self, size: tuple[int, int]) -> Tensor:
         """Index of every row among the ``B H W`` sites of the level in raster order, ``(N,)`` int64."""

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
-from mmplugins.hgkd.engines import build_engine
-from mmplugins.hgkd.layers import ActiveDropPath, to_active
+from mmplugins.hgkd.sparse.layers import ActiveDropPath, to_active
+from mmplugins.hgkd.sparse.resnet import build_engine
 
 needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
 ENGINES = ['dense', 'rows', pytest.param('spconv', marks=needs_spconv)]

@@ -5,8 +5,8 @@ import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
-from mmplugins.hgkd import export
 from mmplugins.hgkd.__main__ import main
+from mmplugins.hgkd.sparse import export
 from mmplugins.hgkd.weights import read_checkpoint
 
 CONFIG = """

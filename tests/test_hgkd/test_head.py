@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 
-from mmplugins.hgkd.head import FeaturePredictHead, expand_active
+from mmplugins.hgkd.head import FeaturePredictHead
+from mmplugins.hgkd.masks import expand_active
 
 
 def brute_force(pred, target, active, loss_type, beta, supervise):

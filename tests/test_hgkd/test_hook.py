@@ -15,7 +15,7 @@ from mmpretrain.registry import HOOKS, MODELS
 from torch import nn
 
 from mmplugins.hgkd.hook import GenerativeDistillHook, WeightSchedule
-from mmplugins.hgkd.provider import TeacherProvider, fingerprint
+from mmplugins.hgkd.teachers.provider import TeacherProvider, fingerprint
 from mmplugins.hgkd.weights import read_checkpoint
 
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)

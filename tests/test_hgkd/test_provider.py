@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmplugins.hgkd.provider import TeacherProvider, fingerprint
+from mmplugins.hgkd.teachers.provider import TeacherProvider, fingerprint
 
 IMAGES = (2, 3, 64, 64)
 

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from mmplugins.hgkd import TeacherProvider
-from mmplugins.hgkd.provider import fingerprint
+from mmplugins.hgkd.teachers.provider import fingerprint
 
 COUNTER = itertools.count()
 CONFIG = 'configs/hgkd/hgkd_sparse-r18-w16_mae_1xb40-20e_clothing10.py'
@@ -130,7 +130,7 @@ PROBE = """
 import copy, json, os
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmplugins.hgkd.provider import fingerprint
+from mmplugins.hgkd.teachers.provider import fingerprint
 
 
 @HOOKS.register_module()

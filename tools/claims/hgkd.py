@@ -27,7 +27,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from mmplugins.hgkd import GenerativeDistillHook, TeacherProvider
-from mmplugins.hgkd.export import backbone_weights
+from mmplugins.hgkd.sparse.export import backbone_weights
 from mmplugins.hgkd.weights import load_strictly, read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 
-from mmplugins.hgkd.export import backbone_weights
+from mmplugins.hgkd.sparse.export import backbone_weights
 from mmplugins.hgkd.weights import read_checkpoint
 from mmplugins.utils.atomic import replacing
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmpretrain.models.utils.clip_generator_helper import CLIP
 from mmpretrain.registry import MODELS
 
-from mmplugins.hgkd.head import expand_active
-from mmplugins.hgkd.provider import TeacherProvider
+from mmplugins.hgkd.masks import expand_active
+from mmplugins.hgkd.teachers.provider import TeacherProvider
 
 IMAGES = (2, 3, 64, 64)
 

@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import Tensor, nn
 
-from .engines import SparseFeatures
+from .engine import SparseFeatures
 
 Features = Tensor | SparseFeatures
 

@@ -1,15 +1,15 @@
 """Engine on the visible sites whose larger convolutions are those of spconv; all else is that of ``rows``.
 
 1x1 convolutions stay matrix products (spconv's 1x1 weight has a layout of its own), and max-pool stays torch's: that
-of spconv starts from 0 and gives the gradient to every tied maximum. Legend as in ``engines.py``.
+of spconv starts from 0 and gives the gradient to every tied maximum. Legend as in ``engine.py``.
 """
 
 import torch
 from torch import Tensor, nn
 
-from .engine_rows import RowsEngine
-from .engines import SparseFeatures, compute_dtype, side
-from .masks import ActiveMask
+from ..masks import ActiveMask
+from .engine import SparseFeatures, compute_dtype, side
+from .rows import RowsEngine
 from .spconv_guard import load_spconv
 from .spconv_layout import to_spconv
 

@@ -6,13 +6,19 @@ their sides in pixels or sites, ``h, w`` cells of the mask.
 
 from collections.abc import Sequence
 
+import torch
 from mmpretrain.models import SparseResNet
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .engines import SparseFeatures, build_engine
+from ..masks import ActiveMask
+from .dense import DenseEngine
+from .engine import Engine, SparseFeatures
 from .layers import plain_norm, to_active
-from .masks import ActiveMask
+from .rows import RowsEngine
+from .spconv import SpconvEngine
+
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (DenseEngine, RowsEngine, SpconvEngine)}
 
 
 @MODELS.register_module()
@@ -48,8 +54,7 @@ class HGKDSparseResNet(SparseResNet):
         for name in ('avg_down', 'with_cp'):
             if kwargs.get(name):
                 raise ValueError(f'{type(self).__name__}: {name}=True has no sparse form')
-        if backend != 'auto':
-            build_engine(backend)  # what is missing is said here, not in the first forward
+        build_engine(backend)  # what is missing is said here, not in the first forward
         self.backend = backend
         super().__init__(depth, norm_cfg=plain_norm(norm_cfg), out_indices=out_indices, **kwargs)
 
@@ -96,3 +101,21 @@ class HGKDSparseResNet(SparseResNet):
         """Set the mode. Returns the module, as torch's does and the host's does not."""
         super().train(mode)
         return self
+
+
+def build_engine(backend: str, device: torch.device | str = 'cpu') -> Engine:
+    """Engine of a name.
+
+    Args:
+        backend: 'dense', 'rows', 'spconv', or 'auto': 'dense' on CUDA, 'rows' on a CPU, 'spconv' never.
+        device: Where the features are; decides 'auto'.
+
+    Raises:
+        ValueError: Unknown name.
+        ImportError: spconv is asked for and not installed, or installed twice.
+    """
+    if backend == 'auto':
+        backend = 'rows' if torch.device(device).type == 'cpu' else 'dense'
+    if backend not in ENGINES:
+        raise ValueError(f'backend must be one of auto, {", ".join(ENGINES)}, got {backend!r}')
+    return ENGINES[backend]()

@@ -1,6 +1,6 @@
 """Engine on whole maps, masked after each layer: the way of SparK's authors, with mmpretrain's layers as the pattern.
 
-Reference for the other engines; any device, AMP. Legend as in ``engines.py``.
+Reference for the other engines; any device, AMP. Legend as in ``engine.py``.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .engines import Engine, SparseFeatures, norm_rows, output_size
-from .masks import ActiveMask
+from ..masks import ActiveMask
+from .engine import Engine, SparseFeatures, norm_rows, output_size
 
 
 class DenseEngine(Engine):

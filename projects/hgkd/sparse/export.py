@@ -19,10 +19,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..utils.atomic import replacing
-from .hook import plain
+from ...utils.atomic import replacing
+from ..weights import read_checkpoint
 from .layers import plain_norm
-from .weights import read_checkpoint
 
 PREFIX = 'backbone.'
 # Target: what stands before the names, and the key in the file. mmdet and mmseg read `init_cfg(prefix='backbone.')`.
@@ -176,7 +175,7 @@ def run(args: argparse.Namespace) -> None:
     prefix, key = LAYOUTS[args.layout]
     weights = {prefix + name: value for name, value in weights.items()}
     meta = dict(
-        arch=plain(backbone),
+        arch=backbone.to_dict(),
         source=Path(args.checkpoint).name,
         mask_ratio=cfg.model.get('mask_ratio', 0.6),
         engine=cfg.model.backbone.get('backend', 'auto'),

@@ -3,7 +3,7 @@
 Not in the papers: our way to spend nothing on hidden sites. A 1x1 convolution is a product of the rows with the
 weight. A larger one gathers, for each visible cell, the cell and the margin that the kernel reaches, and convolves
 that small picture; where a cell has few sites the margin is most of it, and each site gets its own window, a row of a
-matrix product. Batch norm sees the rows as one picture of ``N x 1`` sites. Legend as in ``engines.py``.
+matrix product. Batch norm sees the rows as one picture of ``N x 1`` sites. Legend as in ``engine.py``.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .engines import Engine, SparseFeatures, compute_dtype, norm_rows, output_size, side
-from .masks import ActiveMask
+from ..masks import ActiveMask
+from .engine import Engine, SparseFeatures, compute_dtype, norm_rows, output_size, side
 
 # Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 the picture of a cell
 # is as fast as the matrix product, at 8 a quarter faster, at 2 slower, backward twice.

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import expand_active
-from .teachers import adapt, token_grid
+from ..masks import expand_active
+from .adapters import adapt, token_grid
 
 TARGET_NORMS = ('ln', 'l2', 'none')
 AUTOCASTS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
@@ -33,7 +33,7 @@ class TeacherProvider:
         teacher: Network on its device; it is put into eval mode and its parameters stop requiring gradients.
         taps: Names of its modules whose outputs are the features. Several are normalized one by one and concatenated
             along the channels.
-        mode: ``'full'``, ``'same_mask'`` or ``'visible'``, see :mod:`mmplugins.hgkd.teachers`.
+        mode: ``'full'``, ``'same_mask'`` or ``'visible'``, see :mod:`mmplugins.hgkd.teachers.adapters`.
         target_norm: ``'ln'``: mean 0 and variance 1 for each token; ``'l2'``: unit length; ``'none'``.
         input_norm: ``(scale, shift)``, each of 3 values, that turn the student's pixels into the teacher's; None: the
             same.

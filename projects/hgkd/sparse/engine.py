@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .masks import ActiveMask
-
-BACKENDS = ('auto', 'dense', 'rows', 'spconv')
+from ..masks import ActiveMask
 
 
 @dataclass
@@ -154,27 +152,3 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """Type that a convolution of ``x`` computes in: autocast's where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def build_engine(backend: str, device: torch.device | str = 'cpu') -> Engine:
-    """Engine of a name.
-
-    Args:
-        backend: 'dense', 'rows', 'spconv', or 'auto': 'dense' on CUDA, 'rows' on a CPU, 'spconv' never.
-        device: Where the features are; decides 'auto'.
-
-    Raises:
-        ValueError: Unknown name.
-        ImportError: spconv is asked for and not installed, or installed twice.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f'backend must be one of {", ".join(BACKENDS)}, got {backend!r}')
-    if backend == 'auto':
-        backend = 'rows' if torch.device(device).type == 'cpu' else 'dense'
-    if backend == 'dense':
-        from .engine_dense import DenseEngine as engine
-    elif backend == 'rows':
-        from .engine_rows import RowsEngine as engine
-    else:
-        from .engine_spconv import SpconvEngine as engine
-    return engine()

@@ -1,0 +1,1 @@
+"""The frozen teacher: how a network is run as one, and its features as targets."""
