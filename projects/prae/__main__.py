@@ -9,15 +9,15 @@ import warnings
 
 from mmplugins.utils.verbs import run_verb
 
-from . import verbs_compare, verbs_eval, verbs_fit, verbs_pack
+from .verbs import compare, evaluate, fit, pack
 
 VERBS = {
-    'fit': (verbs_fit.add_fit_arguments, verbs_fit.run_fit, 'boxes on annotated images -> calibration file'),
-    'apply': (verbs_fit.add_apply_arguments, verbs_fit.run_apply, 'calibration file and boxes -> fused boxes'),
-    'eval': (verbs_eval.add_eval_arguments, verbs_eval.run_eval, 'AP of several files side by side'),
-    'split': (verbs_eval.add_split_arguments, verbs_eval.run_split, 'annotation file -> fit and test images'),
-    'compare': (verbs_compare.add_arguments, verbs_compare.run, 'plain fusion against PRAE, two folds, intervals'),
-    'pack': (verbs_pack.add_arguments, verbs_pack.run, 'ensemble config -> one checkpoint with all members'),
+    'fit': (fit.add_fit_arguments, fit.run_fit, 'boxes on annotated images -> calibration file'),
+    'apply': (fit.add_apply_arguments, fit.run_apply, 'calibration file and boxes -> fused boxes'),
+    'eval': (evaluate.add_eval_arguments, evaluate.run_eval, 'AP of several files side by side'),
+    'split': (evaluate.add_split_arguments, evaluate.run_split, 'annotation file -> fit and test images'),
+    'compare': (compare.add_arguments, compare.run, 'plain fusion against PRAE, two folds, intervals'),
+    'pack': (pack.add_arguments, pack.run, 'ensemble config -> one checkpoint with all members'),
 }
 
 

@@ -18,8 +18,8 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
-from .calibration import Calibration, check_names
-from .calibration_file import load
+from .calibration.detectors import Calibration, check_names
+from .calibration.file import load
 from .instances import joined
 from .member import classes_of, read_config, score_threshold, test_pipeline
 

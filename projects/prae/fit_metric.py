@@ -9,14 +9,14 @@ from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
-from .calibration_file import save
-from .coco_files import lookup
-from .evaluate import coco_scores
-from .fit import fit, targets
-from .inputs import read_annotations
-from .options import fit_config
-from .reliability import ece
-from .tables import Detections, GroundTruth, subset, subset_detections
+from .boxes.average_precision import coco_scores
+from .boxes.tables import Detections, GroundTruth, subset, subset_detections
+from .calibration.file import save
+from .calibration.fit import fit, targets
+from .calibration.options import fit_config
+from .calibration.reliability import ece
+from .files.coco import lookup
+from .files.inputs import read_annotations
 
 
 @METRICS.register_module()

@@ -13,10 +13,10 @@ import torch
 from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 
-from .calibration import Calibration
-from .fusion import KEEPING, fuse
-from .options import fuse_config
-from .tables import Detections, clean
+from .boxes.tables import Detections, clean
+from .calibration.detectors import Calibration
+from .calibration.options import fuse_config
+from .fusion.fuse import KEEPING, fuse
 
 
 @TASK_UTILS.register_module()

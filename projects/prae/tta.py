@@ -12,8 +12,8 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from .calibration import Calibration
-from .calibration_file import load
+from .calibration.detectors import Calibration
+from .calibration.file import load
 from .instances import joined
 
 

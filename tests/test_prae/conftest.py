@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmplugins.prae import Dataset, Detections, GroundTruth
-from mmplugins.prae.coco_files import write_results
+from mmplugins.prae.files.coco import write_results
 
 
 def make_ground_truth(num_images: int = 60, num_classes: int = 3, seed: int = 0, ignore: float = 0.1) -> GroundTruth:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmplugins.prae import fit, fit_config, load, save
-from mmplugins.prae.calibration_file import overlap
+from mmplugins.prae.calibration.file import overlap
 
 
 @pytest.fixture(params=['robust', 'official', 'per category'])
@@ -86,7 +86,7 @@ def test_loads_without_torch(scene, tmp_path):
         'sys.modules["torch"] = None\n'
         'package = types.ModuleType("mmplugins.prae"); package.__path__ = [mmplugins.__path__[0] + "/prae"]\n'
         'sys.modules["mmplugins.prae"] = package\n'
-        'from mmplugins.prae.calibration_file import load\n'
+        'from mmplugins.prae.calibration.file import load\n'
         f'print(load({str(tmp_path / "calib.json")!r}).names)'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)

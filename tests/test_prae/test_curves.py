@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from mmplugins.prae import FitConfig, fit_config
-from mmplugins.prae.curves import fit_curve, pool_adjacent_violators
+from mmplugins.prae.calibration.curves import fit_curve, pool_adjacent_violators
 
 
 def calibrated(num: int, seed: int = 0):

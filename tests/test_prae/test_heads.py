@@ -178,7 +178,7 @@ def test_nms_is_the_same_without_torchvision(boxes, iou_thr, monkeypatch):
     twice = [*tables, tables[0]]  # equal scores, equal boxes
     cfg = fuse_config(head='nms', iou_thr=iou_thr)
     fast = fuse(twice, Calibration.identity('abcd', classes), cfg)
-    monkeypatch.setattr('mmplugins.prae.fusion.has_torchvision', lambda: False)
+    monkeypatch.setattr('mmplugins.prae.fusion.fuse.has_torchvision', lambda: False)
     slow = fuse(twice, Calibration.identity('abcd', classes), cfg)
     assert fast.source.tolist() == slow.source.tolist()
     np.testing.assert_array_equal(fast.score, slow.score)

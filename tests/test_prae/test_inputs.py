@@ -11,9 +11,9 @@ import pytest
 import torch
 from mmdet.evaluation.metrics import DumpDetResults
 
-from mmplugins.prae.coco_files import read_ground_truth, read_results, write_results
-from mmplugins.prae.inputs import parse_named, read_detections
-from mmplugins.prae.voc_files import read_voc_ground_truth, read_voc_results, write_voc_results
+from mmplugins.prae.files.coco import read_ground_truth, read_results, write_results
+from mmplugins.prae.files.inputs import parse_named, read_detections
+from mmplugins.prae.files.voc import read_voc_ground_truth, read_voc_results, write_voc_results
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_names_of_detectors(pairs, message):
 def test_failed_write_leaves_the_old_file(gt, scene, tmp_path, monkeypatch):
     write_results(scene[2][0], gt.dataset, tmp_path / 'x.json')
     before = (tmp_path / 'x.json').read_bytes()
-    monkeypatch.setattr('mmplugins.prae.coco_files.json.dumps', lambda _: 1 / 0)
+    monkeypatch.setattr('mmplugins.prae.files.coco.json.dumps', lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_results(scene[2][1], gt.dataset, tmp_path / 'x.json')
     assert (tmp_path / 'x.json').read_bytes() == before

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mmplugins.prae import Calibration, Detections, fit, fit_config, fuse, fuse_config
-from mmplugins.prae.evaluate import coco_scores
-from mmplugins.prae.options import HEADS
-from mmplugins.prae.tables import subset_detections
+from mmplugins.prae.boxes.average_precision import coco_scores
+from mmplugins.prae.boxes.tables import subset_detections
+from mmplugins.prae.calibration.options import HEADS
 
 MERGING = ('wbf', 'nmw', 'noisy_or')
 

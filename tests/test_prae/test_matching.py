@@ -8,9 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmplugins.prae.evaluate import _as_coco
-from mmplugins.prae.matching import COCO_THRESHOLDS, best_iou, hits_any, match_greedy
-from mmplugins.prae.tables import Detections
+from mmplugins.prae.boxes.average_precision import _as_coco
+from mmplugins.prae.boxes.tables import Detections
+from mmplugins.prae.calibration.matching import COCO_THRESHOLDS, best_iou, hits_any, match_greedy
 
 
 def iou(a, b) -> float:

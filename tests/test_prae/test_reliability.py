@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmplugins.prae.reliability import d_ece, ece, reliability
+from mmplugins.prae.calibration.reliability import d_ece, ece, reliability
 
 
 @pytest.fixture

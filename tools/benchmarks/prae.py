@@ -28,10 +28,10 @@ from statistics import median
 import numpy as np
 
 from mmplugins.prae import Calibration, Dataset, Detections, GroundTruth, fit, fuse, fuse_config, save
-from mmplugins.prae.coco_files import write_results
-from mmplugins.prae.groups import group_bounds
-from mmplugins.prae.inputs import read_annotations, read_detections
-from mmplugins.prae.tables import subset, subset_detections
+from mmplugins.prae.boxes.groups import group_bounds
+from mmplugins.prae.boxes.tables import subset, subset_detections
+from mmplugins.prae.files.coco import write_results
+from mmplugins.prae.files.inputs import read_annotations, read_detections
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, markdown_table, origin, write_json

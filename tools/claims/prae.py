@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from mmplugins.prae import fit, fit_config
-from mmplugins.prae.compare import METHODS, Fold, Method, compare_set, curves_of, make_folds, markdown, run_method
-from mmplugins.prae.evaluate import coco_scores
-from mmplugins.prae.inputs import read_annotations, read_detections
-from mmplugins.prae.plots import plot_precision_recall, plot_reliability
-from mmplugins.prae.tables import subset, subset_detections
+from mmplugins.prae.boxes.average_precision import coco_scores
+from mmplugins.prae.boxes.tables import subset, subset_detections
+from mmplugins.prae.files.inputs import read_annotations, read_detections
+from mmplugins.prae.verbs.compare import METHODS, Fold, Method, compare_set, curves_of, make_folds, markdown, run_method
+from mmplugins.prae.verbs.plots import plot_precision_recall, plot_reliability
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, origin, write_json

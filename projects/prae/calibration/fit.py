@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy import ndarray
 
-from .calibration import Calibration, DetectorCurves, check_names
-from .calibration_file import fingerprints
+from ..boxes.tables import Detections, GroundTruth, clean
 from .curves import Curve, fit_curve
+from .detectors import Calibration, DetectorCurves, check_names
+from .file import fingerprints
 from .matching import COCO_THRESHOLDS, best_iou, hits_any, match_greedy
 from .options import FitConfig
-from .tables import Detections, GroundTruth, clean
 
 LOGGER = logging.getLogger('mmplugins.prae')
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.atomic import write_text
-from .coco_files import lookup
-from .tables import Dataset, Detections, GroundTruth
+from ...utils.atomic import write_text
+from ..boxes.tables import Dataset, Detections, GroundTruth
+from .coco import lookup
 
 RESULT_NAME = re.compile(r'(?P<prefix>.*_det_.*)_(?P<name>[^_]+)\.txt$')
 

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .calibration import check_names
-from .coco_files import read_ground_truth, read_results, write_results
+from ..boxes.tables import Dataset, Detections, GroundTruth, clean
+from ..calibration.detectors import check_names
+from .coco import read_ground_truth, read_results, write_results
 from .mmdet_pickle import read_mmdet_pickle
-from .tables import Dataset, Detections, GroundTruth, clean
-from .voc_files import read_voc_ground_truth, read_voc_results, write_voc_results
+from .voc import read_voc_ground_truth, read_voc_results, write_voc_results
 
 LOGGER = logging.getLogger('mmplugins.prae')
 

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from .coco_files import lookup
+from ..boxes.tables import Dataset, Detections
+from .coco import lookup
 from .safe_pickle import read_pickle
-from .tables import Dataset, Detections
 
 
 def read_mmdet_pickle(path: str | os.PathLike, dataset: Dataset) -> Detections:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy import ndarray
 
-from .groups import box_area, box_iou, group_bounds, padded
-from .tables import Detections, GroundTruth
+from ..boxes.groups import box_area, box_iou, group_bounds, padded
+from ..boxes.tables import Detections, GroundTruth
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 MAX_PAIRS = 2_000_000
@@ -120,7 +120,7 @@ def _chunk_end(det_length: ndarray, gt_length: ndarray, start: int) -> int:
 def _overlap(dets: ndarray, gts: ndarray, crowd: ndarray) -> ndarray:
     """IoU ``(G, B, N)`` of ``(G, B, 1, 4)`` and ``(G, 1, N, 4)``; for crowds relative to the detection."""
     if dets.shape[-1] == 5:
-        from .rotated import rotated_iou
+        from ..boxes.overlap import rotated_iou
 
         return rotated_iou(dets, gts)
     iou = box_iou(dets, gts)

@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..utils.atomic import write_text
-from .calibration_file import warn_about_overlap
-from .coco_files import read_ground_truth, read_json
-from .evaluate import coco_scores
-from .inputs import read_annotations, read_detections
-from .tables import Detections, GroundTruth
-from .verbs_fit import sidecar
+from ...utils.atomic import write_text
+from ..boxes.average_precision import coco_scores
+from ..boxes.tables import Detections, GroundTruth
+from ..calibration.file import warn_about_overlap
+from ..files.coco import read_ground_truth, read_json
+from ..files.inputs import read_annotations, read_detections
+from .fit import sidecar
 
 
 def add_eval_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.atomic import write_text
-from .calibration import Calibration
-from .calibration_file import load, overlap, save, warn_about_overlap
-from .evaluate import coco_scores
-from .fit import fit, targets
-from .fusion import fuse
-from .inputs import parse_named, read_annotations, read_detections, write_detections
-from .options import FIT_PRESETS, HEADS, LEVELS, MATCHES, TARGETS, TRANSFORMS, fit_config, fuse_config
-from .reliability import d_ece, ece
-from .tables import Detections, GroundTruth
+from ...utils.atomic import write_text
+from ..boxes.average_precision import coco_scores
+from ..boxes.tables import Detections, GroundTruth
+from ..calibration.detectors import Calibration
+from ..calibration.file import load, overlap, save, warn_about_overlap
+from ..calibration.fit import fit, targets
+from ..calibration.options import FIT_PRESETS, HEADS, LEVELS, MATCHES, TARGETS, TRANSFORMS, fit_config, fuse_config
+from ..calibration.reliability import d_ece, ece
+from ..files.inputs import parse_named, read_annotations, read_detections, write_detections
+from ..fusion.fuse import fuse
 
 LOGGER = logging.getLogger('mmplugins.prae')
 FEW_IMAGES = 200  # below it curves were unsteady on VOC2007, see the README

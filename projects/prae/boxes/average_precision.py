@@ -13,7 +13,7 @@ import io
 import numpy as np
 from numpy import ndarray
 
-from .matching import COCO_THRESHOLDS, match_greedy
+from ..calibration.matching import COCO_THRESHOLDS, match_greedy
 from .tables import Detections, GroundTruth
 
 RECALLS = np.linspace(0, 1, 101)

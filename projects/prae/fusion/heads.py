@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from .groups import box_iou
-from .options import FuseConfig
-from .rotated import rotated_iou
+from ..boxes.groups import box_iou
+from ..boxes.overlap import rotated_iou
+from ..calibration.options import FuseConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..utils.atomic import replacing
+from ...utils.atomic import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import importlib.util
 import numpy as np
 from numpy import ndarray
 
-from .groups import group_bounds
+from ..boxes.groups import group_bounds
 
 BOXES_OF_A_CALL = 200  # about; with fewer the calls cost more than the work in them, which grows with the square
 

@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmplugins.prae.evaluate import ResampledAP, _as_coco, bootstrap, coco_scores
-from mmplugins.prae.tables import Detections, GroundTruth
+from mmplugins.prae.boxes.average_precision import ResampledAP, _as_coco, bootstrap, coco_scores
+from mmplugins.prae.boxes.tables import Detections, GroundTruth
 
 
 def summary(dets, gt) -> np.ndarray:

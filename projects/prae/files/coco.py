@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from ..utils.atomic import replacing
-from .tables import Dataset, Detections, GroundTruth
+from ...utils.atomic import replacing
+from ..boxes.tables import Dataset, Detections, GroundTruth
 
 
 def read_json(path: str | os.PathLike) -> object:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.atomic import write_text
-from .calibration import Calibration, DetectorCurves
+from ...utils.atomic import write_text
+from ..boxes.tables import Dataset
 from .curves import Curve, Levels
+from .detectors import Calibration, DetectorCurves
 from .options import as_dict, from_dict
-from .tables import Dataset
 
 FORMAT = 'mmplugins.prae calibration'
 VERSION = 1

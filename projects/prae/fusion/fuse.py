@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from .calibration import Calibration
-from .groups import chunks, group_bounds, padded
+from ..boxes.groups import chunks, group_bounds, padded
+from ..boxes.tables import Detections
+from ..calibration.detectors import Calibration
+from ..calibration.options import FuseConfig
 from .heads import CHUNKS, HEADS, Chunk
-from .options import FuseConfig
 from .suppression import has_torchvision, suppress
-from .tables import Detections
 
 KEEPING = ('nms', 'soft_nms')  # heads whose boxes are input boxes
 TIE = 1e-9  # how far apart, at most, boxes of equal probability are written

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..utils.atomic import replacing
-from .calibration import Calibration
-from .evaluate import RECALLS, coco_precision
-from .fit import targets
-from .reliability import ece, reliability
-from .tables import Detections, GroundTruth
+from ...utils.atomic import replacing
+from ..boxes.average_precision import RECALLS, coco_precision
+from ..boxes.tables import Detections, GroundTruth
+from ..calibration.detectors import Calibration
+from ..calibration.fit import targets
+from ..calibration.reliability import ece, reliability
 
 
 def plot_reliability(

@@ -1,0 +1,1 @@
+"""Results and annotations on disk: COCO, PASCAL VOC, pickles of mmdet."""
