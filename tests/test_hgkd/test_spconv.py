@@ -1,4 +1,4 @@
-"""spconv on a CPU: the guard, the layout of weights, and what is said when it is absent or installed twice."""
+"""spconv on a CPU: the guard, and what is said when it is absent or installed twice."""
 
 import sys
 from importlib.util import find_spec
@@ -10,8 +10,7 @@ from torch import nn
 from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
 from mmplugins.hgkd.sparse.layers import to_active
 from mmplugins.hgkd.sparse.resnet import build_engine
-from mmplugins.hgkd.sparse.spconv_guard import check_wheels, one_thread
-from mmplugins.hgkd.sparse.spconv_layout import from_spconv, to_spconv
+from mmplugins.hgkd.sparse.spconv import check_wheels, one_thread
 
 needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
 
@@ -77,26 +76,6 @@ build_engine('spconv')
 assert ops.indice_conv is guarded
 """
     run(sys.executable, '-W', 'ignore', '-c', script)
-
-
-@needs_spconv
-@pytest.mark.parametrize('channels', [(6, 4), (5, 5)], ids=['K!=C', 'K==C'])
-@pytest.mark.parametrize('kernel', [1, 3])
-def test_weights_go_to_a_layer_of_spconv_and_back(kernel, channels):
-    import spconv.pytorch as spconv
-
-    build_engine('spconv')  # the guard
-    out_channels, in_channels = channels
-    plain = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-    layer = spconv.SubMConv2d(in_channels, out_channels, kernel, bias=False, algo=spconv.ConvAlgo.Native)
-    weight = to_spconv(plain.weight.detach())
-    assert weight.shape == layer.weight.shape
-    layer.weight.data.copy_(weight)
-    x = torch.randn(2, in_channels, 6, 5)
-    where = torch.ones(2, 6, 5).nonzero().int().contiguous()
-    sparse = spconv.SparseConvTensor(x.permute(0, 2, 3, 1).reshape(-1, in_channels), where, [6, 5], 2)
-    torch.testing.assert_close(layer(sparse).dense(), plain(x), rtol=1e-5, atol=1e-5)
-    assert torch.equal(from_spconv(layer.weight.detach()), plain.weight)
 
 
 def test_absent_spconv_names_the_install_line(monkeypatch):

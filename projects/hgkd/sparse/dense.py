@@ -26,21 +26,18 @@ class DenseEngine(Engine):
         """Return the map ``(B, C, H, W)``."""
         return x.data
 
-    def to_rows(self, x: SparseFeatures) -> Tensor:
-        """Gather the visible sites ``(N, C)``."""
-        return x.data.permute(0, 2, 3, 1).flatten(0, 2)[x.mask.raster(x.size)]
-
     def conv(self, x: SparseFeatures, layer: nn.Conv2d) -> SparseFeatures:
         """Convolve the whole map, then hide."""
         size = output_size(x.size, layer)
-        out = F.conv2d(x.data, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        out = F.conv2d(x.data, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
         return x.with_data(out.mul_(x.mask.sites(size)), size)
 
     def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:
         """Normalize the visible sites and put them back."""
-        rows = norm_rows(x.rows(), norm)
+        visible = x.mask.raster(x.size)
+        rows = norm_rows(x.data.permute(0, 2, 3, 1).flatten(0, 2)[visible], norm)
         out = rows.new_zeros(x.data.size(0) * x.size[0] * x.size[1], rows.size(1))
-        out[x.mask.raster(x.size)] = rows  # index_copy would keep the rows for the backward pass
+        out[visible] = rows  # index_copy would keep the rows for the backward pass
         return x.with_data(out.view(-1, *x.size, rows.size(1)).permute(0, 3, 1, 2))
 
     def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:

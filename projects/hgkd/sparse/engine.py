@@ -42,10 +42,6 @@ class SparseFeatures:
         """Map ``(B, C, H, W)``, 0 at hidden sites."""
         return self.engine.to_dense(self)
 
-    def rows(self) -> Tensor:
-        """Visible sites ``(N, C)`` in the order of ``ActiveMask``."""
-        return self.engine.to_rows(self)
-
     def __iadd__(self, other: 'SparseFeatures') -> 'SparseFeatures':
         """Shortcut of a residual block; sites are in the same order on both sides."""
         self.data += other.data
@@ -85,10 +81,6 @@ class Engine(ABC):
     @abstractmethod
     def to_dense(self, x: SparseFeatures) -> Tensor:
         """Map ``(B, C, H, W)``, 0 at hidden sites."""
-
-    @abstractmethod
-    def to_rows(self, x: SparseFeatures) -> Tensor:
-        """Visible sites ``(N, C)`` in the order of ``ActiveMask``."""
 
     @abstractmethod
     def conv(self, x: SparseFeatures, layer: nn.Conv2d) -> SparseFeatures:

@@ -33,10 +33,6 @@ class RowsEngine(Engine):
         """Put the rows into a map ``(B, C, H, W)``."""
         return x.mask.put_cells(x.data, x.size)
 
-    def to_rows(self, x: SparseFeatures) -> Tensor:
-        """Return the rows ``(N, C)``."""
-        return x.data
-
     def conv(self, x: SparseFeatures, layer: nn.Conv2d) -> SparseFeatures:
         """Convolve: a product of rows with the weight, or windows around cells or sites."""
         size = output_size(x.size, layer)

@@ -2,7 +2,16 @@
 
 1x1 convolutions stay matrix products (spconv's 1x1 weight has a layout of its own), and max-pool stays torch's: that
 of spconv starts from 0 and gives the gradient to every tied maximum. Legend as in ``engine.py``.
+
+spconv 2.3.8 on a CPU, measured: with more than one thread ``scatter_add`` shares two pointers between threads, and
+output and input gradient are wrong at some sites, others each time; ``indice_conv_backward`` asks for a CUDA stream,
+and fails. Both are mended when an engine is built; before that nothing of spconv is imported or changed.
 """
+
+import functools
+import re
+from collections.abc import Callable
+from importlib.metadata import distributions
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +19,8 @@ from torch import Tensor, nn
 from ..masks import ActiveMask
 from .engine import SparseFeatures, compute_dtype, side
 from .rows import RowsEngine
-from .spconv_guard import load_spconv
-from .spconv_layout import to_spconv
+
+INSTALL = 'pip install "spconv>=2.3.8" (CPU), or spconv-cu126 (CUDA 12.6; see the README for others)'
 
 
 class SpconvEngine(RowsEngine):
@@ -41,7 +50,8 @@ class SpconvEngine(RowsEngine):
             ('spconv', x.mask.edge(x.size), *args), lambda: self._pairs(x, args, size)
         )
         convolve = self.functional.indice_subm_conv if order is None else self.functional.indice_conv
-        rows = convolve(x.data, to_spconv(layer.weight), pairs, counts, num, self._algo)
+        weight = layer.weight.permute(0, 2, 3, 1).contiguous()  # (K, kernel, kernel, C): spconv's order since 2.2
+        rows = convolve(x.data, weight, pairs, counts, num, self._algo)
         rows = rows if order is None else rows[order]
         return rows if layer.bias is None else rows + layer.bias
 
@@ -72,3 +82,67 @@ def _coordinates(mask: ActiveMask, size: tuple[int, int]) -> Tensor:
     raster, (height, width) = mask.raster(size), size
     parts = (raster // (height * width), raster // width % height, raster % width)
     return torch.stack(parts, dim=1).int().contiguous()
+
+
+def load_spconv() -> tuple:
+    """Modules ``spconv.pytorch.ops`` and ``spconv.pytorch.functional``, safe on a CPU.
+
+    Raises:
+        ImportError: spconv is not installed, or more than one of its wheels is; both say what to do.
+    """
+    check_wheels([dist.metadata['Name'] or '' for dist in distributions()])
+    try:
+        from spconv.pytorch import functional, ops
+    except ImportError as error:
+        raise ImportError(f"backend='spconv' needs spconv: {INSTALL}; or use backend='rows'") from error
+    if not hasattr(ops.indice_conv, 'one_thread'):
+        ops.indice_conv = one_thread(ops.indice_conv)
+        ops.indice_conv_backward = one_thread(ops.indice_conv_backward)
+        ops.get_current_stream = no_stream_without_cuda(ops.get_current_stream)
+    return ops, functional
+
+
+def check_wheels(installed: list[str]) -> None:
+    """See that at most one distribution brings the package ``spconv``.
+
+    Args:
+        installed: Names of the distributions.
+
+    Raises:
+        ImportError: Several do; each has overwritten files of the one before.
+    """
+    names = {re.sub(r'[-_.]+', '-', name).lower() for name in installed}
+    wheels = sorted(name for name in names if re.fullmatch(r'spconv(-cu\d+)?', name))
+    if len(wheels) > 1:
+        raise ImportError(
+            f'{" and ".join(wheels)} are installed and share one folder: pip uninstall -y {" ".join(wheels)}, then '
+            f'{INSTALL}'
+        )
+
+
+def one_thread(function: Callable) -> Callable:
+    """Let a function of spconv run on one thread if the features, its first argument, are on a CPU."""
+
+    @functools.wraps(function)
+    def guarded(features: Tensor, *args, **kwargs):
+        threads = torch.get_num_threads()
+        if features.is_cuda or threads == 1:
+            return function(features, *args, **kwargs)
+        torch.set_num_threads(1)
+        try:
+            return function(features, *args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+
+    guarded.one_thread = True
+    return guarded
+
+
+def no_stream_without_cuda(get_current_stream: Callable[[], int]) -> Callable[[], int]:
+    """Let spconv's question for the CUDA stream give 0, which it takes for none, where there is no CUDA."""
+
+    @functools.wraps(get_current_stream)
+    def stream() -> int:
+        return get_current_stream() if torch.cuda.is_available() else 0
+
+    return stream
