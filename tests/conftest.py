@@ -12,6 +12,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# For `experiments` and `results`. Last, because `tools/test.py` has the name of a package of Python's.
+sys.path.append(str(ROOT / 'tools'))
 
 
 @pytest.fixture(autouse=True)

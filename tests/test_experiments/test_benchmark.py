@@ -1,0 +1,64 @@
+"""Cases, bounds and the file of a benchmark."""
+
+import argparse
+import json
+
+import pytest
+import torch
+
+from experiments.frame.benchmark import Benchmark, Bound, Case, Options, ratio, run, run_case, table_of
+
+
+def case(**more):
+    small, large = torch.nn.Linear(8, 8), torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Linear(64, 8))
+    x = torch.ones(4, 8)
+    return Case('layer', {'ours': lambda: small(x), 'theirs': lambda: large(x)}, base='theirs', **more)
+
+
+def test_each_arm_is_measured_alike():
+    found = run_case(case(), Options('cpu', True, None, None))
+    assert set(found['ours']) == set(found['theirs']) == {'seconds', 'flops', 'kept', 'kernels', 'traffic', 'syncs'}
+    assert found['ours']['flops'] == 2 * 4 * 64 and found['theirs']['flops'] == 2 * 4 * 1024
+
+
+def test_nothing_is_counted_or_timed_where_it_has_no_sense():
+    found = run_case(case(count=False, timed=False), Options('cpu', True, None, None))
+    assert found == {'ours': {}, 'theirs': {}}
+
+
+def test_graphs_are_counted():
+    layer = torch.nn.Linear(8, 8)
+    found = run_case(case(count=False, compiled=dict(ours=(layer, torch.ones(4, 8)))), Options('cpu', True, None, None))
+    assert found['ours']['graphs'] == 1
+
+
+def test_table_has_ratios_over_the_base():
+    measured = {'layer': {'ours': dict(flops=2e9), 'theirs': dict(flops=4e9)}}
+    rows = table_of(measured, dict(layer='theirs')).splitlines()
+    assert rows[0] == '| case | arm | GFLOP, forward |'
+    assert rows[2:] == ['| layer | ours | 2 (0.5) |', '| layer | theirs | 4 |']
+    assert ratio(measured, 'layer', 'ours', 'theirs', 'flops') == 0.5
+
+
+@pytest.mark.parametrize(('side', 'verdict'), [('<=', 'holds'), ('>=', 'does not hold')])
+def test_bound(side, verdict):
+    assert Bound('time', 0.5, 0.9, 'half of the products', side).to_json()['verdict'] == verdict
+
+
+def test_file_of_a_benchmark(tmp_path):
+    def bounds(measured):
+        return [Bound('products', ratio(measured, 'layer', 'ours', 'theirs', 'flops'), 0.1, 'one layer less')]
+
+    args = argparse.Namespace(
+        plugin='dsnet', device='cpu', repeats=None, threads=1, data=None, out=tmp_path / 'b.json', quick=True
+    )
+    run(Benchmark(cases=lambda options: [case()], bounds=bounds), args)
+    record = json.loads((tmp_path / 'b.json').read_text())
+    assert record['bounds'][0]['verdict'] == 'holds'
+    assert {'table', 'measured', 'command', 'machine', 'versions', 'date', 'threads'} <= set(record)
+
+
+def test_quick_never_overwrites_results():
+    args = argparse.Namespace(quick=True, out=None)
+    with pytest.raises(SystemExit, match='--out'):
+        run(Benchmark(cases=lambda options: [], bounds=lambda measured: []), args)

@@ -1,0 +1,79 @@
+"""From results to entries of claims.json, tables and the figure."""
+
+import json
+
+import pytest
+
+from experiments.frame.claims import Claim, Found, Row, to_json
+from experiments.frame.figure import draw_claims
+from experiments.frame.report import claims_section, markdown_table, verdict_lines, verdict_table
+from experiments.frame.tasks import Job
+from experiments.frame.verdict import Comparison
+
+
+@pytest.fixture
+def found():
+    scores = dict(ours=(0.5, 0.6, 0.7), theirs=(0.4, 0.52, 0.58))
+    return Found({
+        Job('photos', arm, seed): dict(ap=value, inner=dict(deep=-value), cpu_seconds=30 * (seed + 1), seconds=60.0)
+        for arm, values in scores.items()
+        for seed, value in enumerate(values)
+    })  # fmt: skip
+
+
+@pytest.fixture
+def entry(found):
+    judged = [found.compare('photos', 'ours', 'theirs', 'ap', 'AP')]
+    return to_json(Claim('Ours is better', 'abstract', 'above', judged, found.rows('photos', 'ap', 'AP')))
+
+
+def test_found_pairs_seeds(found):
+    assert found.values('photos', 'ours', 'inner.deep') == {0: -0.5, 1: -0.6, 2: -0.7}
+    assert found.difference('photos', 'ours', 'theirs', 'ap') == pytest.approx({0: 0.1, 1: 0.08, 2: 0.12})
+    assert found.cost() == {'photos': {'ours': 1.0, 'theirs': 1.0}}
+    assert found.seconds() == 360
+
+
+def test_entry_has_every_value_and_follows_the_rule(entry):
+    (judged,) = entry['judged']
+    assert judged['values'] == pytest.approx({'0': 0.1, '1': 0.08, '2': 0.12})
+    assert judged['interval'] == pytest.approx([0.0503, 0.1497], abs=1e-4)  # 0.1 ± 4.303 · 0.02 / √3
+    assert (entry['verdict'], judged['verdict'], judged['needed']) == ('holds', 'holds', None)
+    assert entry['arms'][0] == dict(
+        name='ours', metric='AP', mean=0.6, std=0.1, values={'0': 0.5, '1': 0.6, '2': 0.7}
+    )  # fmt: skip
+    assert json.loads(json.dumps(entry)) == entry
+
+
+def test_table_shows_the_comparison_that_decides(entry):
+    weak = Comparison('ours minus best', 'AP', {0: -0.1, 1: 0.3, 2: 0.1}, above=0)
+    claim = to_json(Claim('Ours is best', 'ours', 'above', [Comparison('x', 'AP', {0: 1, 1: 1.1}, above=0), weak]))
+    table = verdict_table([entry, claim]).splitlines()
+    assert table[2].endswith('ours minus theirs, AP: 0.1 [0.0503, 0.15] | holds |')
+    assert (
+        'ours minus best, AP: 0.1 [' in table[3] and '(weakest of 2) | undecided; 18 seeds would decide |' in table[3]
+    )
+
+
+def test_page_says_that_a_record_is_older_than_the_code(entry):
+    record = dict(command='c', seconds=1, machine='m', versions={'torch': '2'}, date='d', claims=[entry])
+    assert '**' not in claims_section(record)
+    assert '**Before the frame.** `c`' in claims_section({**record, 'older': 'Before the frame.'})
+
+
+def test_lines_for_a_terminal(entry):
+    assert verdict_lines([entry])[1:] == [
+        'HOLDS: Ours is better',
+        '  expected: above',
+        '  ours minus theirs, AP: 0.1 [0.0503, 0.15], holds',
+    ]
+
+
+def test_empty_columns_are_left_out():
+    assert markdown_table(('a', 'b'), [['1', ''], ['2', '']]) == '| a |\n| --- |\n| 1 |\n| 2 |'
+
+
+def test_figure_is_a_picture_also_for_one_value(entry, tmp_path):
+    single = to_json(Claim('One', 'ours', 'x', [Comparison('a', 'b', {0: 1.0}, above=0)], [Row('a', 'b', {0: 1.0})]))
+    draw_claims([entry, single], tmp_path / 'claims.png')
+    assert (tmp_path / 'claims.png').read_bytes().startswith(b'\x89PNG')

@@ -1,0 +1,78 @@
+"""The rule by which claims are judged."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.frame.verdict import FAILS, HOLDS, UNDECIDED, Comparison, half_width, verdict_of
+
+
+def comparison(values, **sides):
+    return Comparison('a minus b', 'AP', dict(enumerate(values)), **(sides or dict(above=0.0)))
+
+
+@pytest.mark.parametrize('count', [2, 3, 5, 10])
+def test_interval_covers_the_truth_in_95_of_100_runs(count):
+    draws = np.random.default_rng(count).normal(0.3, 2.0, (4000, count))
+    bounds = [comparison(row).bounds() for row in draws[:2000].tolist()]
+    covered = np.mean([low <= 0.3 <= high for low, high in bounds])
+    assert abs(covered - 0.95) <= 0.02
+
+
+def test_interval_is_that_of_a_t_test():
+    values = [0.1, 0.4, -0.2, 0.3]
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert comparison(values).bounds() == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(
+    ('values', 'sides', 'verdict'),
+    [
+        ([1.0, 1.1, 0.9], dict(above=0.0), HOLDS),
+        ([-1.0, -1.1, -0.9], dict(above=0.0), FAILS),
+        ([-1.0, 1.1, 0.9], dict(above=0.0), UNDECIDED),
+        ([1.0, 1.1, 0.9], dict(below=0.0), FAILS),
+        ([1.0, 1.1, 0.9], dict(below=2.0), HOLDS),
+        ([1.0, 1.1, 0.9], dict(above=2.0), FAILS),
+        ([5.0], dict(above=0.0), UNDECIDED),  # one seed tells nothing of the spread
+        ([5.0], dict(above=5.0, exact=True), HOLDS),
+        ([5.0], dict(below=4.9, exact=True), FAILS),
+        ([0.2], dict(above=0.0, interval=(0.1, 0.3)), HOLDS),
+        ([0.2], dict(above=0.0, interval=(-0.1, 0.3)), UNDECIDED),
+        ([0.5, 0.5, 0.5], dict(above=0.0), HOLDS),
+        ([0.0, 0.0, 0.0], dict(above=0.0), UNDECIDED),
+    ],
+)
+def test_verdict(values, sides, verdict):
+    assert comparison(values, **sides).verdict() == verdict
+
+
+def test_needed_seeds_decide_and_one_less_does_not():
+    undecided = comparison([-0.5, 1.5, 0.8, 0.2])
+    needed, spread = undecided.needed(), np.std([-0.5, 1.5, 0.8, 0.2], ddof=1)
+    assert half_width(spread, needed) < 0.5 <= half_width(spread, needed - 1)
+
+
+@pytest.mark.parametrize(
+    ('values', 'needed'), [([1.0, 1.1, 0.9], None), ([1.0], None), ([1.0, -1.0], 1000)], ids=['decided', 'one', 'zero']
+)
+def test_needed_seeds_where_there_is_no_such_number(values, needed):
+    assert comparison(values).needed() == needed
+
+
+def test_a_claim_needs_all_its_comparisons():
+    good, bad, open_ = comparison([1.0, 1.1]), comparison([-1.0, -1.1]), comparison([-1.0, 1.1])
+    assert verdict_of([good, good]) == HOLDS
+    assert verdict_of([good, open_]) == UNDECIDED
+    assert verdict_of([open_, bad, good]) == FAILS
+
+
+@pytest.mark.parametrize('sides', [dict(above=0.0, below=1.0), dict(exact=True)])
+def test_one_side_is_asked_for(sides):
+    with pytest.raises(ValueError, match='one of above and below'):
+        comparison([1.0], **sides)
+
+
+def test_no_values_are_refused():
+    with pytest.raises(ValueError, match='no values'):
+        comparison([])

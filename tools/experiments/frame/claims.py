@@ -1,0 +1,144 @@
+"""Claims: what is expected, what was found, and what follows, as Python and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+
+from experiments.frame.tasks import Job
+from experiments.frame.verdict import Comparison, verdict_of
+
+Values = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number that is shown beside the judged ones: an arm and a metric, one value a seed."""
+
+    name: str
+    metric: str
+    values: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that a run can prove wrong.
+
+    Attributes:
+        text: The claim.
+        source: Where it is made: ``'abstract'``, ``'table 3'``, ``'ours'``.
+        expected: The direction in words, written down before the run.
+        judged: What decides, see `verdict_of`.
+        shown: Arms that a reader wants to see.
+    """
+
+    text: str
+    source: str
+    expected: str
+    judged: Sequence[Comparison]
+    shown: Sequence[Row] = field(default=())
+
+
+class Found:
+    """Results of all jobs, by task, arm and seed."""
+
+    def __init__(self, results: Mapping[Job, dict]) -> None:
+        self.results: dict[str, dict[str, dict[int, dict]]] = {}
+        for job, found in results.items():
+            self.results.setdefault(job.task, {}).setdefault(job.arm, {})[job.seed] = found
+
+    def arms(self, task: str) -> list[str]:
+        """Names of the arms of a task."""
+        return list(self.results[task])
+
+    def first(self, task: str, arm: str) -> dict:
+        """Result of the first seed."""
+        return next(iter(self.results[task][arm].values()))
+
+    def values(self, task: str, arm: str, key: str) -> Values:
+        """A number of an arm, by seed; ``'a.b'`` looks into a dictionary."""
+        found = {}
+        for seed, value in self.results[task][arm].items():
+            for part in key.split('.'):
+                value = value[part]
+            found[seed] = value
+        return found
+
+    def row(self, task: str, arm: str, key: str, metric: str, name: str | None = None) -> Row:
+        """A number of an arm, to be shown."""
+        return Row(name or arm, metric, self.values(task, arm, key))
+
+    def rows(self, task: str, key: str, metric: str, arms: Sequence[str] | None = None) -> list[Row]:
+        """A number of several arms, default all."""
+        return [self.row(task, arm, key, metric) for arm in arms or self.arms(task)]
+
+    def difference(self, task: str, ours: str, theirs: str, key: str) -> Values:
+        """Differences of two arms, paired over the seeds that both have."""
+        return minus(self.values(task, ours, key), self.values(task, theirs, key))
+
+    def compare(self, task: str, ours: str, theirs: str, key: str, metric: str, **sides: float) -> Comparison:
+        """Judge the paired difference of two arms, by default expected above 0; see `Comparison`."""
+        values = self.difference(task, ours, theirs, key)
+        return Comparison(f'{ours} minus {theirs}', metric, values, **(sides or dict(above=0.0)))
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of all jobs together."""
+        return sum(r['seconds'] for arms in self.results.values() for seeds in arms.values() for r in seeds.values())
+
+    def cost(self) -> dict[str, dict[str, float]]:
+        """Processor minutes of each arm, mean over seeds."""
+        return {
+            task: {arm: round(mean(r['cpu_seconds'] for r in seeds.values()) / 60, 2) for arm, seeds in arms.items()}
+            for task, arms in self.results.items()
+        }
+
+
+def minus(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Values:
+    """Differences over the seeds that both have."""
+    return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+
+
+def rounded(value: float) -> float:
+    """Six digits."""
+    return float(f'{value:.6g}')
+
+
+def rounded_values(values: Mapping[int, float]) -> dict[str, float]:
+    """Values with six digits, by seed; JSON has texts for keys."""
+    return {str(seed): rounded(value) for seed, value in values.items()}
+
+
+def to_json(claim: Claim) -> dict:
+    """Return a claim as its entry in ``claims.json``."""
+    judged = []
+    for comparison in claim.judged:
+        interval = comparison.bounds()
+        judged.append(
+            dict(
+                name=comparison.name,
+                metric=comparison.metric,
+                expected=f'{"below" if comparison.above is None else "above"} {comparison.bound:g}',
+                mean=rounded(comparison.mean),
+                interval=interval and [rounded(end) for end in interval],
+                exact=comparison.exact,
+                unit=comparison.unit,
+                verdict=comparison.verdict(),
+                needed=comparison.needed(),
+                values=rounded_values(comparison.values),
+            )
+        )
+    shown = []
+    for row in claim.shown:
+        numbers = list(row.values.values())
+        std = rounded(stdev(numbers)) if len(numbers) > 1 else None
+        summary = dict(mean=rounded(mean(numbers)), std=std, values=rounded_values(row.values))
+        shown.append(dict(name=row.name, metric=row.metric, **summary))
+    return dict(
+        claim=claim.text,
+        source=claim.source,
+        expected=claim.expected,
+        verdict=verdict_of(claim.judged),
+        judged=judged,
+        arms=shown,
+    )

@@ -1,0 +1,97 @@
+"""An experiment: tasks, the claims that follow from them, and the command that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import ROOT
+from experiments.frame.claims import Claim, Found, to_json
+from experiments.frame.figure import draw_claims
+from experiments.frame.origin import cores, origin
+from experiments.frame.report import verdict_lines
+from experiments.frame.tasks import Context, Task, jobs_of, minutes_of, run_all, within
+from mmplugins.utils.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The claims of a plugin.
+
+    Attributes:
+        tasks: What is trained and measured, by name.
+        claims: From what was found to what is claimed.
+        prepare: Makes what all jobs share, once, before they start; must leave alone what is there.
+        pictures: Draws more than the figure of the claims: ``pictures(found, context, folder)``.
+        data: Default of ``--data``; None if there is nothing to choose.
+        packages: Whose versions matter beside those of torch and the hosts.
+    """
+
+    tasks: Mapping[str, Task]
+    claims: Callable[[Found], Sequence[Claim]]
+    prepare: Callable[[Context], None] | None = None
+    pictures: Callable[[Found, Context, Path], None] | None = None
+    data: Path | None = None
+    packages: tuple[str, ...] = ()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of every experiment."""
+    parser = argparse.ArgumentParser(
+        description='Run the experiments behind the claims of a plugin. Jobs that an earlier run has finished are '
+        'kept, so a run that was cut off goes on where it was.'
+    )
+    parser.add_argument('plugin', help='folder in tools/experiments')
+    parser.add_argument('--seeds', type=int, nargs='+', help='in the place of those of the experiment')
+    parser.add_argument('--budget', type=float, metavar='MINUTES', help='as many seeds as fit; 0 says what they cost')
+    parser.add_argument('--data', type=Path, help='another set of the same layout, see the top of the experiment')
+    parser.add_argument('--processes', type=int, default=cores(), help='default: one for each core')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/claims/<plugin>')
+    parser.add_argument('--out', type=Path, help='folder of the results; default: projects/<plugin>/results')
+    parser.add_argument('--quick', action='store_true', help='the least that shows that it runs; numbers mean nothing')
+    return parser
+
+
+def run(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Say what it costs, run what is missing, judge, write, draw.
+
+    Raises:
+        SystemExit: The budget is too small, or ``--data`` is not for this experiment.
+    """
+    if args.data and experiment.data is None:
+        raise SystemExit(f'{args.plugin} makes its data itself: --data has no meaning')
+    data = args.data or experiment.data
+    if data and not data.is_dir():
+        raise SystemExit(f'{data} does not exist: name the folder with --data, see tools/experiments/{args.plugin}')
+    work = args.work_dir or ROOT / 'work_dirs/claims' / args.plugin
+    # What a quick run finds must never be taken for a result.
+    work = work / 'quick' if args.quick else work
+    out = args.out or (work if args.quick else ROOT / 'projects' / args.plugin / 'results')
+    context = Context(work=work, folder=work, data=data, quick=args.quick)
+    tasks = experiment.tasks
+    most = 1 if args.quick else None
+    if args.budget is not None:
+        most = within(args.budget, tasks, work, args.processes, args.seeds)
+    jobs = jobs_of(tasks, args.seeds, most)
+    minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
+    cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'
+    print(f'{len(jobs)} jobs, {done} of them done before{cost}', flush=True)
+    start = time.time()
+    work.mkdir(parents=True, exist_ok=True)
+    if experiment.prepare:
+        experiment.prepare(context)
+    found = Found(run_all(jobs, tasks, context, args.processes))
+    # Of the whole experiment, also of jobs that an earlier run finished.
+    seconds = max(time.time() - start, found.seconds() / args.processes)
+    claims = [to_json(claim) for claim in experiment.claims(found)]
+    record = dict(**origin(seconds, *experiment.packages), minutes=found.cost())
+    write_text(out / 'claims.json', json.dumps(dict(**record, claims=claims), indent=1) + '\n')
+    draw_claims(claims, out / 'claims.png')
+    if experiment.pictures:
+        experiment.pictures(found, context, out)
+    print('\n'.join(verdict_lines(claims)))
+    print(f'written to {out}; {record["seconds"]} s')

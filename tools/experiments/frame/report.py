@@ -1,0 +1,124 @@
+"""What people read: verdict tables for READMEs, and the whole of the results for RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.frame.verdict import FAILS, HOLDS, MOST_SEEDS, UNDECIDED
+
+SEVERITY = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
+SHOWN = {HOLDS: 'holds', FAILS: '**does not hold**', UNDECIDED: 'undecided'}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a markdown table; a column is left out if no row has anything in it."""
+    kept = [column for column in range(len(header)) if any(str(row[column]) for row in rows)]
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join('| ' + ' | '.join(str(line[column]) for column in kept) + ' |' for line in lines)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with so many digits that count; nothing for None."""
+    if value is None:
+        return ''
+    return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.{digits}g}'
+
+
+def interval_text(entry: dict) -> str:
+    """``0.12 [0.05, 0.19]``."""
+    mean, interval = number(entry['mean'], 3), entry['interval']
+    if entry['exact']:
+        return mean
+    return f'{mean} [{number(interval[0], 3)}, {number(interval[1], 3)}]' if interval else f'{mean}, no interval'
+
+
+def verdict_text(entry: dict) -> str:
+    """The verdict of a comparison, with the number of seeds that would decide."""
+    needed = entry['needed']
+    if needed is None:
+        return SHOWN[entry['verdict']]
+    return f'undecided; {f"more than {needed:,}" if needed >= MOST_SEEDS else needed} {entry["unit"]} would decide'
+
+
+def deciding(claim: dict) -> dict:
+    """Return the comparison that the claim's verdict comes from: of the worst verdict, and nearest to its bound."""
+
+    def distance(entry: dict) -> tuple[int, float]:
+        low, high = entry['interval'] or (entry['mean'], entry['mean'])
+        bound = float(entry['expected'].split()[1])
+        return SEVERITY[entry['verdict']], abs(entry['mean'] - bound) / max(high - low, 1e-12)
+
+    return min(claim['judged'], key=distance)
+
+
+def verdict_table(claims: Sequence[dict]) -> str:
+    """One row a claim: what was expected, the comparison that decides, the verdict."""
+    rows = []
+    for claim in claims:
+        entry = deciding(claim)
+        others = len(claim['judged']) - 1
+        measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
+        measured += f' (weakest of {others + 1})' if others else ''
+        verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else SHOWN[claim['verdict']]
+        rows.append([claim['claim'], claim['expected'], measured, verdict])
+    return markdown_table(('claim', 'expected', 'measured [95 % interval]', 'verdict'), rows)
+
+
+def verdict_lines(claims: Sequence[dict]) -> list[str]:
+    """The same for a terminal."""
+    lines = []
+    for claim in claims:
+        lines += ['', f'{claim["verdict"].upper()}: {claim["claim"]}', f'  expected: {claim["expected"]}']
+        lines += [
+            f'  {entry["name"]}, {entry["metric"]}: {interval_text(entry)}, {verdict_text(entry).replace("*", "")}'
+            for entry in claim['judged']
+        ]
+    return lines
+
+
+def claims_section(record: dict) -> str:
+    """All claims with the numbers behind them."""
+    parts = ['## Claims', f'![each comparison with its 95 % interval]({"results/claims.png"})', measured_by(record)]
+    for place, claim in enumerate(record['claims'], start=1):
+        parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
+        parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
+        parts.append(
+            markdown_table(
+                ('compared', 'metric', 'expected', 'mean [95 % interval]', 'n', 'verdict'),
+                [
+                    [
+                        e['name'], e['metric'], e['expected'], interval_text(e),
+                        '' if e['exact'] else f'{len(e["values"])} {e["unit"]}', verdict_text(e),
+                    ]
+                    for e in claim['judged']
+                ],
+            )
+        )  # fmt: skip
+        if claim['arms']:
+            rows = [[a['name'], a['metric'], number(a['mean']), number(a['std'], 2)] for a in claim['arms']]
+            parts.append(markdown_table(('arm', 'metric', 'mean', 'std'), rows))
+    return '\n\n'.join(parts)
+
+
+def measured_by(record: dict) -> str:
+    """How a record was measured, and that it is older than the code where it is."""
+    versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
+    line = f'`{record["command"]}`, {record["seconds"]} s, {record["machine"]}, {record["date"]}; {versions}.'
+    return f'**{record["older"]}** {line}' if record.get('older') else line
+
+
+def bounds_table(record: dict) -> str:
+    """What a benchmark asserts."""
+    rows = []
+    for bound in record['bounds']:
+        limit = f'{bound["side"]} {bound["limit"]:g}'
+        rows.append([bound['what'], number(bound['value'], 3), limit, SHOWN[bound['verdict']], bound['reason']])
+    return markdown_table(('what', 'measured', 'bound', '', 'why it does not depend on the processor'), rows)
+
+
+def benchmark_section(record: dict) -> str:
+    """The whole table of a benchmark."""
+    parts = ['## Benchmark', measured_by(record), record['table']]
+    if record['bounds']:
+        parts.append(bounds_table(record))
+    return '\n\n'.join(parts)

@@ -1,0 +1,1 @@
+"""Small data and training loops that the experiments of several plugins use."""

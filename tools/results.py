@@ -1,0 +1,61 @@
+"""Write ``projects/*/RESULTS.md`` and the tables of the READMEs from what the experiments found.
+
+``python tools/results.py`` fills what stands between ``<!-- claims -->`` (verdicts) or ``<!-- benchmark -->`` (bounds)
+and ``<!-- end -->`` in each README, and writes RESULTS.md anew. Numbers are never typed; a test compares.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from experiments import ROOT
+from experiments.frame.report import benchmark_section, bounds_table, claims_section, measured_by, verdict_table
+
+BLOCK = re.compile(r'(<!-- (claims|benchmark) -->\n).*?(<!-- end -->)', re.DOTALL)
+MORE = 'All numbers: [RESULTS.md](RESULTS.md).'
+
+
+def read(path: Path) -> dict | None:
+    """Return a record, or None if it is not there."""
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
+
+
+def fill(readme: str, results: Path) -> str:
+    """Return a README with its blocks as the results say; a block without results stays."""
+
+    def block(match: re.Match) -> str:
+        record = read(results / f'{match[2]}.json')
+        if record is None:
+            return match[0]
+        table = verdict_table(record['claims']) if match[2] == 'claims' else bounds_table(record)
+        return f'{match[1]}\n{table}\n\n{measured_by(record)} {MORE}\n\n{match[3]}'
+
+    return BLOCK.sub(block, readme)
+
+
+def page(name: str, results: Path) -> str:
+    """Return RESULTS.md of a plugin: the claims, the benchmark, and tables that an experiment wrote besides."""
+    parts = [f'# Results of `{name}`', 'Written by `python tools/results.py`; do not edit. See [README.md](README.md).']
+    if record := read(results / 'claims.json'):
+        parts.append(claims_section(record))
+    if record := read(results / 'benchmark.json'):
+        parts.append(benchmark_section(record))
+    for path in sorted(results.glob('*.json')):
+        if path.stem not in ('claims', 'benchmark') and 'table' in (record := read(path)):
+            parts.append(f'## {path.stem.replace("_", " ").capitalize()}\n\n{measured_by(record)}\n\n{record["table"]}')
+    return '\n\n'.join(parts) + '\n'
+
+
+def main() -> None:
+    """Write what has changed, and say so."""
+    for results in sorted(ROOT.glob('projects/*/results')):
+        readme, out = results.with_name('README.md'), results.with_name('RESULTS.md')
+        old = readme.read_text(encoding='utf-8')
+        for path, text in ((readme, fill(old, results)), (out, page(results.parent.name, results))):
+            if not path.is_file() or path.read_text(encoding='utf-8') != text:
+                path.write_text(text, encoding='utf-8')
+                print(path.relative_to(ROOT))
+
+
+if __name__ == '__main__':
+    main()
