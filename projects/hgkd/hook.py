@@ -5,68 +5,18 @@ Not in the paper (arXiv 2309.09571): all of it, beside the fact that the teacher
 
 from __future__ import annotations
 
-import copy
-import math
-
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS, MODELS
+from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 
-from .teachers.provider import TeacherProvider, fingerprint
-from .weights import load_strictly, read_checkpoint
-
-SCHEDULES = ('constant', 'linear', 'cosine')
-
-
-class WeightSchedule:
-    """The weight of the distillation loss as a function of time alone, so that a resumed run continues it exactly.
-
-    Args:
-        type: ``'constant'`` (``start`` always), ``'linear'`` or ``'cosine'`` from ``start`` to ``end``.
-        start: Weight up to ``begin``.
-        end: Weight from ``end_at`` on.
-        begin: Epoch or iteration at which it starts to change.
-        end_at: Epoch or iteration at which ``end`` is reached; needed unless constant.
-        by_epoch: Whether these two are epochs.
-
-    Raises:
-        ValueError: An unknown type, or an end that is not behind the beginning.
-    """
-
-    def __init__(
-        self,
-        type: str = 'constant',
-        start: float = 1.0,
-        end: float = 1.0,
-        begin: int = 0,
-        end_at: int | None = None,
-        by_epoch: bool = True,
-    ) -> None:
-        if type not in SCHEDULES:
-            raise ValueError(f'the type of the weight must be one of {SCHEDULES}, got {type!r}')
-        if type != 'constant' and (end_at is None or end_at <= begin):
-            raise ValueError(f'a {type} weight needs end_at > begin, got begin={begin}, end_at={end_at}')
-        self.type = type
-        self.start = start
-        self.end = end
-        self.begin = begin
-        self.end_at = end_at
-        self.by_epoch = by_epoch
-
-    def __call__(self, epoch: int, iteration: int) -> float:
-        """Return the weight in an epoch and iteration, both counted from 0."""
-        if self.type == 'constant':
-            return self.start
-        now = epoch if self.by_epoch else iteration
-        share = min(max((now - self.begin) / (self.end_at - self.begin), 0.0), 1.0)
-        if self.type == 'cosine':
-            share = (1 - math.cos(math.pi * share)) / 2
-        return self.start + (self.end - self.start) * share
+from .schedule import WeightSchedule
+from .teachers.loading import build_teacher, fingerprint
+from .teachers.provider import TeacherProvider
 
 
 @HOOKS.register_module()
@@ -147,7 +97,7 @@ class GenerativeDistillHook(Hook):
                 f'the {type(student).__name__} has no head that compares features: set `head` in the model'
             )
         device = next(student.parameters()).device
-        teacher = self.build_teacher().to(device)
+        teacher = build_teacher(self.teacher_cfg, self.checkpoint).to(device)
         pred, active, stride = self._probe_student(student, device)
         self.provider = TeacherProvider(
             teacher,
@@ -243,32 +193,6 @@ class GenerativeDistillHook(Hook):
             self.provider.close()
             object.__setattr__(self._student(runner), 'teacher', None)
             self.provider = None
-
-    def build_teacher(self) -> nn.Module:
-        """Return the teacher with its weights, on the CPU.
-
-        Raises:
-            ValueError: Nothing says where its weights come from, or the checkpoint does not fill it.
-        """
-        path, prefix = self.checkpoint, None
-        if isinstance(self.teacher_cfg, nn.Module):
-            teacher = self.teacher_cfg
-        else:
-            cfg = copy.deepcopy(self.teacher_cfg)  # building writes into a config
-            init_cfg = cfg.get('init_cfg') or {}
-            if path is None and isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
-                # Not by `init_weights`: that of MAEViT draws new patch and position embeddings after loading.
-                path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
-                prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
-            if path is None and cfg['type'].rpartition('.')[2] != 'CLIPGenerator':
-                raise ValueError(
-                    f'the teacher {cfg["type"]} would have random weights: give `checkpoint`, or an init_cfg of type '
-                    'Pretrained'
-                )
-            teacher = MODELS.build(cfg)
-        if path is not None:
-            load_strictly(teacher, read_checkpoint(path)['state_dict'], path, prefix)
-        return teacher
 
     def _student(self, runner: Runner) -> nn.Module:
         model = runner.model

@@ -1,4 +1,4 @@
-"""Files of weights, read without running code from them, and put into a network without leaving holes."""
+"""Files of weights, read without running code from them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.checkpoint import load_without_code
 
@@ -48,45 +47,6 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     if not weights:
         raise ValueError(f'{path} holds no weights; its keys are {list(content)[:8]}')
     return dict(content, state_dict=weights, meta=content.get('meta') or {})
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str, prefix: str | None = None) -> None:
-    """Fill every parameter and buffer of a module; weights that it has no place for are named in the log.
-
-    Args:
-        module: To fill.
-        weights: By name.
-        source: Where they come from, for messages.
-        prefix: Only weights that start with it, which is cut off. None: ``'backbone.'`` or ``'module.'`` if the names
-            of the module are found only behind it, else ``''``.
-
-    Raises:
-        ValueError: A weight is missing or has another shape.
-    """
-    expected = module.state_dict()
-    if prefix is None:
-        prefix = max(
-            ('', 'backbone.', 'module.', 'module.backbone.'), key=lambda p: sum(p + key in weights for key in expected)
-        )
-    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    missing = [key for key in expected if key not in found]
-    # The position embedding of mmpretrain's ViTs is resized while it is loaded.
-    wrong = [
-        f'{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}'
-        for key, value in expected.items()
-        if key in found
-        and found[key].shape != value.shape
-        and not key.endswith(('pos_embed', 'relative_position_index', 'bias_table'))
-    ]
-    if missing or wrong:
-        raise ValueError(
-            f'{source} does not fill a {type(module).__name__} (names taken behind the prefix {prefix!r}): '
-            f'{len(missing)} weights are missing, as {missing[:5]}; {len(wrong)} have another shape, as {wrong[:3]}'
-        )
-    unused = [key for key in weights if key.removeprefix(prefix) not in expected or not key.startswith(prefix)]
-    if unused:
-        print_log(f'{source}: {len(unused)} weights are not used, as {unused[:5]}', logger='current')
-    module.load_state_dict({key: found[key] for key in expected}, strict=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

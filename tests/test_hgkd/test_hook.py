@@ -1,7 +1,6 @@
 """The hook through mmengine's Runner, with a student of two convolutions."""
 
 import itertools
-import math
 import re
 
 import pytest
@@ -14,8 +13,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 from torch import nn
 
-from mmplugins.hgkd.hook import GenerativeDistillHook, WeightSchedule
-from mmplugins.hgkd.teachers.provider import TeacherProvider, fingerprint
+from mmplugins.hgkd.hook import GenerativeDistillHook
+from mmplugins.hgkd.teachers.loading import fingerprint
+from mmplugins.hgkd.teachers.provider import TeacherProvider
 from mmplugins.hgkd.weights import read_checkpoint
 
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
@@ -303,24 +303,6 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match='random weights'):
             make_runner(hook=dict(checkpoint=None)).train()
 
-    def test_init_cfg_of_the_teacher(self, make_runner, teacher_file, make_vit):
-        init_cfg = dict(type='Pretrained', checkpoint=teacher_file)
-        hook = GenerativeDistillHook(dict(TEACHER, init_cfg=init_cfg), taps=['layers.1'])
-        assert fingerprint(hook.build_teacher()) == fingerprint(make_vit())
-
-    def test_init_cfg_with_prefix(self, make_vit, tmp_path):
-        torch.save({f'student.{key}': value for key, value in make_vit().state_dict().items()}, tmp_path / 'x.pth')
-        init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth'), prefix='student')
-        teacher = GenerativeDistillHook(dict(TEACHER, init_cfg=init_cfg)).build_teacher()
-        assert fingerprint(teacher) == fingerprint(make_vit())
-
-    @pytest.mark.parametrize('prefix', ['backbone.', 'module.backbone.'])
-    def test_weights_of_a_whole_model(self, make_vit, tmp_path, prefix):
-        weights = {prefix + key: value for key, value in make_vit().state_dict().items()}
-        torch.save(dict(state_dict={**weights, 'neck.x': torch.zeros(1)}), tmp_path / 'whole.pth')
-        hook = GenerativeDistillHook(dict(TEACHER), checkpoint=str(tmp_path / 'whole.pth'))
-        assert fingerprint(hook.build_teacher()) == fingerprint(make_vit())
-
 
 @pytest.mark.parametrize(
     ('options', 'text'),
@@ -337,19 +319,3 @@ class TestCheckpoint:
 def test_bad_options(options, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         GenerativeDistillHook(dict(TEACHER), **options)
-
-
-class TestSchedule:
-    def test_constant(self):
-        schedule = WeightSchedule(start=0.5)
-        assert {schedule(epoch, 7 * epoch) for epoch in range(5)} == {0.5}
-
-    def test_linear_by_epoch(self):
-        schedule = WeightSchedule('linear', start=2, end=0, begin=2, end_at=6)
-        assert [schedule(epoch, 1000) for epoch in (0, 2, 3, 4, 6, 9)] == [2, 2, 1.5, 1, 0, 0]
-
-    def test_cosine_by_iteration(self):
-        schedule = WeightSchedule('cosine', start=0, end=1, begin=10, end_at=20, by_epoch=False)
-        for iteration in range(30):
-            share = min(max((iteration - 10) / 10, 0), 1)
-            assert schedule(99, iteration) == pytest.approx(math.sin(math.pi / 2 * share) ** 2)

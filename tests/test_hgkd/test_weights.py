@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from mmplugins.hgkd.weights import load_strictly, read_checkpoint
+from mmplugins.hgkd.weights import read_checkpoint
 
 WEIGHTS = {'0.weight': torch.randn(2, 3), '0.bias': torch.randn(2)}
 
@@ -58,25 +57,3 @@ def test_truncated_files(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match='cannot|read safely'):
         read_checkpoint(path)
-
-
-def test_half_precision_fills_a_float32_module():
-    module = nn.Sequential(nn.Linear(3, 2))
-    load_strictly(module, {key: value.half() for key, value in WEIGHTS.items()}, 'file')
-    assert module[0].weight.dtype == torch.float32
-    torch.testing.assert_close(module[0].weight.data, WEIGHTS['0.weight'], rtol=1e-3, atol=1e-3)
-
-
-def test_given_prefix():
-    module = nn.Sequential(nn.Linear(3, 2))
-    load_strictly(module, {f'ema.{key}': value for key, value in WEIGHTS.items()}, 'file', prefix='ema.')
-    assert torch.equal(module[0].bias.data, WEIGHTS['0.bias'])
-    with pytest.raises(ValueError, match=r"prefix 'x.'\): 2 weights are missing"):
-        load_strictly(module, dict(WEIGHTS), 'file', prefix='x.')
-
-
-def test_position_embedding_is_resized_as_the_host_does(make_vit):
-    large, small = make_vit(img_size=96), make_vit(img_size=64)
-    load_strictly(small, large.state_dict(), 'file')
-    assert small.pos_embed.shape == (1, 17, 32)
-    assert torch.equal(small.pos_embed[:, 0], large.pos_embed[:, 0])

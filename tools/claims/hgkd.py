@@ -28,7 +28,8 @@ from mmpretrain.registry import MODELS
 
 from mmplugins.hgkd import GenerativeDistillHook, TeacherProvider
 from mmplugins.hgkd.sparse.export import backbone_weights
-from mmplugins.hgkd.weights import load_strictly, read_checkpoint
+from mmplugins.hgkd.teachers.loading import load_strictly
+from mmplugins.hgkd.weights import read_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, markdown_table, origin, write_json

@@ -1,1 +1,1 @@
-"""The frozen teacher: how a network is run as one, and its features as targets."""
+"""The frozen teacher: a network with all its weights, how it is run, and its features as targets."""

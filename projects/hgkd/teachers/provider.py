@@ -8,7 +8,6 @@ Shapes: ``B`` images of ``(H, W)`` pixels, ``C`` channels of the teacher, ``(h, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -182,13 +181,3 @@ class TeacherProvider:
             self._outputs.setdefault(name, []).append(output)
 
         return record
-
-
-def fingerprint(teacher: nn.Module) -> str:
-    """Return the sha256 of all weights and buffers of a network, with their names and dtypes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, value in sorted(teacher.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
-    return digest.hexdigest()
