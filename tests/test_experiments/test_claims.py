@@ -61,6 +61,11 @@ def test_page_says_that_a_record_is_older_than_the_code(entry):
     assert '**Before the frame.** `c`' in claims_section({**record, 'older': 'Before the frame.'})
 
 
+def test_an_older_claim_without_differences_is_shown_as_that(entry):
+    claim = {**entry, 'judged': [], 'verdict': 'undecided'}
+    assert verdict_table([claim]).endswith('| paired differences were not kept | undecided |')
+
+
 def test_lines_for_a_terminal(entry):
     assert verdict_lines([entry])[1:] == [
         'HOLDS: Ours is better',

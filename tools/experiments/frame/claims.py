@@ -125,6 +125,7 @@ def to_json(claim: Claim) -> dict:
                 unit=comparison.unit,
                 verdict=comparison.verdict(),
                 needed=comparison.needed(),
+                n=len(comparison.values),
                 values=rounded_values(comparison.values),
             )
         )

@@ -40,26 +40,29 @@ def verdict_text(entry: dict) -> str:
     return f'undecided; {f"more than {needed:,}" if needed >= MOST_SEEDS else needed} {entry["unit"]} would decide'
 
 
-def deciding(claim: dict) -> dict:
-    """Return the comparison that the claim's verdict comes from: of the worst verdict, and nearest to its bound."""
+def deciding(claim: dict) -> dict | None:
+    """Return the comparison that the claim's verdict comes from: of the worst verdict, and nearest to its bound.
+
+    None for a claim of an older record that kept no differences.
+    """
 
     def distance(entry: dict) -> tuple[int, float]:
         low, high = entry['interval'] or (entry['mean'], entry['mean'])
         bound = float(entry['expected'].split()[1])
         return SEVERITY[entry['verdict']], abs(entry['mean'] - bound) / max(high - low, 1e-12)
 
-    return min(claim['judged'], key=distance)
+    return min(claim['judged'], key=distance, default=None)
 
 
 def verdict_table(claims: Sequence[dict]) -> str:
     """One row a claim: what was expected, the comparison that decides, the verdict."""
     rows = []
     for claim in claims:
-        entry = deciding(claim)
-        others = len(claim['judged']) - 1
-        measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
-        measured += f' (weakest of {others + 1})' if others else ''
-        verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else SHOWN[claim['verdict']]
+        measured, verdict = 'paired differences were not kept', SHOWN[claim['verdict']]
+        if entry := deciding(claim):
+            measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
+            measured += f' (weakest of {len(claim["judged"])})' if len(claim['judged']) > 1 else ''
+            verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else verdict
         rows.append([claim['claim'], claim['expected'], measured, verdict])
     return markdown_table(('claim', 'expected', 'measured [95 % interval]', 'verdict'), rows)
 
@@ -82,18 +85,14 @@ def claims_section(record: dict) -> str:
     for place, claim in enumerate(record['claims'], start=1):
         parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
-        parts.append(
-            markdown_table(
-                ('compared', 'metric', 'expected', 'mean [95 % interval]', 'n', 'verdict'),
-                [
-                    [
-                        e['name'], e['metric'], e['expected'], interval_text(e),
-                        '' if e['exact'] else f'{len(e["values"])} {e["unit"]}', verdict_text(e),
-                    ]
-                    for e in claim['judged']
-                ],
-            )
-        )  # fmt: skip
+        rows = []
+        for entry in claim['judged']:
+            count = '' if entry['exact'] else f'{entry["n"]} {entry["unit"]}'
+            texts = interval_text(entry), count, verdict_text(entry)
+            rows.append([entry['name'], entry['metric'], entry['expected'], *texts])
+        if rows:
+            header = ('compared', 'metric', 'expected', 'mean [95 % interval]', 'n', 'verdict')
+            parts.append(markdown_table(header, rows))
         if claim['arms']:
             rows = [[a['name'], a['metric'], number(a['mean']), number(a['std'], 2)] for a in claim['arms']]
             parts.append(markdown_table(('arm', 'metric', 'mean', 'std'), rows))
