@@ -10,9 +10,15 @@ from torch import nn
 from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
 from mmplugins.hgkd.sparse.layers import to_active
 from mmplugins.hgkd.sparse.resnet import build_engine
-from mmplugins.hgkd.sparse.spconv import check_wheels, one_thread
+from mmplugins.hgkd.sparse.spconv import check_wheels, load_spconv, one_thread
 
 needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
+
+
+@pytest.fixture
+def first_time():
+    """spconv as if nothing had asked for it yet."""
+    load_spconv.cache_clear()
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ assert ops.indice_conv is guarded
     run(sys.executable, '-W', 'ignore', '-c', script)
 
 
-def test_absent_spconv_names_the_install_line(monkeypatch):
+def test_absent_spconv_names_the_install_line(monkeypatch, first_time):
     for name in [name for name in sys.modules if name.partition('.')[0] == 'spconv']:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'spconv', None)  # import fails
@@ -94,7 +100,7 @@ def test_two_wheels_are_an_error():
         check_wheels(['spconv', 'spconv_cu126'])
 
 
-def test_two_wheels_on_the_path_are_found(tmp_path, monkeypatch):
+def test_two_wheels_on_the_path_are_found(tmp_path, monkeypatch, first_time):
     for name, version in (('spconv', '2.3.8'), ('spconv_cu120', '2.3.6')):
         folder = tmp_path / f'{name}-{version}.dist-info'
         folder.mkdir()

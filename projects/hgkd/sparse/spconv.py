@@ -84,6 +84,7 @@ def _coordinates(mask: ActiveMask, size: tuple[int, int]) -> Tensor:
     return torch.stack(parts, dim=1).int().contiguous()
 
 
+@functools.cache  # every batch builds an engine, and to look for wheels takes 50 ms
 def load_spconv() -> tuple:
     """Modules ``spconv.pytorch.ops`` and ``spconv.pytorch.functional``, safe on a CPU.
 
