@@ -4,6 +4,7 @@ For the paper and the letters see ``streams.py``; ``C`` are the channels of the 
 global stream.
 """
 
+import itertools
 import math
 
 import torch.nn.functional as F
@@ -12,8 +13,34 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from .pointwise import Pointwise, pointwise
-from .streams import GlobalStream, InterScaleAlignment, LocalStream
+from .streams import GlobalStream, InterScaleAlignment, LocalStream, to_map, to_tokens
+
+
+def split_projections(state: dict[str, Tensor], prefix: str, local_channels: int, global_channels: int) -> None:
+    """Give each stream its part of projections that a state dict has for both streams in one.
+
+    The public code and our older checkpoints do: ``proj_in`` returns the channels ``[global | local]``, ``proj_out``
+    takes ``[local | global]``.
+
+    Args:
+        state: Weights by name, changed in place.
+        prefix: Of the block, in the names.
+        local_channels: ``c_l``.
+        global_channels: ``c_g``.
+    """
+    for layer, name in itertools.product(('in', 'out'), ('weight', 'bias')):
+        whole = state.pop(f'{prefix}proj_{layer}.{name}', None)
+        if whole is None:
+            continue
+        if layer == 'in':
+            parts = {'global': whole[:global_channels], 'local': whole[global_channels:]}
+        elif name == 'weight':
+            parts = {'local': whole[:, :local_channels], 'global': whole[:, local_channels:]}
+        else:
+            parts = {'local' if local_channels else 'global': whole}
+        for stream, part in parts.items():
+            if part.numel():  # there may be but one stream
+                state[f'{prefix}{stream}_{layer}.{name}'] = part
 
 
 class FeedForward(nn.Module):
@@ -26,8 +53,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Pointwise(channels, hidden)
-        self.fc2 = Pointwise(hidden, channels)
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def _second_half(self, hidden: Tensor) -> Tensor:
         return self.fc2(F.gelu(hidden))
@@ -93,19 +120,31 @@ class DSBlock(nn.Module):
         self.norm1 = build_norm_layer(norm_cfg, channels)[1]
         self.norm2 = build_norm_layer(norm_cfg, channels)[1]
         self.pos_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
         if self.local_channels:
+            self.local_in = nn.Conv2d(channels, self.local_channels, 1)
             self.local = LocalStream(self.local_channels, norm_cfg)
+            self.local_out = nn.Conv2d(self.local_channels, channels, 1)
         if self.global_channels:
+            self.global_in = nn.Conv2d(channels, self.global_channels, 1)
             self.glob = GlobalStream(self.global_channels, num_heads, attn_drop_rate)
+            # The sum of both streams has one bias.
+            self.global_out = nn.Conv2d(self.global_channels, channels, 1, bias=not self.local_channels)
         self.align = None
-        if inter_scale_align and self.local_channels and self.global_channels:
-            self.align = InterScaleAlignment(
-                self.local_channels, self.global_channels, num_heads, attn_drop_rate, norm_cfg
-            )
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        if self.local_channels and self.global_channels:
+            if inter_scale_align:
+                self.align = InterScaleAlignment(
+                    self.local_channels, self.global_channels, num_heads, attn_drop_rate, norm_cfg
+                )
+            # Both halves of a convolution of C channels, which torch starts by the number of them.
+            for parameter in (*self.local_out.parameters(), *self.global_out.parameters()):
+                nn.init.uniform_(parameter, -(channels**-0.5), channels**-0.5)
         self.ffn = FeedForward(channels, hidden=int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        """Load older checkpoints, too."""
+        split_projections(state_dict, prefix, self.local_channels, self.global_channels)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize ``(B, C, H, W)`` without antialiasing, as the public code does."""
@@ -114,29 +153,25 @@ class DSBlock(nn.Module):
         return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Send ``(B, C, H, W)`` through both projections and, between them, the streams; same shape.
+        """Split ``(B, C, H, W)``, propagate each stream at its scale, align the two, join them; same shape.
 
         A 1x1 convolution and a bilinear resize change places without changing the result, the weights of the resize
         sum to one. So the global stream is projected where it is small: before its shrinking and behind its growing
         that would be the same at ``N`` positions instead of ``n``.
         """
-        height, width = x.shape[2:]
-        c_l, c_g = self.local_channels, self.global_channels
-        w_in, b_in = self.proj_in.weight, self.proj_in.bias
-        w_out, b_out = self.proj_out.weight, self.proj_out.bias
-        if c_l:
-            local = self.local(pointwise(x, w_in[c_g:], b_in[c_g:]))
-        if not c_g:
-            return pointwise(local, w_out, b_out)
+        size = x.shape[2:]
         # max() in this order keeps the traced size, not the constant, in an exported graph.
-        small = max(height // self.global_ratio, 1), max(width // self.global_ratio, 1)
-        tokens = self.resize(x, small).flatten(2).transpose(1, 2)
-        tokens = self.glob(F.linear(tokens, w_in[:c_g].flatten(1), b_in[:c_g]))
+        small = tuple(max(side // self.global_ratio, 1) for side in size)
+        if self.local_channels:
+            local = self.local(self.local_in(x))
+        if self.global_channels:
+            tokens = self.glob(to_tokens(self.global_in(self.resize(x, small))))
         if self.align is not None:
             local, tokens = self.align(local, tokens)
-        tokens = F.linear(tokens, w_out[:, c_l:].flatten(1), None if c_l else b_out)
-        glob = self.resize(tokens.transpose(1, 2).unflatten(2, small), (height, width))
-        return pointwise(local, w_out[:, :c_l], b_out).add_(glob) if c_l else glob
+        if not self.global_channels:
+            return self.local_out(local)
+        glob = self.resize(self.global_out(to_map(tokens, small)), size)
+        return self.local_out(local) + glob if self.local_channels else glob
 
     def _forward(self, x: Tensor) -> Tensor:
         x = x + self.pos_conv(x)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmplugins.utils.atomic import replacing
 from mmplugins.utils.checkpoint import load_without_code
 
+from .block import split_projections
 from .dsnet import DSNet
 
 BLOCK = {
@@ -165,6 +166,9 @@ def convert(upstream: dict[str, Tensor]) -> dict[str, Tensor]:
         ValueError: A weight is unknown, missing or of the wrong shape.
     """
     state = {rename(key): value for key, value in upstream.items()}
+    for key in [key for key in state if key.endswith('.proj_in.bias')]:
+        half = len(state[key]) // 2
+        split_projections(state, key.removesuffix('proj_in.bias'), half, half)
     for key in [key for key in state if key.endswith('.running_mean')]:  # Paddle does not count
         state.setdefault(key.replace('running_mean', 'num_batches_tracked'), torch.tensor(0))
     try:

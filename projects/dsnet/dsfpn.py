@@ -48,7 +48,7 @@ class ConvsWithBlocks(nn.ModuleList):
                 if isinstance(module, nn.Linear):
                     xavier_init(module, distribution='uniform')
             if self.zero_init:
-                for conv in (block.pos_conv, block.proj_out, block.ffn.fc2):
+                for conv in (block.pos_conv, block.local_out, block.global_out, block.ffn.fc2):
                     constant_init(conv, 0)
 
 

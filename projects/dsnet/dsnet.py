@@ -13,8 +13,6 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmplugins.utils.onednn import is_captured
-
 from .block import DSBlock
 
 
@@ -40,7 +38,7 @@ class PatchEmbed(nn.Module):
         right = (width + size - 1) // size * size - width
         below = (height + size - 1) // size * size - height
         # A captured graph has to pad whatever its example needed: it is for all sizes.
-        if is_captured() or right or below:
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or right or below:
             x = F.pad(x, (0, right, 0, below))
         return self.projection(x)
 

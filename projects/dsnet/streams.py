@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from .pointwise import Pointwise, pointwise
+
+def to_tokens(x: Tensor) -> Tensor:
+    """View a map ``(B, C, H, W)`` as tokens ``(B, N, C)``."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """View tokens ``(B, N, C)`` as a map ``(B, C, H, W)`` of the size ``(H, W)``."""
+    return tokens.transpose(1, 2).unflatten(2, size)
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +112,7 @@ class InterScaleAlignment(nn.Module):
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
         self.local_norm = build_norm_layer(norm_cfg, local_channels)[1]
-        self.local_qkv = Pointwise(local_channels, 3 * global_channels)
+        self.local_qkv = nn.Conv2d(local_channels, 3 * global_channels, 1)
         self.local_proj = nn.Linear(global_channels, local_channels)
         self.global_norm = nn.LayerNorm(global_channels)
         self.global_qkv = nn.Linear(global_channels, 3 * global_channels)
@@ -113,11 +121,10 @@ class InterScaleAlignment(nn.Module):
     def forward(self, local: Tensor, glob: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, c_l, H, W)`` and ``(B, n, c_g)`` to the same shapes."""
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        local_qkv = self.local_qkv(self.local_norm(local)).flatten(2).transpose(1, 2)
+        local_qkv = to_tokens(self.local_qkv(self.local_norm(local)))
         # In channels-last memory that is a view already.
         local_q, local_k, local_v = split_heads(local_qkv.contiguous(), self.num_heads)
         global_q, global_k, global_v = split_heads(self.global_qkv(self.global_norm(glob)), self.num_heads)
-        to_local = attend(local_q, global_k, global_v, drop_rate).transpose(1, 2).unflatten(2, local.shape[2:])
-        to_local = pointwise(to_local, self.local_proj.weight[..., None, None], self.local_proj.bias)
+        to_local = self.local_proj(attend(local_q, global_k, global_v, drop_rate))
         to_global = self.global_proj(attend(global_q, local_k, local_v, drop_rate))
-        return local + to_local, glob + to_global
+        return local + to_map(to_local, local.shape[2:]), glob + to_global

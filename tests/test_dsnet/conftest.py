@@ -109,3 +109,25 @@ def shake() -> Callable[[nn.Module], nn.Module]:
 def literal_net(shake) -> Callable[..., LiteralNet]:
     """Return a function that builds the literal network, with random statistics, in eval mode."""
     return lambda *args, **options: shake(LiteralNet(*args, **options))
+
+
+@pytest.fixture(scope='session')
+def silent() -> Callable[..., list[str]]:
+    """Return a function that calls a module and gives the names of its leaves with parameters that were not called.
+
+    Hooks, LoRA and quantization pass by a layer whose weights are used without calling it.
+    """
+
+    def silent(module: nn.Module, *inputs: object) -> list[str]:
+        leaves = {
+            name: child
+            for name, child in module.named_modules()
+            if not list(child.children()) and list(child.parameters())
+        }
+        called = set()
+        for name, child in leaves.items():
+            child.register_forward_hook(lambda *_, name=name: called.add(name))
+        module(*inputs)
+        return sorted(leaves.keys() - called)
+
+    return silent

@@ -67,11 +67,16 @@ def heads_of(tokens, heads):
 @pytest.mark.parametrize('split_ratio', [0.0, 0.25, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize('ratio', [1, 3])
 def test_formula(split_ratio, ratio, align, attention, shake):
+    """Also: projections of all channels, as in older checkpoints, become those of the streams."""
     block = shake(DSBlock(16, 2, ratio, split_ratio=split_ratio, inter_scale_align=align))
+    proj_in, proj_out = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+    state = {key: value for key, value in block.state_dict().items() if '_in.' not in key and '_out.' not in key}
+    state.update(nn.ModuleDict(dict(proj_in=proj_in, proj_out=proj_out)).state_dict())
+    block.load_state_dict(state, strict=True)
     x = torch.randn(2, 16, 7, 9)
     c = int(16 * split_ratio)
     y = x + block.pos_conv(x)
-    z = block.proj_in(block.norm1(y))
+    z = proj_in(block.norm1(y))
     g, local = z[:, :c], z[:, c:]
     if c < 16:
         local = local + block.local.dwconv(block.local.norm(local))
@@ -87,9 +92,19 @@ def test_formula(split_ratio, ratio, align, attention, shake):
         local = local + to_local
     if c:
         g = F.interpolate(g.transpose(1, 2).reshape(2, c, 7 // ratio, 9 // ratio), size=(7, 9), mode='bilinear')
-    y = y + block.proj_out(torch.cat([local, g], dim=1))
+    y = y + proj_out(torch.cat([local, g], dim=1))
     y = y + block.ffn.fc2(F.gelu(block.ffn.fc1(block.norm2(y))))
     torch.testing.assert_close(block(x), y, atol=1e-5, rtol=1e-5)
+
+
+def test_projections_start_as_one_convolution_of_all_channels():
+    """Torch's bound is one over the root of the inputs, of which each stream's part has only some."""
+    block = DSBlock(64, 2, 2, split_ratio=0.25)
+    for layers in ((block.local_in, block.global_in), (block.local_out, block.global_out)):
+        parameters = [parameter.flatten() for layer in layers for parameter in layer.parameters()]
+        assert sum(map(len, parameters)) == 64 * 64 + 64
+        assert torch.cat(parameters).std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.03)
+        assert all(p.abs().max() <= 1 / 8 for p in parameters)
 
 
 def test_odd_channels_give_the_global_stream_one_more():

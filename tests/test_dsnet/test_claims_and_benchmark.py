@@ -122,7 +122,7 @@ def test_claims_run(repo, run, tmp_path):
 def test_benchmark_runs(repo, run, tmp_path):
     pytest.importorskip('timm')
     out = tmp_path / 'benchmark.json'
-    networks = ('DS-Net-T', 'DS-Net-T undilated', 'DS-Net-T literal', 'Conformer-T', 'pvt_v2_b1')
+    networks = ('DS-Net-T', 'DS-Net-T literal', 'Conformer-T', 'pvt_v2_b1')
     run(
         *(sys.executable, repo / 'tools/benchmarks/dsnet.py', f'--out={out}', '--side=64', '--batch=2', '--repeats=1'),
         *('--memory-size', '128', '192', '--networks', *networks),
@@ -130,7 +130,6 @@ def test_benchmark_runs(repo, run, tmp_path):
     data = json.loads(out.read_text())
     assert set(data['networks']) == set(networks)
     assert data['networks']['DS-Net-T']['parameters'] == 10_534_312
-    assert 'forward, batch 2' not in data['networks']['DS-Net-T undilated']  # there torch's choice is ours
     assert data['difference'] < 1e-4  # the literal version computes the same
     assert data['memory']['block']['ours']['mib'] < data['memory']['block']['literal']['mib']
     assert 'DS-Net-T, time over literal, forward+backward, batch 2' in data['bounds']

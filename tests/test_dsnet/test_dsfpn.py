@@ -218,6 +218,12 @@ def test_from_the_registry_of_the_host():
     assert any(isinstance(m, nn.SyncBatchNorm) for m in neck.modules())
 
 
+@positions
+def test_every_layer_with_weights_is_called(position, silent):
+    ours = DSFPN(**BASE, head_dim=2, position=position, add_extra_convs='on_input', extra_blocks=True)
+    assert not silent(ours, maps(size=(23, 37)))
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

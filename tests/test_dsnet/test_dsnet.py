@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -183,9 +184,9 @@ def test_images_do_not_depend_on_each_other():
 
 def test_initialization():
     net = DSNet(TINY)
-    before = net.stages[0][0].proj_in.weight.clone()
+    before = net.stages[0][0].local_in.weight.clone()
     net.init_weights()
-    assert torch.equal(net.stages[0][0].proj_in.weight, before)  # convolutions stay as torch made them
+    assert torch.equal(net.stages[0][0].local_in.weight, before)  # convolutions stay as torch made them
     linear = torch.cat([m.weight.flatten() for m in net.modules() if isinstance(m, nn.Linear)])
     assert linear.std().item() == pytest.approx(0.02, rel=0.05)
     assert not any(m.bias.any() for m in net.modules() if isinstance(m, nn.Linear))
@@ -199,6 +200,36 @@ def test_pretrained_weights_of_a_classifier(tmp_path):
     net.init_weights()
     for key, value in net.state_dict().items():
         assert torch.equal(value, model.backbone.state_dict()[key]), key
+
+
+def test_older_checkpoints_load(tmp_path):
+    """They have one projection for both streams: ``[global | local]`` before the split, ``[local | global]`` behind."""
+    model, other = classifier(10, 64, arch=TINY), classifier(10, 64, arch=TINY)
+    state = model.state_dict()
+    for prefix in [key.removesuffix('local_in.weight') for key in state if key.endswith('local_in.weight')]:
+        for name in ('weight', 'bias'):
+            parts = [state.pop(f'{prefix}{stream}_in.{name}') for stream in ('global', 'local')]
+            state[f'{prefix}proj_in.{name}'] = torch.cat(parts)
+        parts = [state.pop(f'{prefix}{stream}_out.weight') for stream in ('local', 'global')]
+        state[f'{prefix}proj_out.weight'] = torch.cat(parts, dim=1)
+        state[f'{prefix}proj_out.bias'] = state.pop(f'{prefix}local_out.bias')
+    torch.save(dict(state_dict=state), tmp_path / 'older.pth')
+    load_checkpoint(other, str(tmp_path / 'older.pth'), strict=True)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('split_ratio', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('inter_scale_align', [True, False], ids=['aligned', 'plain'])
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_every_layer_with_weights_is_called(split_ratio, inter_scale_align, training, silent):
+    net = DSNet(
+        TINY,
+        split_ratio=split_ratio,
+        inter_scale_align=inter_scale_align,
+        out_indices=(0, 1, 2, 3),
+        out_norm='all',
+    )
+    assert not silent(net.train(training), torch.randn(2, 3, 75, 101))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -2,8 +2,7 @@
 
 ``python tools/benchmarks/dsnet.py`` writes ``projects/dsnet/results/benchmark.json``. Times are processor time of one
 thread, which other work on the machine changes least; arms take turns. Attention dropout and drop path are 0 in all.
-The third version, undilated, is ours without the choice of kernel of ``pointwise.py``. Memory is the peak of a process
-of its own over what it had before. With a GPU ``--device cuda`` measures there.
+Memory is the peak of a process of its own over what it had before. With a GPU ``--device cuda`` measures there.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from unittest import mock
 
 import timm
 import torch
@@ -25,7 +23,7 @@ from mmpretrain.models.heads import ConformerHead
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmplugins.dsnet import DSBlock, DSNet, pointwise
+from mmplugins.dsnet import DSBlock, DSNet
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, interleaved, markdown_table, origin, resident, write_json
@@ -50,9 +48,17 @@ def heads(tokens: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def plain(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """1x1 convolution, its kernel left to torch."""
-    return F.conv2d(x, conv.weight, conv.bias)
+def join_projections(block: DSBlock) -> None:
+    """Give a block one projection before the split and one behind the junction, of both streams, for those of each."""
+    channels = block.norm1.num_features
+    block.proj_in, block.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(2))
+    with torch.no_grad():
+        for name in ('weight', 'bias'):
+            parts = [getattr(conv, name) for conv in (block.global_in, block.local_in)]
+            getattr(block.proj_in, name).copy_(torch.cat(parts))
+        block.proj_out.weight.copy_(torch.cat((block.local_out.weight, block.global_out.weight), dim=1))
+        block.proj_out.bias.copy_(block.local_out.bias)
+    del block.local_in, block.global_in, block.local_out, block.global_out
 
 
 def literal_block(block: DSBlock, x: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ def literal_block(block: DSBlock, x: Tensor) -> Tensor:
     g = F.interpolate(g, size=small, mode='bilinear').flatten(2).transpose(1, 2)
     num_heads, align = block.glob.num_heads, block.align
     g = g + explicit_attention(*heads(block.glob.qkv(block.glob.norm(g)), num_heads))
-    tokens = plain(align.local_qkv, align.local_norm(local)).flatten(2).transpose(1, 2)
+    tokens = align.local_qkv(align.local_norm(local)).flatten(2).transpose(1, 2)
     local_q, local_k, local_v = heads(tokens, num_heads)
     global_q, global_k, global_v = heads(align.global_qkv(align.global_norm(g)), num_heads)
     to_local = align.local_proj(explicit_attention(local_q, global_k, global_v))
@@ -73,7 +79,7 @@ def literal_block(block: DSBlock, x: Tensor) -> Tensor:
     local = local + to_local.transpose(1, 2).unflatten(2, size)
     g = F.interpolate((g + to_global).transpose(1, 2).unflatten(2, small), size=size, mode='bilinear')
     x = residual + block.proj_out(torch.cat((local, g), dim=1))
-    return x + plain(block.ffn.fc2, F.gelu(plain(block.ffn.fc1, block.norm2(x))))
+    return x + block.ffn.fc2(F.gelu(block.ffn.fc1(block.norm2(x))))
 
 
 def literal(module: nn.Module) -> nn.Module:
@@ -81,6 +87,7 @@ def literal(module: nn.Module) -> nn.Module:
     module = deepcopy(module)
     for block in module.modules():
         if isinstance(block, DSBlock):
+            join_projections(block)
             block.forward = functools.partial(literal_block, block)
     return module
 
@@ -96,12 +103,6 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Average the last map and classify it."""
         return self.head(self.backbone(x)[-1].mean((2, 3)))
-
-
-def undilated(model: Classifier, x: Tensor) -> Tensor:
-    """Forward pass that leaves the kernels of all 1x1 convolutions to torch."""
-    with mock.patch.object(pointwise, 'ONEDNN', False):
-        return Classifier.forward(model, x)
 
 
 class Conformer(nn.Module):
@@ -122,9 +123,7 @@ def build(name: str, device: str) -> nn.Module:
     """Return a network with 1000 classes."""
     if name.startswith('DS-Net-'):
         model = Classifier(ARCHS[name[7]])
-        if name.endswith('undilated'):
-            model.forward = functools.partial(undilated, model)
-        elif name.endswith('literal'):
+        if name.endswith('literal'):
             model = literal(model)
     elif PEERS[name] == 'mmpretrain':
         model = Conformer(ARCHS[name[-1]])
@@ -277,13 +276,13 @@ def main() -> None:
     )
     parser.add_argument('--batch', type=int, default=16, help='the larger batch (default 16); 1 leaves it out')
     parser.add_argument('--all', action='store_true', help='the peers at the larger batch, too; slow on a CPU')
-    parser.add_argument('--networks', nargs='+', help='default: DS-Net-T and S in three versions, six peers')
+    parser.add_argument('--networks', nargs='+', help='default: DS-Net-T and S in both versions, six peers')
     parser.add_argument('--memory-size', type=int, nargs=2, default=(800, 1344), metavar=('H', 'W'))
     parser.add_argument('--out', type=Path, default=ROOT / 'projects/dsnet/results/benchmark.json')
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.time()
-    ours = [f'DS-Net-{letter}{suffix}' for letter in ARCHS for suffix in ('', ' undilated', ' literal')]
+    ours = [f'DS-Net-{letter}{suffix}' for letter in ARCHS for suffix in ('', ' literal')]
     names = args.networks or [*ours, *PEERS]
     pairs = [name for name in names if name.startswith('DS-Net-')]
     peers = [name for name in names if name in PEERS]
@@ -291,7 +290,7 @@ def main() -> None:
     for training in (False, True):
         plan += [(1, training, pairs, 3 * args.repeats), (1, training, peers, min(args.repeats, 3))]
     if args.batch > 1:
-        few = [name for name in names if args.all or name in pairs and not name.endswith('undilated')]
+        few = names if args.all else pairs
         plan += [(args.batch, training, few, args.repeats) for training in (False, True)]
     networks = measure(plan, args.side, args.device)
     memory = peaks(tuple(args.memory_size), args.device)
