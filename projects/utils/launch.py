@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
+
+from .runner import SurvivingFlexibleRunner, SurvivingRunner
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -53,6 +56,18 @@ def check_file(path: str, what: str) -> str:
     return path
 
 
+def check_work_dir(path: str) -> None:
+    """Exit with a message if nothing can be written to ``path``."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f'The work dir {path} cannot be written ({error.strerror}); --work-dir names another.'
+        ) from None
+
+
 def enable_amp(cfg: Config) -> None:
     """Make the optimizer wrapper of ``cfg`` train in mixed precision."""
     if get_device() == 'cpu':
@@ -88,10 +103,11 @@ def enable_pictures(cfg: Config, folder: str) -> None:
 
 def build_runner(cfg: Config) -> Runner | FlexibleRunner:
     """Build the runner that the config asks for: ``runner_type``, a ``strategy``, or the plain one."""
+    check_work_dir(cfg.work_dir)
     prepare_cpu_group(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return (FlexibleRunner if 'strategy' in cfg else Runner).from_cfg(cfg)
+    return (SurvivingFlexibleRunner if 'strategy' in cfg else SurvivingRunner).from_cfg(cfg)
 
 
 def prepare_cpu_group(cfg: Config) -> None:

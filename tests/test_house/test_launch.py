@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import FlexibleRunner
 
 from mmplugins.utils import launch
 
@@ -90,7 +91,7 @@ def test_strategy_selects_flexible_runner(tiny_args, tmp_path):
     cfg = launch.load_config(tiny_args)
     cfg.merge_from_dict({'work_dir': str(tmp_path), 'strategy': {'type': 'SingleDeviceStrategy'}})
     runner = launch.build_runner(cfg)
-    assert type(runner).__name__ == 'FlexibleRunner'
+    assert isinstance(runner, FlexibleRunner)
     runner.train()
     assert (tmp_path / 'epoch_4.pth').is_file()
 

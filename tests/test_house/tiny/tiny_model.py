@@ -1,5 +1,9 @@
 """Line fitting with mmengine only: a model and a dataset that train in milliseconds."""
 
+import random
+import time
+
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
@@ -11,11 +15,12 @@ from torch.utils.data import Dataset
 
 @DATASETS.register_module()
 class TinyLine(Dataset):
-    """Sixteen points of a line in four dimensions."""
+    """Sixteen points of a line in four dimensions; on request with noise of every generator, and slowly."""
 
     metainfo: dict = {}
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 0.0, delay: float = 0.0) -> None:
+        self.noise, self.delay = noise, delay
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(16, 4, generator=generator)
         self.y = self.x @ torch.tensor([1.0, -2.0, 3.0, -4.0])
@@ -24,19 +29,22 @@ class TinyLine(Dataset):
         return len(self.x)
 
     def __getitem__(self, index: int) -> dict:
-        return {'x': self.x[index], 'y': self.y[index]}
+        time.sleep(self.delay)
+        noise = self.noise * (random.random() + np.random.rand() + torch.rand(()).item()) if self.noise else 0.0
+        return {'x': self.x[index] + noise, 'y': self.y[index]}
 
 
 @MODELS.register_module()
 class TinyRegressor(BaseModel):
-    """One linear layer, mean squared error."""
+    """One linear layer, mean squared error; on request with dropout."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.layer = nn.Linear(4, 1)
 
     def forward(self, x, y, mode='tensor'):
-        out = self.layer(x).squeeze(1)
+        out = self.layer(self.dropout(x)).squeeze(1)
         if mode == 'loss':
             return {'loss': (out - y).square().mean()}
         return [BaseDataElement(error=(o - t).abs()) for o, t in zip(out, y, strict=True)]
