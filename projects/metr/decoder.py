@@ -16,15 +16,9 @@ from mmdet.models.layers import (
 from mmengine.model import ModuleList
 from torch import Tensor
 
-from mmplugins.metr.deformable_attention import LevelwiseDeformableAttention
-
 
 class METRDecoderLayer(DeformableDetrTransformerDecoderLayer):
     """Deformable decoder layer with self-attention inside groups."""
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        self.cross_attn = LevelwiseDeformableAttention(**self.cross_attn_cfg)
 
     def forward(
         self, query: Tensor, query_pos: Tensor, num_groups: int, dn_mask: Tensor | None = None, **kwargs
@@ -50,8 +44,7 @@ class METRDecoderLayer(DeformableDetrTransformerDecoderLayer):
             groups = torch.cat([denoising, groups], dim=1)
         query = self.norms[0](groups)
         query = self.norms[1](self.cross_attn(query=query, query_pos=query_pos, **kwargs))
-        # Flat: with thousands of queries the copies that the FFN makes of three-dimensional input are felt.
-        return self.norms[2](self.ffn(query.flatten(0, 1)).view_as(query))
+        return self.norms[2](self.ffn(query))
 
     def _attend(self, query: Tensor, query_pos: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         return self.self_attn(query, query, query, query_pos=query_pos, key_pos=query_pos, attn_mask=attn_mask)
