@@ -19,8 +19,6 @@ from mmpretrain.models.utils import BEiTAttention, CrossMultiheadAttention, buil
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmplugins.utils.onednn import onednn_linear
-
 from .relative_position import relative_position_index, resize_bias_table
 
 NORM_CFG = dict(type='LN', eps=1e-6)
@@ -191,9 +189,8 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         return self._forward(x, rel_pos_bias, grid)
 
     def _forward(self, x: Tensor, rel_pos_bias: Tensor | None, grid: tuple[int, int] | None) -> Tensor:
-        with onednn_linear(x):
-            x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1, grid))
-            out = self.ffn(self.ln2(x))
+        x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1, grid))
+        out = self.ffn(self.ln2(x))
         return x + self.drop_path(out if self.gamma_2 is None else self.gamma_2 * out)
 
 
@@ -260,9 +257,5 @@ class CAERegressorLayer(CAETransformerRegressorLayer):
             ``(B, M, C)``.
         """
         if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x_q, x_kv, pos_q, pos_k, use_reentrant=False)
-        return self._forward(x_q, x_kv, pos_q, pos_k)
-
-    def _forward(self, x_q: Tensor, x_kv: Tensor, pos_q: Tensor, pos_k: Tensor) -> Tensor:
-        with onednn_linear(x_q):
-            return super().forward(x_q, x_kv, pos_q, pos_k)
+            return checkpoint(super().forward, x_q, x_kv, pos_q, pos_k, use_reentrant=False)
+        return super().forward(x_q, x_kv, pos_q, pos_k)

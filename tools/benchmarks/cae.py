@@ -6,10 +6,8 @@ can be built for. Targets are computed beforehand for all arms, and there is no 
 
 * ``ours``: CAE; the same weights as ``host``, and outputs, losses and gradients are compared first.
 * ``host``: mmpretrain's CAE: a second encoder, to which all weights are copied each step, and attention in parts.
-* ``host_onednn``: the same with our products (``mmplugins.utils.onednn``): what is left of the gain without them.
 * ``v2``: our CAE v2, supervised on CLS, visible and masked tokens; the regressor as in ``ours``, no decoder.
-* ``beit``: mmpretrain's BEiT, with our products: all patches go through the encoder, the masked ones as mask tokens;
-  8192 tokens.
+* ``beit``: mmpretrain's BEiT: all patches go through the encoder, the masked ones as mask tokens; 8192 tokens.
 
 Time on a CPU is the processor time of this process, so other processes disturb it little; the arms take turns. Peak
 memory on a CPU is that of a fresh process: the high-water mark of resident memory after a step minus what was resident
@@ -37,7 +35,6 @@ from mmpretrain.utils import register_all_modules
 from torch import Tensor, nn
 
 import mmplugins.cae  # noqa: F401
-from mmplugins.utils.onednn import onednn_linear
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evidence import ROOT, interleaved, markdown_table, origin, resident, write_json
@@ -211,26 +208,16 @@ def bench(size: str, args: argparse.Namespace, device: str) -> dict:
     if max(differences.values()) > 1e-5:
         raise SystemExit(f'ours and the host differ: {differences}')
 
-    def onednn_step(model: nn.Module) -> None:
-        with onednn_linear(batch[0][0]):
-            step(model, batch)
-
-    arms = {arm: lambda model=models[arm]: step(model, batch) for arm in ('ours', 'host', 'v2')}
-    arms |= dict(host_onednn=lambda: onednn_step(models['host']), beit=lambda: onednn_step(models['beit']))
-    seconds = interleaved(arms, args.repeats, device)
-    pairs = (('ours', 'host'), ('ours', 'host_onednn'), ('v2', 'ours'), ('ours', 'beit'), ('v2', 'beit'))
-    ratios = {f'{a}/{b}': dict(time=seconds[a] / seconds[b]) for a, b in pairs}
-    for pair, ratio in ratios.items():
-        a, b = pair.split('/')
-        if {a, b} <= memory.keys():
-            ratio['memory'] = memory[a] / memory[b]
+    steps = {arm: lambda model=model: step(model, batch) for arm, model in models.items()}
+    seconds = interleaved(steps, args.repeats, device)
+    pairs = (('ours', 'host'), ('v2', 'ours'), ('ours', 'beit'), ('v2', 'beit'))
+    ratios = {f'{a}/{b}': dict(time=seconds[a] / seconds[b], memory=memory[a] / memory[b]) for a, b in pairs}
     return dict(differences=differences, seconds=seconds, bytes=memory, ratios=ratios)
 
 
 NAMES = dict(
     ours='CAE',
     host="mmpretrain's CAE",
-    host_onednn="mmpretrain's CAE with our products",
     v2='CAE v2',
     beit='BEiT, all patches',
 )
@@ -244,8 +231,6 @@ def table(results: dict) -> str:
             for pair, ratio in result['ratios'].items():
                 a, b = pair.split('/')
                 for key, unit in (('memory', 'bytes'), ('time', 'seconds')):
-                    if key not in ratio:
-                        continue
                     values = [result[unit][arm] for arm in (a, b)]
                     texts = [f'{x / 2**20:,.0f} MiB' if key == 'memory' else f'{x:.3f} s' for x in values]
                     bound = f'≤ {BOUNDS[key]}' if pair == 'ours/host' else '–'
