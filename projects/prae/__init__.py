@@ -4,10 +4,11 @@ from .boxes.tables import Dataset, Detections, GroundTruth
 from .calibration.detectors import Calibration
 from .calibration.file import load, save
 from .calibration.fit import fit
-from .calibration.options import FitConfig, FuseConfig, fit_config, fuse_config
+from .calibration.options import FitConfig, fit_config
 from .ensemble import EnsembleDetector
 from .fit_metric import PRAEFitMetric
 from .fusion.fuse import fuse
+from .fusion.options import FuseConfig, fuse_config
 from .instances import PRAEFusion
 from .tta import PRAETTAModel
 

@@ -9,15 +9,15 @@ import warnings
 
 from mmplugins.utils.verbs import run_verb
 
-from .verbs import compare, evaluate, fit, pack
+from .verbs import apply, compare, evaluate, fit, pack, split
 
 VERBS = {
-    'fit': (fit.add_fit_arguments, fit.run_fit, 'boxes on annotated images -> calibration file'),
-    'apply': (fit.add_apply_arguments, fit.run_apply, 'calibration file and boxes -> fused boxes'),
-    'eval': (evaluate.add_eval_arguments, evaluate.run_eval, 'AP of several files side by side'),
-    'split': (evaluate.add_split_arguments, evaluate.run_split, 'annotation file -> fit and test images'),
-    'compare': (compare.add_arguments, compare.run, 'plain fusion against PRAE, two folds, intervals'),
-    'pack': (pack.add_arguments, pack.run, 'ensemble config -> one checkpoint with all members'),
+    'fit': (fit, 'boxes on annotated images -> calibration file'),
+    'apply': (apply, 'calibration file and boxes -> fused boxes'),
+    'eval': (evaluate, 'AP of several files side by side'),
+    'split': (split, 'annotation file -> fit and test images'),
+    'compare': (compare, 'plain fusion against PRAE, two folds, intervals'),
+    'pack': (pack, 'ensemble config -> one checkpoint with all members'),
 }
 
 
@@ -25,10 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
     parser = argparse.ArgumentParser(prog='python -m mmplugins.prae', description=__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    for name, (add_arguments, run, text) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=run.__doc__.partition('\n')[0])
-        add_arguments(verb)
-        verb.set_defaults(run=run)
+    for name, (module, text) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=module.run.__doc__)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
     return parser
 
 

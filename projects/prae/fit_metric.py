@@ -10,12 +10,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
 from .boxes.average_precision import coco_scores
-from .boxes.tables import Detections, GroundTruth, subset, subset_detections
+from .boxes.tables import Detections, GroundTruth, lookup, subset, subset_detections
 from .calibration.file import save
 from .calibration.fit import fit, targets
 from .calibration.options import fit_config
 from .calibration.reliability import ece
-from .files.coco import lookup
 from .files.inputs import read_annotations
 
 

@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData
 
 from .boxes.tables import Detections, clean
 from .calibration.detectors import Calibration
-from .calibration.options import fuse_config
-from .fusion.fuse import KEEPING, fuse
+from .fusion.fuse import fuse
+from .fusion.options import KEEPING, fuse_config
 
 
 @TASK_UTILS.register_module()

@@ -1,22 +1,20 @@
-"""Scores against pycocotools' own summary, and the resampled sum against resampled files."""
+"""Scores against pycocotools' own summary."""
 
 import contextlib
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmplugins.prae.boxes.average_precision import ResampledAP, _as_coco, bootstrap, coco_scores
-from mmplugins.prae.boxes.tables import Detections, GroundTruth
+from mmplugins.prae.boxes.average_precision import as_coco, coco_scores
 
 
 def summary(dets, gt) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = COCO()
-        annotations.dataset = _as_coco(gt)
+        annotations.dataset = as_coco(gt)
         annotations.createIndex()
         xywh = np.concatenate([dets.box[:, :2], dets.box[:, 2:] - dets.box[:, :2]], axis=1)
         results = [
@@ -41,42 +39,7 @@ def test_scores_are_those_of_pycocotools(case):
     assert list(coco_scores(dets, gt, sizes=True).values()) == pytest.approx(summary(dets, gt).tolist(), abs=1e-9)
 
 
-def test_unweighted_sum_is_the_package(case):
-    gt, dets = case
-    ap, scores = ResampledAP(dets, gt)(np.ones(50)), coco_scores(dets, gt)
-    assert (ap.mean(), ap[0], ap[5]) == pytest.approx((scores['mAP'], scores['AP50'], scores['AP75']), abs=1e-9)
-
-
-def test_weights_repeat_images(case):
-    gt, dets = case
-    weights = np.random.default_rng(0).integers(0, 3, 50)
-    parts = [(image, copy) for image in range(50) for copy in range(weights[image])]
-    ids = tuple(range(len(parts)))
-    dataset = replace(gt.dataset, image_ids=ids, file_names=('',) * len(ids), sizes=np.zeros((len(ids), 2)))
-    det_rows = [np.flatnonzero(dets.image == image) for image, _ in parts]
-    gt_rows = [np.flatnonzero(gt.image == image) for image, _ in parts]
-
-    def number(rows):
-        return np.repeat(np.arange(len(parts)), [len(row) for row in rows])
-
-    more = dets.select(np.concatenate(det_rows))
-    more = Detections(number(det_rows), more.category, more.score, more.box)
-    objects = gt.select(np.concatenate(gt_rows))
-    objects = GroundTruth(dataset, number(gt_rows), objects.category, objects.box, objects.ignore, objects.crowd)
-    expected = coco_scores(more, objects)
-    assert ResampledAP(dets, gt)(weights.astype(float)).mean() == pytest.approx(expected['mAP'], abs=1e-9)
-
-
-def test_bootstrap_is_paired(case):
-    gt, dets = case
-    arms = dict(a=[ResampledAP(dets, gt)], b=[ResampledAP(dets, gt)])
-    drawn = bootstrap(arms, [50], resamples=5, seed=0)
-    assert (drawn['a'] == drawn['b']).all()
-    assert drawn['a'].std(0).min() > 0
-
-
 def test_no_detection_scores_zero(case):
     gt, dets = case
     nothing = dets.select(np.zeros(0, dtype=int))
     assert set(coco_scores(nothing, gt, sizes=True).values()) == {0.0}
-    assert ResampledAP(nothing, gt)(np.ones(50)).tolist() == [0.0] * 10

@@ -12,7 +12,7 @@ import torch
 from mmdet.evaluation.metrics import DumpDetResults
 
 from mmplugins.prae.files.coco import read_ground_truth, read_results, write_results
-from mmplugins.prae.files.inputs import parse_named, read_detections
+from mmplugins.prae.files.inputs import read_detections
 from mmplugins.prae.files.voc import read_voc_ground_truth, read_voc_results, write_voc_results
 
 
@@ -224,14 +224,6 @@ def test_broken_annotations(files, change, message):
 def test_gzipped_annotations(files):
     (files / 'fit.json.gz').write_bytes(gzip.compress((files / 'fit.json').read_bytes()))
     assert len(read_ground_truth(files / 'fit.json.gz').box) == len(read_ground_truth(files / 'fit.json').box)
-
-
-@pytest.mark.parametrize(
-    ('pairs', 'message'), [(['a'], 'expected NAME=FILE'), (['=x'], 'expected'), (['a=1', 'a=2'], 'several detectors')]
-)
-def test_names_of_detectors(pairs, message):
-    with pytest.raises(ValueError, match=message):
-        parse_named(pairs)
 
 
 def test_failed_write_leaves_the_old_file(gt, scene, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from mmplugins.prae import Calibration, Detections, fit, fit_config, fuse, fuse_config
 from mmplugins.prae.boxes.average_precision import coco_scores
 from mmplugins.prae.boxes.tables import subset_detections
-from mmplugins.prae.calibration.options import HEADS
+from mmplugins.prae.fusion.options import HEADS
 
 MERGING = ('wbf', 'nmw', 'noisy_or')
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmplugins.prae.__main__ import main
+from mmplugins.prae.verbs.arguments import parse_named
 
 
 @pytest.fixture
@@ -184,3 +185,11 @@ def test_detectors_with_disjoint_classes(verb, files):
     assert known == [['class 0'], ['class 1', 'class 2']]
     scores = [d['score'] for d in json.loads((files / 'fused.json').read_text())]
     assert max(scores) > 0.4  # not halved
+
+
+@pytest.mark.parametrize(
+    ('pairs', 'message'), [(['a'], 'expected NAME=FILE'), (['=x'], 'expected'), (['a=1', 'a=2'], 'several detectors')]
+)
+def test_names_of_detectors(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        parse_named(pairs)

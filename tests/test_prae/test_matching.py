@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmplugins.prae.boxes.average_precision import _as_coco
+from mmplugins.prae.boxes.average_precision import as_coco
 from mmplugins.prae.boxes.tables import Detections
 from mmplugins.prae.calibration.matching import COCO_THRESHOLDS, best_iou, hits_any, match_greedy
 
@@ -23,7 +23,7 @@ def coco_matches(dets, gt):
     """Right and ignored, ``(10, M)``, as pycocotools has it."""
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = COCO()
-        annotations.dataset = _as_coco(gt)
+        annotations.dataset = as_coco(gt)
         annotations.createIndex()
         xywh = np.concatenate([dets.box[:, :2], dets.box[:, 2:] - dets.box[:, :2]], axis=1)
         results = [

@@ -54,18 +54,3 @@ def padded(starts: ndarray, lengths: ndarray) -> tuple[ndarray, ndarray]:
     steps = np.arange(lengths.max(initial=0))
     rows = starts[:, None] + np.minimum(steps, np.maximum(lengths, 1)[:, None] - 1)
     return rows, steps < lengths[:, None]
-
-
-def box_iou(a: ndarray, b: ndarray) -> ndarray:
-    """IoU of xyxy boxes, ``(..., 4)`` and ``(..., 4)``, broadcast; 0 where both have no area."""
-    # Column by column: numpy is several times slower on a last axis of 2.
-    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
-    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
-    inter = np.maximum(width, 0) * np.maximum(height, 0)
-    union = box_area(a) + box_area(b) - inter
-    return inter / np.maximum(union, 1e-300)
-
-
-def box_area(box: ndarray) -> ndarray:
-    """Area of xyxy boxes ``(..., 4)``."""
-    return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])

@@ -151,3 +151,17 @@ def clean(table: Detections) -> tuple[Detections, dict[str, int]]:
     counts = {'not finite': int((~finite).sum()), 'no area': int((finite & ~area).sum())}
     keep = finite & area
     return (table if keep.all() else table.select(keep)), counts
+
+
+def lookup(values: list, known: tuple, what: str) -> ndarray:
+    """Index of each value in ``known``.
+
+    Raises:
+        ValueError: If one is not there.
+    """
+    index = {value: place for place, value in enumerate(known)}
+    try:
+        return np.array([index[value] for value in values], dtype=np.int64)
+    except KeyError:
+        unknown = sorted({str(value) for value in values if value not in index})
+        raise ValueError(f'unknown {what} {", ".join(unknown[:5])} ({len(unknown)} in all)') from None

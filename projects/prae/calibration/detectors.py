@@ -41,7 +41,7 @@ class Calibration:
         classes: Names that the columns ``category`` of tables index into.
         cfg: Options of the fit.
         preset: Name of the preset that ``cfg`` began with.
-        fit_images: A fingerprint of each fit image, see :func:`calibration_file.fingerprints`.
+        fit_images: A fingerprint of each fit image, see :func:`calibration.file.fingerprints`.
 
     Raises:
         ValueError: If two detectors have one name.

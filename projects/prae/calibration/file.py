@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ...utils.atomic import write_text
 from ..boxes.tables import Dataset
 from .curves import Curve, Levels
 from .detectors import Calibration, DetectorCurves
-from .options import as_dict, from_dict
+from .options import FitConfig
 
 FORMAT = 'mmplugins.prae calibration'
 VERSION = 1
@@ -55,7 +56,7 @@ def save(calib: Calibration, path: str | os.PathLike) -> None:
         format=FORMAT,
         version=VERSION,
         preset=calib.preset,
-        options=as_dict(calib.cfg),
+        options=asdict(calib.cfg),
         classes=list(calib.classes),
         detectors=[_detector_to_dict(detector) for detector in calib.detectors],
         fit=dict(num_images=len(calib.fit_images), digest=_digest(calib.fit_images), images=sorted(calib.fit_images)),
@@ -101,7 +102,11 @@ def _from_dict(data: dict) -> Calibration:
         strange = (set(detector.known) | set(detector.by_category)) - set(classes)
         if strange:
             raise ValueError(f'{detector.name} has classes {sorted(strange)} that are not listed')
-    return Calibration(detectors, classes, from_dict(data['options']), data['preset'], frozenset(data['fit']['images']))
+    unknown = sorted(set(data['options']) - {field.name for field in fields(FitConfig)})
+    if unknown:
+        raise ValueError(f'unknown options {unknown}')
+    cfg = FitConfig(**data['options'])
+    return Calibration(detectors, classes, cfg, data['preset'], frozenset(data['fit']['images']))
 
 
 def _detector_to_dict(detector: DetectorCurves) -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from ..boxes.tables import Detections, GroundTruth, clean
-from .curves import Curve, fit_curve
+from .curves import fit_curve
 from .detectors import Calibration, DetectorCurves, check_names
 from .file import fingerprints
 from .matching import COCO_THRESHOLDS, best_iou, hits_any, match_greedy
@@ -85,14 +85,11 @@ def _fit_detector(
         for index in np.unique(table.category):
             rows = counts & (table.category == index)
             if rows.sum() >= cfg.category_min:
-                by_category[classes[index]] = _fit_category(table.score[rows], value[rows], cfg, curve)
+                scores = table.score[rows]
+                by_category[classes[index]] = fit_curve(scores, value[rows], len(scores), cfg, prior=curve)
     if known is None:
         known = [classes[index] for index in np.unique(table.category)]
     unknown = sorted(set(known) - set(classes))
     if unknown:
         LOGGER.warning('%s knows classes that the ground truth has not: %s', name, unknown)
     return DetectorCurves(name, curve, by_category, tuple(c for c in classes if c in set(known)), len(table))
-
-
-def _fit_category(scores: ndarray, value: ndarray, cfg: FitConfig, prior: Curve) -> Curve:
-    return fit_curve(scores, value, len(scores), cfg, prior)

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy import ndarray
 
-from ..boxes.groups import box_area, box_iou, group_bounds, padded
+from ..boxes.groups import group_bounds, padded
+from ..boxes.overlap import box_area, box_iou
 from ..boxes.tables import Detections, GroundTruth
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -118,13 +119,9 @@ def _chunk_end(det_length: ndarray, gt_length: ndarray, start: int) -> int:
 
 
 def _overlap(dets: ndarray, gts: ndarray, crowd: ndarray) -> ndarray:
-    """IoU ``(G, B, N)`` of ``(G, B, 1, 4)`` and ``(G, 1, N, 4)``; for crowds relative to the detection."""
-    if dets.shape[-1] == 5:
-        from ..boxes.overlap import rotated_iou
-
-        return rotated_iou(dets, gts)
+    """IoU ``(G, B, N)`` of ``(G, B, 1, 4)`` and ``(G, 1, N, 4)``; for upright crowds relative to the detection."""
     iou = box_iou(dets, gts)
-    if crowd.any():
+    if crowd.any() and dets.shape[-1] == 4:
         inter = iou * (box_area(dets) + box_area(gts)) / (1 + iou)
         iou = np.where(crowd[:, None], inter / np.maximum(box_area(dets), 1e-300), iou)
     return iou

@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from ...utils.atomic import replacing
-from ..boxes.tables import Dataset, Detections, GroundTruth
+from ..boxes.tables import Dataset, Detections, GroundTruth, lookup
 
 
 def read_json(path: str | os.PathLike) -> object:
@@ -138,20 +138,6 @@ def write_results(table: Detections, dataset: Dataset, path: str | os.PathLike) 
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(temporary, 'wt', encoding='utf-8') as file:
             file.write(json.dumps(results))
-
-
-def lookup(values: list, known: tuple, what: str) -> ndarray:
-    """Index of each value in ``known``.
-
-    Raises:
-        ValueError: If one is not there.
-    """
-    index = {value: place for place, value in enumerate(known)}
-    try:
-        return np.array([index[value] for value in values], dtype=np.int64)
-    except KeyError:
-        unknown = sorted({str(value) for value in values if value not in index})
-        raise ValueError(f'unknown {what} {", ".join(unknown[:5])} ({len(unknown)} in all)') from None
 
 
 def xyxy(boxes: list) -> ndarray:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..boxes.tables import Dataset, Detections, GroundTruth, clean
-from ..calibration.detectors import check_names
 from .coco import read_ground_truth, read_results, write_results
 from .mmdet_pickle import read_mmdet_pickle
 from .voc import read_voc_ground_truth, read_voc_results, write_voc_results
@@ -59,16 +57,3 @@ def write_detections(table: Detections, dataset: Dataset, path: str | os.PathLik
         raise ValueError(f'{path}: output is .json, .json.gz or, for VOC text files, a folder')
     else:
         write_voc_results(table, dataset, path)
-
-
-def parse_named(pairs: Sequence[str]) -> dict[str, str]:
-    """Split ``NAME=FILE`` arguments.
-
-    Raises:
-        ValueError: If one has no ``=``, or two have one name.
-    """
-    wrong = [pair for pair in pairs if not all(pair.partition('=')[::2])]
-    if wrong:
-        raise ValueError(f'--det {wrong[0]}: expected NAME=FILE')
-    check_names([pair.partition('=')[0] for pair in pairs])
-    return dict(pair.split('=', 1) for pair in pairs)

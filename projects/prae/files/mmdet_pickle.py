@@ -6,8 +6,7 @@ import os
 
 import numpy as np
 
-from ..boxes.tables import Dataset, Detections
-from .coco import lookup
+from ..boxes.tables import Dataset, Detections, lookup
 from .safe_pickle import read_pickle
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...utils.atomic import write_text
-from ..boxes.tables import Dataset, Detections, GroundTruth
-from .coco import lookup
+from ..boxes.tables import Dataset, Detections, GroundTruth, lookup
 
 RESULT_NAME = re.compile(r'(?P<prefix>.*_det_.*)_(?P<name>[^_]+)\.txt$')
 

@@ -10,11 +10,10 @@ from numpy import ndarray
 from ..boxes.groups import chunks, group_bounds, padded
 from ..boxes.tables import Detections
 from ..calibration.detectors import Calibration
-from ..calibration.options import FuseConfig
 from .heads import CHUNKS, HEADS, Chunk
+from .options import KEEPING, FuseConfig
 from .suppression import has_torchvision, suppress
 
-KEEPING = ('nms', 'soft_nms')  # heads whose boxes are input boxes
 TIE = 1e-9  # how far apart, at most, boxes of equal probability are written
 
 
@@ -31,7 +30,7 @@ def fuse(
     1e-9 times the number of detectors): the evaluation of many images has nothing else to go by.
 
     Args:
-        tables: One for each detector of ``calib``, in its order, cleaned (see :func:`tables.clean`). ``category``
+        tables: One for each detector of ``calib``, in its order, cleaned (see :func:`boxes.tables.clean`). ``category``
             indexes ``calib.classes``.
         calib: Curves.
         cfg: Options; None for the defaults.

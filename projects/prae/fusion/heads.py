@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from ..boxes.groups import box_iou
-from ..boxes.overlap import rotated_iou
-from ..calibration.options import FuseConfig
+from ..boxes.overlap import box_iou
+from .options import FuseConfig
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def nms(x: Chunk, cfg: FuseConfig) -> Merged:
 
 def soft_nms(x: Chunk, cfg: FuseConfig) -> Merged:
     """Lower a score for each better box that overlaps: by ``exp(-iou^2 / sigma)``, or, linearly, by ``1 - iou``."""
-    iou = _overlap(x.box[:, :, None], x.box[:, None])
+    iou = box_iou(x.box[:, :, None], x.box[:, None])
     factor = np.exp(-(iou**2) / cfg.sigma) if cfg.sigma is not None else np.where(iou > cfg.iou_thr, 1 - iou, 1.0)
     score = np.where(x.valid, x.score / x.detector_weights.max(), -1.0)
     waiting, rows = x.valid.copy(), np.arange(len(score))
@@ -163,7 +162,7 @@ def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
 
 
 HEADS = dict(wbf=wbf, nms=nms, soft_nms=soft_nms, nmw=nmw, noisy_or=noisy_or)
-# Padded pairs and spread of lengths of a chunk, see groups.chunks. Soft-NMS holds all pairs, in a few arrays that
+# Padded pairs and spread of lengths of a chunk, see boxes.groups.chunks. Soft-NMS holds all pairs, in a few arrays that
 # should fit a processor's cache; the others go rank by rank, and leave groups out that have no box of a rank.
 CHUNKS = dict(soft_nms=(2**17, 1.25), wbf=(2**23, 2.0))
 
@@ -184,7 +183,7 @@ def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> ndarray:
         kept = start + np.flatnonzero(own[start:, rank] < 0)
         own[kept, rank] = rank
         # Overlaps of kept boxes only: most boxes are not, so this is several times less than all pairs.
-        iou = _overlap(x.box[kept, rank, None], x.box[kept, rank + 1 :])
+        iou = box_iou(x.box[kept, rank, None], x.box[kept, rank + 1 :])
         joins = iou > highest[kept, rank + 1 :]
         if nearest:
             highest[kept, rank + 1 :] = np.where(joins, iou, highest[kept, rank + 1 :])
@@ -192,11 +191,6 @@ def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> ndarray:
             joins &= own[kept, rank + 1 :] < 0
         own[kept, rank + 1 :] = np.where(joins, rank, own[kept, rank + 1 :])
     return own
-
-
-def _overlap(a: ndarray, b: ndarray) -> ndarray:
-    """IoU of upright or rotated boxes, broadcast."""
-    return (rotated_iou if a.shape[-1] == 5 else box_iou)(a, b)
 
 
 def _cluster_mean(x: Chunk, own: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:

@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from ...utils.atomic import write_text
-from ..boxes.average_precision import ResampledAP, bootstrap, coco_scores
+from ..boxes.average_precision import coco_scores
 from ..boxes.tables import Detections, GroundTruth, subset, subset_detections
 from ..calibration.detectors import Calibration
 from ..calibration.fit import fit
-from ..calibration.options import fit_config, fuse_config
-from ..files.inputs import parse_named, read_annotations, read_detections
+from ..calibration.options import fit_config
+from ..files.inputs import read_annotations, read_detections
 from ..fusion.fuse import fuse
+from ..fusion.options import fuse_config
+from .arguments import parse_named
+from .bootstrap import ResampledAP, bootstrap
 
 LOGGER = logging.getLogger('mmplugins.prae')
 
