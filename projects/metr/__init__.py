@@ -2,16 +2,16 @@
 
 from .asymmetric_loss import MultiLabelAsymmetricLoss
 from .cem import CategoryExtractionModule
-from .datasets import MultiVocabConcatDataset, VocabCocoDataset
+from .data.datasets import MultiVocabConcatDataset, VocabCocoDataset
+from .data.loading import LoadImageOrSkip
+from .data.metric import VocabCocoMetric
 from .detector import METR, DeformableMETR
 from .group_assigner import GroupHungarianAssigner
 from .head import METRHead
 from .hooks import CheckVocabularyHook, PseudoBoxHook
-from .language_classifier import LanguageClassifier
-from .loading import LoadImageOrSkip
-from .metric import VocabCocoMetric
-from .text_bank import TextBank
-from .vocabulary import Vocabulary
+from .text.bank import TextBank
+from .text.classifier import LanguageClassifier
+from .text.vocabulary import Vocabulary
 
 __all__ = [
     'METR',

@@ -7,7 +7,8 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
-from . import embed_names, to_dino
+from . import to_dino
+from .text import embed_names
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
-from .language_classifier import LanguageClassifier
+from .text.classifier import LanguageClassifier
 
 
 @dataclass

@@ -18,7 +18,7 @@ from torch import Tensor
 from .cem import Categories
 from .decoder import DeformableMETRDecoder, METRDecoder
 from .denoising import GroupCdnQueryGenerator
-from .vocabulary import Vocabulary
+from .text.vocabulary import Vocabulary
 
 
 class METRMixin:

@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .cem import Categories
-from .language_classifier import LanguageClassifier
+from .text.classifier import LanguageClassifier
 
 FOCAL_COSTS = [
     dict(type='FocalLossCost', weight=2.0),

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from .vocabulary import normalize_name
+from .text.vocabulary import normalize_name
 
 
 def _model(runner: Runner) -> nn.Module:

@@ -126,7 +126,7 @@ def write_coco(tmp_path):
 @pytest.fixture
 def warnings_logged(monkeypatch):
     """Return the list to which the plugin's warnings go, in place of mmengine's log."""
-    from mmplugins.metr import datasets, loading
+    from mmplugins.metr.data import datasets, loading
 
     lines: list[str] = []
     for module in (datasets, loading):
@@ -144,8 +144,8 @@ TINY_VOCABULARY = dict(datasets=dict(pets=['cat', 'dog', 'bird'], streets=['Dog'
 @pytest.fixture(scope='session')
 def hash_embeddings(tmp_path_factory):
     """Path of a file of embeddings of eight names, by the hash backend: no language model."""
-    from mmplugins.metr.embeddings import NameEmbeddings, save_embeddings
-    from mmplugins.metr.text_backends import encode_texts
+    from mmplugins.metr.text.backends import encode_texts
+    from mmplugins.metr.text.embeddings import NameEmbeddings, save_embeddings
 
     path = tmp_path_factory.mktemp('embeddings') / 'hash.npz'
     save_embeddings(path, NameEmbeddings(EMBEDDED_NAMES, encode_texts('hash', EMBEDDED_NAMES), 'hash', '{name}'))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 
-from mmplugins.metr.vocabulary import Vocabulary
+from mmplugins.metr.text.vocabulary import Vocabulary
 
 KINDS = pytest.mark.parametrize('kind', ['METR', 'DeformableMETR'])
 

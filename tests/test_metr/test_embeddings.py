@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmplugins.metr import embeddings
-from mmplugins.metr.embeddings import NameEmbeddings, load_embeddings, packaged_names, save_embeddings
+from mmplugins.metr.text import embeddings
+from mmplugins.metr.text.embeddings import NameEmbeddings, load_embeddings, packaged_names, save_embeddings
 
 NAMES = ('cat', 'traffic light')
 

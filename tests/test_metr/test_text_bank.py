@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from mmplugins.metr.embeddings import NameEmbeddings, load_embeddings, save_embeddings
-from mmplugins.metr.text_bank import TextBank
+from mmplugins.metr.text.bank import TextBank
+from mmplugins.metr.text.embeddings import NameEmbeddings, load_embeddings, save_embeddings
 
 NAMES = ('cat', 'dog', 'bird', 'traffic_light')
 

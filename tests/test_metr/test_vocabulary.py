@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmplugins.metr.vocabulary import Vocabulary, normalize_name
+from mmplugins.metr.text.vocabulary import Vocabulary, normalize_name
 
 TWO = {'A': ['cat', 'dog'], 'B': ['Dog', 'traffic_light']}
 

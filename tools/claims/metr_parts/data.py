@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from mmplugins.metr.embeddings import NameEmbeddings, load_embeddings, save_embeddings
+from mmplugins.metr.text.embeddings import NameEmbeddings, load_embeddings, save_embeddings
 
 SIZE = 96  # pixels, images are square
 DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmplugins.metr.language_classifier import LanguageClassifier
+from mmplugins.metr.text.classifier import LanguageClassifier
 
 
 def test_forward_is_the_scaled_product_plus_bias():

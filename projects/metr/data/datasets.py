@@ -19,9 +19,9 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from ..text.vocabulary import Vocabulary
 from .coco_json import CheckedCOCO, categories_of, clean_box
 from .label_map import rows_of_classes, to_global
-from .vocabulary import Vocabulary
 
 
 @DATASETS.register_module()
@@ -35,8 +35,8 @@ class VocabCocoDataset(CocoDataset):
     Args:
         *args: See :class:`mmdet.datasets.CocoDataset`.
         metainfo: May hold ``classes``, in any order and in any spelling that
-            :func:`~mmplugins.metr.vocabulary.normalize_name` makes equal. None or without it: all categories of the
-            file, which is then read even if ``lazy_init``.
+            :func:`~mmplugins.metr.text.vocabulary.normalize_name` makes equal. None or without it: all categories of
+            the file, which is then read even if ``lazy_init``.
         lazy_init: Whether to leave the file alone for now. False.
         **kwargs: See :class:`mmdet.datasets.CocoDataset`.
 
@@ -108,8 +108,8 @@ class MultiVocabConcatDataset(ConcatDataset):
     Args:
         datasets: Name to dataset config (or dataset). Wrappers (``RepeatDataset``, ``ClassBalancedDataset``,
             ``MultiImageMixDataset``) may stand around a dataset.
-        vocabulary: Vocabulary, or the arguments of :class:`~mmplugins.metr.vocabulary.Vocabulary`. It may have more
-            datasets than are given here: the model of a joint pretraining is finetuned on one. None: made of the
+        vocabulary: Vocabulary, or the arguments of :class:`~mmplugins.metr.text.vocabulary.Vocabulary`. It may have
+            more datasets than are given here: the model of a joint pretraining is finetuned on one. None: made of the
             classes of ``datasets``.
         pipeline: For every dataset that has none. At the top level ``DetInferencer`` looks for it. None: no pipeline.
         palette: RGB color of each name, 0–255. None: generated.

@@ -16,8 +16,8 @@ from mmdet.registry import METRICS
 from mmengine.fileio import get_local_path
 from torch import Tensor
 
+from ..text.vocabulary import normalize_name
 from .coco_json import CheckedCOCO, categories_of
-from .vocabulary import normalize_name
 
 
 @METRICS.register_module()

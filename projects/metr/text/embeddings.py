@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.atomic import replacing
+from ...utils.atomic import replacing
 from .vocabulary import normalize_name
 
-PACKAGED = Path(__file__).parent / 'embeddings'
+PACKAGED = Path(__file__).parent
 KEYS = ('names', 'embeddings', 'backend', 'template', 'sha256')
 
 
@@ -32,7 +32,7 @@ class NameEmbeddings:
     Attributes:
         names: ``V`` normalized names, all different.
         embeddings: ``(V, E)``, float16 or float32, as the language model gave them: not normalized by us.
-        backend: Language model that made them, see :mod:`mmplugins.metr.text_backends`.
+        backend: Language model that made them, see :mod:`mmplugins.metr.text.backends`.
         template: What the model read, with ``{name}`` in it.
         source: The file, for error messages.
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .backends import BACKENDS, default_template, encode_texts
 from .embeddings import NameEmbeddings, load_embeddings, save_embeddings
-from .text_backends import BACKENDS, default_template, encode_texts
 from .vocabulary import normalize_name
 
 BUILTIN = {

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from mmdet.datasets.api_wrappers import COCO
 
-from .vocabulary import normalize_name
+from ..text.vocabulary import normalize_name
 
 
 class CheckedCOCO(COCO):

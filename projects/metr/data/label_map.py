@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .vocabulary import Vocabulary, normalize_name
+from ..text.vocabulary import Vocabulary, normalize_name
 
 
 def rows_of_classes(vocabulary: Vocabulary, dataset_name: str, classes: Sequence[str]) -> list[int]:

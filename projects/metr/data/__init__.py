@@ -1,0 +1,1 @@
+"""Several data sets of detection as one: annotation files, labels, images, and the metric of each."""
