@@ -12,6 +12,10 @@ checkpoint=$2
 processes=$3
 shift 3
 
+# Without it torchrun gives each process one thread, however many cores there are.
+threads=$(($(nproc) / processes))
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
+
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes "${NNODES:-1}" \
     --node-rank "${NODE_RANK:-0}" \

@@ -3,6 +3,9 @@
 import sys
 
 try:
+    from mmplugins.utils.threads import wait_politely
+
+    wait_politely()
     from mmplugins.utils import launch
 except ModuleNotFoundError as error:
     if error.name != 'mmplugins':

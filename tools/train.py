@@ -6,6 +6,9 @@ The tool of every host codebase: the config says by ``default_scope`` which one 
 import sys
 
 try:
+    from mmplugins.utils.threads import wait_politely
+
+    wait_politely()
     from mmplugins.utils import launch
 except ModuleNotFoundError as error:
     if error.name != 'mmplugins':

@@ -16,6 +16,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from .cpu_products import FasterCPUProductsHook
 from .runner import SurvivingFlexibleRunner, SurvivingRunner
+from .threads import warn_if_busy
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -115,6 +116,7 @@ def build_runner(cfg: Config) -> Runner | FlexibleRunner:
         runner = (SurvivingFlexibleRunner if 'strategy' in cfg else SurvivingRunner).from_cfg(cfg)
     if os.environ.get('MMPLUGINS_ONEDNN') == '1':
         runner.register_hook(FasterCPUProductsHook())
+    warn_if_busy(runner.logger)
     return runner
 
 

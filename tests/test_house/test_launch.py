@@ -1,6 +1,8 @@
 """tools/train.py, tools/test.py and their launchers, on a model that trains in milliseconds."""
 
 import argparse
+import logging
+import os
 import pickle
 import socket
 import sys
@@ -11,6 +13,7 @@ import torch
 from mmengine.runner import FlexibleRunner
 
 from mmplugins.utils import launch
+from mmplugins.utils.threads import wait_politely, warn_if_busy
 
 TINY = Path(__file__).parent / 'tiny'
 CONFIG = TINY / 'tiny.py'
@@ -156,3 +159,22 @@ def test_pictures_are_spelled_as_the_host_does(tiny_args, hook, expected):
     launch.enable_pictures(cfg, 'pictures')
     assert {key: cfg.default_hooks.visualization.get(key) for key in expected} == expected
     assert cfg.visualizer.get('save_dir') == ('pictures' if 'Seg' in hook else None)
+
+
+def test_user_decides_how_threads_wait(monkeypatch):
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'ACTIVE')
+    monkeypatch.delenv('GOMP_SPINCOUNT', raising=False)
+    wait_politely()
+    assert 'GOMP_SPINCOUNT' not in os.environ
+    monkeypatch.delenv('OMP_WAIT_POLICY')
+    monkeypatch.setenv('GOMP_SPINCOUNT', '7')
+    wait_politely()
+    assert os.environ['GOMP_SPINCOUNT'] == '7'
+
+
+@pytest.mark.parametrize(('load', 'threads', 'said'), [(1e6, '2', True), (1e6, '1', False), (0, '2', False)])
+def test_busy_machine_is_named(monkeypatch, caplog, load, threads, said):
+    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 0, 0))
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)
+    warn_if_busy(logging.getLogger('busy'))
+    assert ('OMP_NUM_THREADS=1' in caplog.text) is said
