@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster, one task per GPU.
 # Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS (more options of srun).
+# A minute before its time is over, and when the node is taken away, the job gets SIGTERM: it saves at the end of the
+# iteration and exits with 143. The same command with --resume goes on from there.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -21,5 +23,5 @@ fi
 # shellcheck disable=SC2086
 exec srun --partition "$partition" --job-name "$job_name" \
     --ntasks "$gpus" --ntasks-per-node "$gpus_per_node" --gres "gpu:$gpus_per_node" \
-    --cpus-per-task "${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
+    --cpus-per-task "${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 --signal TERM@60 ${SRUN_ARGS:-} \
     "${PYTHON:-python}" -u "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher slurm "$@"
