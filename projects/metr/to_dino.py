@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..utils.atomic import replacing, write_text
 from ..utils.checkpoint import load_without_code
+from .head import FOCAL_COSTS
 
 DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
 HOSTS = {'METR': ('DINO', 'DINOHead'), 'DeformableMETR': ('DeformableDETR', 'DeformableDETRHead')}
@@ -51,16 +52,7 @@ def host_config(model: ConfigDict, num_classes: int, num_queries: int) -> Config
         with_box_refine=True,
         as_two_stage=True,
         bbox_head=dict(head, type=head_type, num_classes=num_classes, sync_cls_avg_factor=True),
-        train_cfg=dict(
-            assigner=dict(
-                type='HungarianAssigner',
-                match_costs=[
-                    dict(type='FocalLossCost', weight=2.0),
-                    dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
-                    dict(type='IoUCost', iou_mode='giou', weight=2.0),
-                ],
-            )
-        ),
+        train_cfg=dict(assigner=dict(type='HungarianAssigner', match_costs=FOCAL_COSTS)),
         test_cfg=dict(max_per_img=min(300, num_queries * num_classes)),
     )
     if detector == 'DINO':
