@@ -1,9 +1,8 @@
 """Measure a plugin against its peers: ``python tools/benchmark.py <plugin>``; see tools/experiments."""
 
-import importlib
-
 from experiments.frame.benchmark import build_parser, run
+from experiments.frame.rooms import load
 
 if __name__ == '__main__':
     arguments = build_parser().parse_args()
-    run(importlib.import_module(f'experiments.{arguments.plugin}.benchmark').BENCHMARK, arguments)
+    run(load(arguments.plugin, 'benchmark').BENCHMARK, arguments)

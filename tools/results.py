@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments import ROOT
 from experiments.frame.report import benchmark_section, bounds_table, claims_section, measured_by, verdict_table
 
-BLOCK = re.compile(r'(<!-- (claims|benchmark) -->\n).*?(<!-- end -->)', re.DOTALL)
+BLOCK = re.compile(r'(<!-- (claims|benchmark) -->).*?(<!-- end -->)', re.DOTALL)
 MORE = 'All numbers: [RESULTS.md](RESULTS.md).'
 
 
@@ -28,7 +28,7 @@ def fill(readme: str, results: Path) -> str:
         if record is None:
             return match[0]
         table = verdict_table(record['claims']) if match[2] == 'claims' else bounds_table(record)
-        return f'{match[1]}\n{table}\n\n{measured_by(record)} {MORE}\n\n{match[3]}'
+        return '\n\n'.join(filter(None, (match[1], table, f'{measured_by(record)} {MORE}', match[3])))
 
     return BLOCK.sub(block, readme)
 
@@ -42,7 +42,8 @@ def page(name: str, results: Path) -> str:
         parts.append(benchmark_section(record))
     for path in sorted(results.glob('*.json')):
         if path.stem not in ('claims', 'benchmark') and 'table' in (record := read(path)):
-            parts.append(f'## {path.stem.replace("_", " ").capitalize()}\n\n{measured_by(record)}\n\n{record["table"]}')
+            title = path.stem.replace('_', ' ').capitalize()
+            parts.append(f'## {title}\n\n{measured_by(record)}\n\n{record["table"]}')
     return '\n\n'.join(parts) + '\n'
 
 

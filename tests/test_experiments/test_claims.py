@@ -78,6 +78,15 @@ def test_empty_columns_are_left_out():
     assert markdown_table(('a', 'b'), [['1', ''], ['2', '']]) == '| a |\n| --- |\n| 1 |\n| 2 |'
 
 
+def test_what_could_not_be_measured_is_undecided(tmp_path):
+    found = Found({Job('t', arm, 0): dict(error=None, cpu_seconds=1, seconds=1) for arm in 'ab'})
+    rows, judged = found.rows('t', 'error', 'degrees'), [found.compare('t', 'a', 'b', 'error', 'degrees')]
+    claim = to_json(Claim('Less error', 'ours', 'below', judged, rows))
+    assert (claim['verdict'], claim['judged'][0]['mean'], claim['arms'][0]['mean']) == ('undecided', None, None)
+    assert 'a minus b, degrees: nothing, no interval | undecided' in verdict_table([claim])
+    draw_claims([claim], tmp_path / 'claims.png')
+
+
 def test_figure_is_a_picture_also_for_one_value(entry, tmp_path):
     single = to_json(Claim('One', 'ours', 'x', [Comparison('a', 'b', {0: 1.0}, above=0)], [Row('a', 'b', {0: 1.0})]))
     draw_claims([entry, single], tmp_path / 'claims.png')

@@ -73,6 +73,6 @@ def test_one_side_is_asked_for(sides):
         comparison([1.0], **sides)
 
 
-def test_no_values_are_refused():
-    with pytest.raises(ValueError, match='no values'):
-        comparison([])
+def test_without_values_nothing_is_decided():
+    empty = comparison([])
+    assert (empty.mean, empty.bounds(), empty.verdict(), empty.needed()) == (None, None, UNDECIDED, None)

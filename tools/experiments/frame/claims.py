@@ -57,12 +57,13 @@ class Found:
         return next(iter(self.results[task][arm].values()))
 
     def values(self, task: str, arm: str, key: str) -> Values:
-        """A number of an arm, by seed; ``'a.b'`` looks into a dictionary."""
+        """A number of an arm, by seed; ``'a.b'`` looks into a dictionary. Seeds that have None are left out."""
         found = {}
         for seed, value in self.results[task][arm].items():
             for part in key.split('.'):
                 value = value[part]
-            found[seed] = value
+            if value is not None:
+                found[seed] = value
         return found
 
     def row(self, task: str, arm: str, key: str, metric: str, name: str | None = None) -> Row:
@@ -99,9 +100,9 @@ def minus(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Values:
     return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
 
 
-def rounded(value: float) -> float:
+def rounded(value: float | None) -> float | None:
     """Six digits."""
-    return float(f'{value:.6g}')
+    return None if value is None else float(f'{value:.6g}')
 
 
 def rounded_values(values: Mapping[int, float]) -> dict[str, float]:
@@ -133,7 +134,7 @@ def to_json(claim: Claim) -> dict:
     for row in claim.shown:
         numbers = list(row.values.values())
         std = rounded(stdev(numbers)) if len(numbers) > 1 else None
-        summary = dict(mean=rounded(mean(numbers)), std=std, values=rounded_values(row.values))
+        summary = dict(mean=rounded(mean(numbers)) if numbers else None, std=std, values=rounded_values(row.values))
         shown.append(dict(name=row.name, metric=row.metric, **summary))
     return dict(
         claim=claim.text,

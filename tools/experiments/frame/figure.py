@@ -36,7 +36,8 @@ def draw_claims(claims: Sequence[dict], path: Path) -> None:
             panel.plot(
                 list(entry['values'].values()), [place] * len(entry['values']), 'o', color=color, ms=3, alpha=0.5
             )
-            panel.plot(entry['mean'], place, 'D', color=color, ms=5)
+            if entry['mean'] is not None:
+                panel.plot(entry['mean'], place, 'D', color=color, ms=5)
             if entry['interval']:
                 panel.hlines(place, *entry['interval'], color=color, lw=2)
             panel.vlines(float(entry['expected'].split()[1]), place - 0.4, place + 0.4, color='black', lw=1)

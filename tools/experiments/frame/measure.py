@@ -20,32 +20,37 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop
 
 # Operations whose result the host must know before it can go on. Indexing by a mask is one more, see below.
 SYNCS = ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'is_nonzero', '_unique2', 'unique_dim')
+# torch knows the operations of fused attention on CUDA alone.
+FLOPS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 
 
 class Counter(TorchDispatchMode):
-    """Count kernels, the bytes that they read and write, and synchronisations; forward and backward.
+    """Count operations, kernels, the bytes that they read and write, and synchronisations; forward and backward.
 
     A kernel is an operation of ATen that is no view. What a compiler would fuse is counted apart, and what a composite
     operation does inside one kernel is not seen: the numbers compare two versions of the same computation.
 
     Attributes:
-        kernels: Number of operations.
+        flops: Of products, two a multiply-add.
+        kernels: Number of calls.
         traffic: Bytes of their tensor arguments and results.
         syncs: Operations after which the host waits, were the tensors on a GPU.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernels, self.traffic, self.syncs = 0, 0, 0
+        self.flops, self.kernels, self.traffic, self.syncs = 0, 0, 0, 0
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         """Call ``func`` and count it."""
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if func.overloadpacket in FLOPS:
+            self.flops += FLOPS[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
         by_mask = name in ('index', 'index_put', 'index_put_') and any(
             isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in tree_leaves(args[1])
         )
@@ -57,17 +62,11 @@ class Counter(TorchDispatchMode):
         return out
 
 
-def _fused_attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
 def flops(call: Callable[[], object]) -> int:
     """Floating-point operations of the forward pass, two a multiply-add."""
-    # torch knows those of the fused attention on CUDA alone.
-    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops}
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter, torch.no_grad():
+    with Counter() as counter, torch.no_grad():
         call()
-    return counter.get_total_flops()
+    return counter.flops
 
 
 def kept_bytes(call: Callable[[], object]) -> int:
@@ -78,7 +77,7 @@ def kept_bytes(call: Callable[[], object]) -> int:
         # Of a weight a layer keeps a view, its transposed one.
         if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             # Held, so that its address is not used again.
-            storages.setdefault(tensor.untyped_storage().data_ptr(), tensor.detach())
+            storages.setdefault(tensor.untyped_storage()._cdata, tensor.detach())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -26,7 +26,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def interval_text(entry: dict) -> str:
     """``0.12 [0.05, 0.19]``."""
-    mean, interval = number(entry['mean'], 3), entry['interval']
+    mean, interval = number(entry['mean'], 3) or 'nothing', entry['interval']
     if entry['exact']:
         return mean
     return f'{mean} [{number(interval[0], 3)}, {number(interval[1], 3)}]' if interval else f'{mean}, no interval'
@@ -47,9 +47,9 @@ def deciding(claim: dict) -> dict | None:
     """
 
     def distance(entry: dict) -> tuple[int, float]:
-        low, high = entry['interval'] or (entry['mean'], entry['mean'])
-        bound = float(entry['expected'].split()[1])
-        return SEVERITY[entry['verdict']], abs(entry['mean'] - bound) / max(high - low, 1e-12)
+        mean, bound = entry['mean'] or 0.0, float(entry['expected'].split()[1])
+        low, high = entry['interval'] or (mean, mean)
+        return SEVERITY[entry['verdict']], abs(mean - bound) / max(high - low, 1e-12)
 
     return min(claim['judged'], key=distance, default=None)
 
@@ -81,7 +81,7 @@ def verdict_lines(claims: Sequence[dict]) -> list[str]:
 
 def claims_section(record: dict) -> str:
     """All claims with the numbers behind them."""
-    parts = ['## Claims', f'![each comparison with its 95 % interval]({"results/claims.png"})', measured_by(record)]
+    parts = ['## Claims', '![The claims](results/claims.png)', f'{measured_by(record)} {versions_of(record)}']
     for place, claim in enumerate(record['claims'], start=1):
         parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
@@ -101,13 +101,19 @@ def claims_section(record: dict) -> str:
 
 def measured_by(record: dict) -> str:
     """How a record was measured, and that it is older than the code where it is."""
-    versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
-    line = f'`{record["command"]}`, {record["seconds"]} s, {record["machine"]}, {record["date"]}; {versions}.'
+    line = f'`{record["command"]}`, {record["seconds"]} s, {record["machine"]}, {record["date"]}.'
     return f'**{record["older"]}** {line}' if record.get('older') else line
 
 
+def versions_of(record: dict) -> str:
+    """With which packages."""
+    return ', '.join(f'{name} {version}' for name, version in record['versions'].items()) + '.'
+
+
 def bounds_table(record: dict) -> str:
-    """What a benchmark asserts."""
+    """What a benchmark asserts; nothing of an older record."""
+    if not record['bounds']:
+        return ''
     rows = []
     for bound in record['bounds']:
         limit = f'{bound["side"]} {bound["limit"]:g}'
@@ -117,7 +123,5 @@ def bounds_table(record: dict) -> str:
 
 def benchmark_section(record: dict) -> str:
     """The whole table of a benchmark."""
-    parts = ['## Benchmark', measured_by(record), record['table']]
-    if record['bounds']:
-        parts.append(bounds_table(record))
-    return '\n\n'.join(parts)
+    parts = ['## Benchmark', f'{measured_by(record)} {versions_of(record)}', record['table'], bounds_table(record)]
+    return '\n\n'.join(filter(None, parts))

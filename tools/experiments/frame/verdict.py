@@ -30,7 +30,7 @@ class Comparison:
     Attributes:
         name: What is compared, ``'ours minus theirs'``.
         metric: Of what, with its unit.
-        values: One value a seed (or an image, a fold; see ``unit``).
+        values: One value a seed (or an image, a fold; see ``unit``); none if nothing could be measured.
         above: The mean is expected above this.
         below: Or below this; exactly one of the two is given.
         exact: The values have no noise, as counts of parameters or operations: the mean alone decides, and a value on
@@ -39,7 +39,7 @@ class Comparison:
         unit: What ``values`` are counted in.
 
     Raises:
-        ValueError: No value, or not exactly one of ``above`` and ``below``.
+        ValueError: Not exactly one of ``above`` and ``below``.
     """
 
     name: str
@@ -54,13 +54,11 @@ class Comparison:
     def __post_init__(self) -> None:
         if (self.above is None) == (self.below is None):
             raise ValueError(f'{self.name}: give one of above and below')
-        if not self.values:
-            raise ValueError(f'{self.name}: no values')
 
     @property
-    def mean(self) -> float:
-        """Mean of the values."""
-        return mean(self.values.values())
+    def mean(self) -> float | None:
+        """Mean of the values; None if there are none."""
+        return mean(self.values.values()) if self.values else None
 
     @property
     def bound(self) -> float:
@@ -68,10 +66,10 @@ class Comparison:
         return self.below if self.above is None else self.above
 
     def bounds(self) -> tuple[float, float] | None:
-        """Return the 95 % interval; None if one value tells nothing of the spread."""
+        """Return the 95 % interval; None if there are no values, or one that tells nothing of the spread."""
         if self.interval is not None:
             return self.interval
-        if self.exact:
+        if self.exact and self.values:
             return self.mean, self.mean
         if len(self.values) < 2:
             return None

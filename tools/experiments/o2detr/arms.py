@@ -4,9 +4,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .data import CLASSES, SIZE
+from experiments import ROOT
+from experiments.o2detr.data import CLASSES, SIZE
 
-CONFIGS = Path(__file__).resolve().parents[3] / 'configs/o2detr'
+CONFIGS = ROOT / 'configs/o2detr'
 SMALL = 'o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 MORE_ITERS = 250  # of the cascade, and of the base as its control
 

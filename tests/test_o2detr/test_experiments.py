@@ -1,0 +1,131 @@
+"""The experiments: images, measures, arms, and what the claims follow from."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from experiments.frame import measure
+from experiments.frame.claims import Found, to_json
+from experiments.frame.tasks import Job
+from experiments.o2detr.arms import ARMS, arm_config
+from experiments.o2detr.claims import KINDS, claims
+from experiments.o2detr.data import Painter
+from experiments.o2detr.layers import EncoderCase
+from experiments.o2detr.measure import angle_errors
+
+
+def test_ink_lies_in_the_boxes(repo):
+    painter = Painter('val', repo / 'tests/data/clothing10')
+    scan = painter.digits.images[0]
+    for place in [
+        ((60.0, 50.0), (60.0, 20.0), 0.0),
+        ((64.0, 64.0), (50.0, 18.0), 30.0),
+        ((70.0, 60.0), (40.0, 16.0), 120.0),
+    ]:
+        image = np.full((128, 128, 3), 255, np.float32)
+        painter.paste(image, scan, place)
+        ink = np.argwhere(image[..., 0] < 200)[:, ::-1].astype(np.float32)
+        (center, (w, h), angle) = cv2.minAreaRect(ink)
+        assert np.abs(np.array(center) - place[0]).max() < 3
+        assert max(w, h) == pytest.approx(place[1][0], rel=0.2) and min(w, h) == pytest.approx(place[1][1], rel=0.3)
+        long = angle if w > h else angle + 90
+        assert min((long - place[2]) % 180, (place[2] - long) % 180) < 6
+
+
+def test_parts_share_no_scan_and_boxes_do_not_overlap(repo):
+    train, val = (Painter(part, repo / 'tests/data/clothing10') for part in ('train', 'val'))
+    assert not set(train.chosen) & set(val.chosen) and not set(train.photos) & set(val.photos)
+    image, lines = train.paint()
+    boxes = [np.array(line.split()[:8], np.float32).reshape(4, 2) for line in lines]
+    assert image.shape == (128, 128, 3) and 1 <= len(boxes) <= 5
+    for index, box in enumerate(boxes):
+        assert all(cv2.intersectConvexConvex(box, other)[0] < 0.1 for other in boxes[:index])
+
+
+def test_angle_error_takes_the_best_score_at_the_box():
+    truth = torch.tensor([[50.0, 50, 30, 10, 0.05], [100.0, 100, 30, 10, 1.0], [20.0, 20, 30, 10, 1.0]])
+    boxes = torch.tensor(
+        [[52.0, 50, 30, 10, math.pi - 0.05], [50.0, 50, 30, 10, 0.05], [58.0, 50, 30, 10, 1.5], [100, 104, 10, 30, 1.0]]
+    )
+    scores = torch.tensor([0.9, 0.5, 0.95, 0.3])
+    error = angle_errors(boxes, scores, truth)
+    # Around the border the distance is 0.1; a box of the other edge first is turned by 90°; nothing is at the third.
+    assert error[:2].tolist() == pytest.approx([0.1, math.pi / 2], abs=1e-5) and error[2].isnan()
+    assert angle_errors(boxes[:0], scores[:0], truth).isnan().all()
+
+
+def layer_costs(dims, side, name, device='cpu'):
+    call = EncoderCase(side, dims, (name,), device).arms('layer')[name]
+    return measure.flops(call), measure.kept_bytes(call)
+
+
+@pytest.mark.parametrize('dims', [16, 32])
+def test_costs_of_a_layer_are_those_of_the_formula(dims):
+    tokens = 8 * 8 + 4 * 4 + 2 * 2 + 1
+    flops, kept = layer_costs(dims, 64, 'ours')
+    assert flops == 2 * tokens * (9 * dims + dims**2 + 2 * dims * 4 * dims)
+    assert kept < layer_costs(dims, 64, 'deformable')[1]
+    expected = 2 * tokens * (4 * dims**2 + 2 * tokens * dims + 8 * dims**2)
+    dense = [
+        layer_costs(dims, 64, name, device)
+        for name in ('dense, explicit', 'dense, fused')
+        for device in ('cpu', 'meta')
+    ]
+    assert {flops for flops, _ in dense} == {expected}
+    # Nothing is computed on `meta`, and the same is kept.
+    assert dense[0] == dense[1] and dense[2][1] < dense[0][1]
+
+
+SCORES = dict(dwsep=0.5, exchange=0.6, deformable=0.52, none=0.3, plain_l1=0.4, retinanet=0.4, cascade=0.7, longer=0.5)
+
+
+def found_with(**changes):
+    """Results of three seeds that differ by a little noise."""
+    results = {Job('costs', kind, 0): {'D 64, 256²': dict(gflop=cost, mib=cost)} for cost, kind in enumerate(KINDS)}
+    for arm, score in {**SCORES, **changes}.items():
+        for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+            value = score + noise * (1 if arm in ('dwsep', 'cascade') else 0.5)
+            angles = dict(angle=9.0, angle_border=10 - 10 * value, border_boxes=7, found=0.9)
+            results[Job('detect', arm, seed)] = dict(ap50=value, ap75=value, parameters=1.0, **angles)
+    return Found(results)
+
+
+def verdicts(found):
+    return [to_json(claim)['verdict'] for claim in claims(found)]
+
+
+def test_claims_hold_where_every_direction_is_right():
+    assert verdicts(found_with()) == ['holds'] * 6
+
+
+@pytest.mark.parametrize(
+    ('arm', 'score', 'claim'),
+    [('deformable', 0.7, 1), ('exchange', 0.4, 2), ('plain_l1', 0.9, 3), ('longer', 0.9, 4), ('retinanet', 0.9, 5)],
+)
+def test_a_claim_fails_where_its_direction_is_wrong(arm, score, claim):
+    found = verdicts(found_with(**{arm: score}))
+    assert found.pop(claim) == 'does not hold' and set(found) == {'holds'}
+
+
+def test_arms_differ_in_what_they_say(tmp_path):
+    cfgs = {
+        name: arm_config(name, tmp_path / 'data', tmp_path, 10, 0, tmp_path / 'x.pth' if 'start' in arm else None)
+        for name, arm in ARMS.items()
+    }
+    heads = {name: cfg.model.bbox_head.num_classes for name, cfg in cfgs.items()}
+    assert set(heads.values()) == {1}
+    assert cfgs['none'].model.encoder == dict(type='none', embed_dims=64)
+    assert cfgs['exchange'].model.encoder.layer_cfg.mixer_cfg.cross_level == 'adjacent'
+    assert cfgs['deformable'].model.encoder.type == 'deformable'
+    assert cfgs['plain_l1'].model.bbox_head.loss_bbox.angle_l1 == 'plain'
+    assert [cost.get('angle_l1') for cost in cfgs['plain_l1'].model.train_cfg.assigner.match_costs] == [
+        None,
+        'plain',
+        None,
+    ]
+    assert 'angle_l1' not in cfgs['dwsep'].model.bbox_head.loss_bbox
+    assert {str(cfg.load_from) for cfg in cfgs.values()} == {'None', str(tmp_path / 'x.pth')}
+    assert [stage.num_classes for stage in cfgs['cascade'].model.roi_head.bbox_head] == [1, 1]

@@ -1,1 +1,0 @@
-"""Data, arms, measures and claims of tools/claims/o2detr.py."""
