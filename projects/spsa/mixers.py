@@ -1,22 +1,24 @@
 """Reference token mixers with the interface of `SPSA`, for controlled comparison in one network.
 
-Each maps ``(B, C, H, W)`` to the same shape, takes ``in_channels``, and is registered in mmengine's root registry:
-``Identity`` (torch's), `SimAM` (Yang et al., ICML 2021), `SGE` (Li et al., arXiv 1905.09646), `PoolMixer` (PoolFormer,
-the host's module) and `MHSA`, softmax attention. Written from the formulas of the papers.
+Each maps ``(B, C, H, W)`` to the same shape and takes ``in_channels``: `SimAM` (Yang et al., ICML 2021), `SGE` (Li et
+al., arXiv 1905.09646), `PoolMixer` (PoolFormer) and `MHSA`, softmax attention. Written from the formulas of the papers.
+
+In mmengine's root registry, which all hosts and their users share, their names begin with ``SPSA``: ``SPSASimAM``, ….
 """
 
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from mmpretrain.models.backbones.poolformer import Pooling
 from torch import Tensor, nn, ones, zeros
 
 from .layer import resolve_heads
 
-if 'Identity' not in MODELS.module_dict:  # hosts may come to register it too
-    MODELS.register_module('Identity', module=nn.Identity)
+
+def build_mixer(mixer: dict | None, in_channels: int) -> nn.Module:
+    """Build a mixer from its config, for ``in_channels`` channels; of None, a layer that changes nothing."""
+    return nn.Identity() if mixer is None else MODELS.build(dict(mixer, in_channels=in_channels))
 
 
-@MODELS.register_module()
+@MODELS.register_module('SPSASimAM')
 class SimAM(nn.Module):
     """Energy-based parameter-free attention: every value by its squared distance from the mean of its channel.
 
@@ -40,7 +42,7 @@ class SimAM(nn.Module):
         return x * (squares / (4 * (variance + self.e_lambda)) + 0.5).sigmoid()
 
 
-@MODELS.register_module()
+@MODELS.register_module('SPSASGE')
 class SGE(nn.Module):
     """Spatial group-wise enhance: token times mean token, standardized over space, scaled, sigmoid; ``2h`` parameters.
 
@@ -72,9 +74,9 @@ class SGE(nn.Module):
         return (t * (product * self.weight + self.bias).sigmoid()).flatten(1, 2)
 
 
-@MODELS.register_module()
-class PoolMixer(Pooling):
-    """PoolFormer's mixer, average of the neighborhood minus the token: ``(B, C, H, W)`` to the same shape.
+@MODELS.register_module('SPSAPoolMixer')
+class PoolMixer(nn.Module):
+    """PoolFormer's mixer, average of the neighborhood minus the token.
 
     Args:
         in_channels: Unused; every mixer is given it.
@@ -84,10 +86,15 @@ class PoolMixer(Pooling):
     _abbr_ = 'pool'
 
     def __init__(self, in_channels: int | None = None, pool_size: int = 3) -> None:
-        super().__init__(pool_size)
+        super().__init__()
+        self.pool = nn.AvgPool2d(pool_size, stride=1, padding=pool_size // 2, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return self.pool(x) - x
 
 
-@MODELS.register_module()
+@MODELS.register_module('SPSAMHSA')
 class MHSA(nn.Module):
     """Softmax attention over all positions, ``3C^2 + 3C`` parameters.
 
@@ -114,7 +121,7 @@ class MHSA(nn.Module):
         return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2).view_as(x)
 
 
-@MODELS.register_module()
+@MODELS.register_module('SPSASkipMixer')
 class SkipMixer(nn.Module):
     """A mixer and, added to it, the tokens themselves, for those that mix tokens and do not keep them.
 
@@ -129,7 +136,7 @@ class SkipMixer(nn.Module):
 
     def __init__(self, in_channels: int, mixer: dict) -> None:
         super().__init__()
-        self.mixer = MODELS.build(dict(mixer, in_channels=in_channels))
+        self.mixer = build_mixer(mixer, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""

@@ -5,12 +5,13 @@
 
 from collections import OrderedDict
 
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.backbones.mobilenet_v2 import MobileNetV2
 from mmpretrain.models.backbones.mobilevit import MobileViT
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+
+from .mixers import build_mixer
 
 
 @MODELS.register_module()
@@ -20,7 +21,7 @@ class SPSAMobileNetV2(MobileNetV2):
     Takes images ``(B, 3, H, W)``. With SPSA it loads checkpoints of mmpretrain's MobileNetV2 strictly.
 
     Args:
-        mixer: Config of the mixer; it is given ``in_channels``.
+        mixer: Config of the mixer; it is given ``in_channels``. None: no mixer.
         mixer_layers: Layers, 1 to 7, whose blocks have it; default: from stride 8 on.
         *args: Of mmpretrain's ``MobileNetV2``.
         **kwargs: Of mmpretrain's ``MobileNetV2``.
@@ -32,7 +33,7 @@ class SPSAMobileNetV2(MobileNetV2):
     def __init__(
         self,
         *args,
-        mixer: dict = dict(type='SPSA'),  # noqa: B006
+        mixer: dict | None = dict(type='SPSA'),  # noqa: B006
         mixer_layers: tuple[int, ...] = (3, 4, 5, 6, 7),
         **kwargs,
     ) -> None:
@@ -43,7 +44,7 @@ class SPSAMobileNetV2(MobileNetV2):
         for index in mixer_layers:
             for block in getattr(self, f'layer{index}'):
                 *before, (last_name, last) = block.conv.named_children()
-                layer = ROOT_MODELS.build(dict(mixer, in_channels=last.in_channels))
+                layer = build_mixer(mixer, last.in_channels)
                 # A name of its own between the numbers, so that no weight of the host changes its name.
                 block.conv = nn.Sequential(OrderedDict([*before, ('mixer', layer), (last_name, last)]))
 
@@ -74,13 +75,13 @@ class SPSAMobileViT(MobileViT):
 
     Args:
         mixer: Config of the mixer; it is given ``in_channels``. Heads of 8 channels, as the widths of the transformers
-            are multiples of 8 and not all of 16.
+            are multiples of 8 and not all of 16. None: no mixer.
         *args: Of mmpretrain's ``MobileViT``.
         **kwargs: Of mmpretrain's ``MobileViT``.
     """
 
-    def __init__(self, *args, mixer: dict = dict(type='SPSA', head_dim=8), **kwargs) -> None:  # noqa: B006
+    def __init__(self, *args, mixer: dict | None = dict(type='SPSA', head_dim=8), **kwargs) -> None:  # noqa: B006
         super().__init__(*args, **kwargs)
         for layer in self.modules():
             if isinstance(layer, TransformerEncoderLayer):
-                layer.attn = TokenMixer(ROOT_MODELS.build(dict(mixer, in_channels=layer.embed_dims)))
+                layer.attn = TokenMixer(build_mixer(mixer, layer.embed_dims))

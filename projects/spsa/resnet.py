@@ -8,10 +8,11 @@ mmpretrain's has no such argument, so a subclass puts the layer in the same plac
 from collections.abc import Sequence
 
 import torch.utils.checkpoint as cp
-from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.backbones.resnet import Bottleneck, ResLayer, ResNet
 from mmpretrain.registry import MODELS
 from torch import Tensor
+
+from .mixers import build_mixer
 
 
 class SPSABottleneck(Bottleneck):
@@ -20,13 +21,13 @@ class SPSABottleneck(Bottleneck):
     Args:
         in_channels: Of the block.
         out_channels: Of the block.
-        mixer: Config of the mixer; it is given ``in_channels``.
+        mixer: Config of the mixer; it is given ``in_channels``. None: no mixer.
         **kwargs: Of mmpretrain's ``Bottleneck``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, mixer: dict, **kwargs) -> None:
+    def __init__(self, in_channels: int, out_channels: int, mixer: dict | None, **kwargs) -> None:
         super().__init__(in_channels, out_channels, **kwargs)
-        self.mixer = ROOT_MODELS.build(dict(mixer, in_channels=self.mid_channels))
+        self.mixer = build_mixer(mixer, self.mid_channels)
 
     def _forward(self, x: Tensor) -> Tensor:
         # The host's forward is one function; this is it, with the mixer.
@@ -53,7 +54,7 @@ class SPSAResNet(ResNet):
 
     Args:
         depth: 50, 101 or 152.
-        mixer: Config of the mixer; it is given ``in_channels``.
+        mixer: Config of the mixer; it is given ``in_channels``. None: no mixer.
         mixer_stages: Whether each stage has it; default: all but the first, which has the largest maps.
         **kwargs: Of mmpretrain's ``ResNet``.
 
@@ -64,7 +65,7 @@ class SPSAResNet(ResNet):
     def __init__(
         self,
         depth: int,
-        mixer: dict = dict(type='SPSA'),  # noqa: B006
+        mixer: dict | None = dict(type='SPSA'),  # noqa: B006
         mixer_stages: Sequence[bool] = (False, True, True, True),
         **kwargs,
     ) -> None:

@@ -7,11 +7,11 @@ network. Sizes and layout are ours. ``B, C, H, W``: images, channels, height, wi
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from mmpretrain.registry import MODELS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .mixers import build_mixer
 
 
 class SPSABlock(BaseModule):
@@ -23,19 +23,21 @@ class SPSABlock(BaseModule):
 
     Args:
         channels: ``C``.
-        mixer: Config of the mixer; it is given ``in_channels``.
+        mixer: Config of the mixer; it is given ``in_channels``. None: no mixer.
         expansion: Hidden channels of the feed-forward network over ``C``.
         norm_cfg: Config of the norm layer.
         with_cp: Recompute the block in backward to save memory.
     """
 
-    def __init__(self, channels: int, mixer: dict, expansion: int, norm_cfg: dict, with_cp: bool = False) -> None:
+    def __init__(
+        self, channels: int, mixer: dict | None, expansion: int, norm_cfg: dict, with_cp: bool = False
+    ) -> None:
         super().__init__()
         self.with_cp = with_cp
         hidden = expansion * channels
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.mixer = ROOT_MODELS.build(dict(mixer, in_channels=channels))
+        self.mixer = build_mixer(mixer, channels)
         # ReLU: GELU takes over five times as long on a CPU, and ONNX Runtime folds a ReLU into the convolution.
         self.ffn = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
 
@@ -50,15 +52,15 @@ class SPSABlock(BaseModule):
 
 
 @MODELS.register_module()
-class SPSANet(BaseBackbone):
+class SPSANet(BaseModule):
     """Four stages of `SPSABlock`, strides 4, 8, 16, 32.
 
     Weights start as torch initializes them; give ``init_cfg`` for others.
 
     Args:
         arch: ``xxs``, ``xs``, ``s``, or a dict with ``dims``, ``depths`` (equally long), optionally ``expansion`` (3).
-        mixer: Config of the mixer, any layer that takes ``in_channels`` and keeps the shape: ``SPSA``, ``SimAM``,
-            ``SGE``, ``PoolMixer``, ``MHSA``, ``Identity``, or a plugin of mmcv.
+        mixer: Config of the mixer, any layer that takes ``in_channels`` and keeps the shape: ``SPSA``, ``SPSASimAM``,
+            ``SPSASGE``, ``SPSAPoolMixer``, ``SPSAMHSA``, or a plugin of mmcv. None: no mixer.
         in_channels: Channels of the image.
         out_indices: Stages whose outputs are returned, each behind a norm layer of its own. -1 is the last.
         frozen_stages: -1: nothing is frozen; 0: the stem; ``n``: the stem and the first ``n`` stages.
@@ -80,7 +82,7 @@ class SPSANet(BaseBackbone):
     def __init__(
         self,
         arch: str | dict = 'xxs',
-        mixer: dict = dict(type='SPSA'),  # noqa: B006
+        mixer: dict | None = dict(type='SPSA'),  # noqa: B006
         in_channels: int = 3,
         out_indices: int | tuple[int, ...] = -1,
         frozen_stages: int = -1,

@@ -1,5 +1,7 @@
 """SPSA inside the hosts' own backbones: in the right place, without touching their weights."""
 
+import sys
+
 import pytest
 import torch
 from mmdet.models.backbones import ResNet as DetResNet
@@ -52,11 +54,11 @@ def test_weights_of_the_host_fit(ours, plain, number):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('make', [
-    pytest.param(lambda **o: (SPSAResNet(50, mixer=dict(type='Identity'), base_channels=16, stem_channels=16, **o),
+    pytest.param(lambda **o: (SPSAResNet(50, mixer=None, base_channels=16, stem_channels=16, **o),
                               ResNet(50, base_channels=16, stem_channels=16, **o)), id='resnet'),
-    pytest.param(lambda **o: (SPSAMobileNetV2(mixer=dict(type='Identity'), **o), MobileNetV2(**o)), id='mobilenet-v2'),
+    pytest.param(lambda **o: (SPSAMobileNetV2(mixer=None, **o), MobileNetV2(**o)), id='mobilenet-v2'),
 ])  # fmt: skip
-def test_with_identity_it_is_the_host(make, with_cp):
+def test_without_a_mixer_it_is_the_host(make, with_cp):
     ours, plain = make(with_cp=with_cp)
     plain.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(**X)
@@ -108,8 +110,16 @@ def test_mobilevit_tokens():
     torch.testing.assert_close(mixer(x), expected)
 
 
-@pytest.mark.parametrize('mixer', [dict(type='SPSA', mode='agg'), dict(type='SimAM'), dict(type='MHSA', head_dim=8),
-                                   dict(type='SGE', head_dim=8)], ids=lambda mixer: mixer['type'])  # fmt: skip
+@pytest.mark.parametrize(
+    'mixer',
+    [
+        dict(type='SPSA', mode='agg'),
+        dict(type='SPSASimAM'),
+        dict(type='SPSAMHSA', head_dim=8),
+        dict(type='SPSASGE', head_dim=8),
+    ],
+    ids=lambda mixer: mixer['type'],
+)
 def test_other_mixers(mixer):
     for net in (
         SPSAResNet(50, mixer=mixer, base_channels=16, stem_channels=16),
@@ -117,6 +127,30 @@ def test_other_mixers(mixer):
         SPSAMobileViT('xx_small', mixer=dict(mixer, head_dim=8) if mixer['type'] == 'SPSA' else mixer),
     ):
         assert evaluating(net)(torch.randn(1, 3, 64, 64))[-1].isfinite().all()
+
+
+WITHOUT_MMPRETRAIN = """
+import sys
+sys.modules['mmpretrain'] = None  # as if it were not installed
+import torch
+from mmdet.registry import MODELS
+from mmplugins.spsa import SPSA, SPSANet
+
+plugin = dict(cfg=dict(type='SPSA'), stages=(False, False, True, True), position='after_conv2')
+for net in (dict(type='ResNet', depth=50, plugins=[plugin]), dict(type='SPSANet', arch='xxs')):
+    net = MODELS.build(net)
+    net(torch.randn(2, 3, 64, 64))[-1].mean().backward()
+    print(sum(isinstance(module, SPSA) for module in net.modules()))
+from mmplugins.spsa import SPSAResNet
+"""
+
+
+def test_in_mmdet_without_mmpretrain(run):
+    done = run(sys.executable, '-W', 'ignore', '-c', WITHOUT_MMPRETRAIN, check=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[-1] == 'ImportError: SPSAResNet needs mmpretrain: pip install onedl-mmpretrain'
+    assert [line for line in lines if line.isdecimal()] == [str(6 + 3), str(2 + 2 + 6 + 3)]
 
 
 @pytest.mark.parametrize(

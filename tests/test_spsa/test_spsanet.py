@@ -16,10 +16,10 @@ SIZES = [
     ('xxs', 'SPSA', 1_133_672, 197.8, 258.3),
     ('xs', 'SPSA', 2_164_504, 366.8, 479.0),
     ('s', 'SPSA', 5_375_144, 843.8, 1102.0),
-    ('xxs', 'Identity', 1_133_672, 197.8, 258.3),
-    ('xxs', 'MHSA', 1_564_424, None, 2861),
-    ('xs', 'MHSA', 3_033_016, None, 4294),
-    ('s', 'MHSA', 7_713_272, None, 7278),
+    ('xxs', None, 1_133_672, 197.8, 258.3),
+    ('xxs', 'SPSAMHSA', 1_564_424, None, 2861),
+    ('xs', 'SPSAMHSA', 3_033_016, None, 4294),
+    ('s', 'SPSAMHSA', 7_713_272, None, 7278),
 ]
 
 
@@ -27,7 +27,7 @@ def classifier(arch, mixer, classes=1000):
     return MODELS.build(
         dict(
             type='ImageClassifier',
-            backbone=dict(type='SPSANet', arch=arch, mixer=dict(type=mixer)),
+            backbone=dict(type='SPSANet', arch=arch, mixer=mixer and dict(type=mixer)),
             neck=dict(type='GlobalAveragePooling'),
             head=dict(type='LinearClsHead', num_classes=classes, in_channels=SPSANet.arch_settings[arch]['dims'][-1]),
         )
@@ -53,16 +53,16 @@ def test_outputs_of_all_stages():
     assert [tuple(y.shape) for y in SPSANet(TINY)(torch.randn(1, 3, 33, 47))] == [(1, 32, 4, 6)]
 
 
-@pytest.mark.parametrize('mixer', ['SPSA', 'SimAM', 'SGE', 'PoolMixer', 'MHSA', 'Identity', 'ContextBlock'])
+@pytest.mark.parametrize('mixer', ['SPSA', 'SPSASimAM', 'SPSASGE', 'SPSAPoolMixer', 'SPSAMHSA', None, 'ContextBlock'])
 def test_mixers_are_swappable(mixer):
     ratio = dict(ratio=0.25) if mixer == 'ContextBlock' else {}  # a plugin of mmcv
-    net = SPSANet(TINY, mixer=dict(type=mixer, **ratio))
+    net = SPSANet(TINY, mixer=mixer and dict(type=mixer, **ratio))
     net(torch.randn(2, 3, 32, 48))[0].square().mean().backward()
     assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]
 
 
 def test_weights_load_with_any_parameter_free_mixer():
-    net, other = SPSANet(TINY), SPSANet(TINY, mixer=dict(type='Identity'))
+    net, other = SPSANet(TINY), SPSANet(TINY, mixer=None)
     other.load_state_dict(net.state_dict(), strict=True)
     net.load_state_dict(other.state_dict(), strict=True)
     x = torch.randn(1, 3, 32, 32)
@@ -116,10 +116,10 @@ def test_checkpointing_changes_nothing():
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize('mixer', ['SPSA', 'MHSA', 'Identity'])
+@pytest.mark.parametrize('mixer', ['SPSA', 'SPSAMHSA', None])
 def test_hosts_fusion_of_norms_is_right(mixer):
     """mmcv folds a norm into the convolution registered before it: all but those of the outputs, and rightly."""
-    net = SPSANet(TINY, mixer=dict(type=mixer), out_indices=(0, 1))
+    net = SPSANet(TINY, mixer=mixer and dict(type=mixer), out_indices=(0, 1))
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)

@@ -16,14 +16,14 @@ import mmplugins.spsa  # noqa: F401
 # tokens added, as a transformer does it.
 ARCH = dict(dims=(24, 48, 96), depths=(1, 1, 1))
 MIXERS = {
-    'Identity': dict(type='Identity'),
+    'Identity': None,
     'SPSA gate': dict(type='SPSA', head_dim=8),
     'SPSA agg': dict(type='SPSA', head_dim=8, mode='agg'),
-    'SimAM': dict(type='SimAM'),
-    'SGE': dict(type='SGE', head_dim=8),
-    'MHSA': dict(type='MHSA', head_dim=8),
+    'SimAM': dict(type='SPSASimAM'),
+    'SGE': dict(type='SPSASGE', head_dim=8),
+    'MHSA': dict(type='SPSAMHSA', head_dim=8),
 }
-MIXERS.update({f'{name} + token': dict(type='SkipMixer', mixer=MIXERS[name]) for name in ('SPSA agg', 'MHSA')})
+MIXERS.update({f'{name} + token': dict(type='SPSASkipMixer', mixer=MIXERS[name]) for name in ('SPSA agg', 'MHSA')})
 
 
 def load_images(folder: Path, size: int, limit: int | None = None) -> tuple[Tensor, Tensor, list[str]]:

@@ -8,7 +8,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-MIXERS = {'Identity': dict(_delete_=True, type='Identity'), 'SPSA gate': dict(type='SPSA', head_dim=16)}
+MIXERS = {'Identity': None, 'SPSA gate': dict(type='SPSA', head_dim=16)}
 
 
 def train(mixer: str, seed: int, config: Path, epochs: int, folder: Path, images: int | None = None) -> dict:
