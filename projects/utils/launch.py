@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
@@ -124,7 +124,8 @@ def prepare_cpu_group(cfg: Config) -> None:
     """Make several processes work on a machine without GPU; do nothing elsewhere.
 
     mmengine's launcher calls ``torch.cuda.set_device`` in any case. It leaves a process group that exists
-    alone, so we create it. DDP refuses a device id for a model on the CPU, which mmengine passes by default.
+    alone, so we create it. By default it passes DDP and FSDP the number of a GPU; DDP wants none for a model on the
+    CPU, FSDP the name of the device.
     """
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return
@@ -132,6 +133,9 @@ def prepare_cpu_group(cfg: Config) -> None:
         raise SystemExit(f'--launcher {cfg.launcher} needs GPUs; on a CPU use tools/dist_train.sh (torchrun).')
     if not dist.is_initialized():
         dist.init_process_group('gloo')
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        put_fsdp_on_cpu(cfg.strategy)
+        return
     owner, key = (cfg.strategy, 'model_wrapper') if 'strategy' in cfg else (cfg, 'model_wrapper_cfg')
     # The first three are what mmengine uses when the config says nothing.
     owner[key] = {
@@ -141,6 +145,19 @@ def prepare_cpu_group(cfg: Config) -> None:
         **(owner.get(key) or {}),
         'device_ids': None,
     }
+
+
+def put_fsdp_on_cpu(strategy: ConfigDict) -> None:
+    """Make ``FSDPStrategy`` work without a GPU, which torch supports for tests only."""
+    strategy.model_wrapper = {**(strategy.get('model_wrapper') or {}), 'device_id': 'cpu'}
+    if strategy.get('state_dict_cfg') == 'full':
+        # torch frees a weight after it "moved" it to the CPU, where it already was: a segmentation fault.
+        options = dict(rank0_only=True, offload_to_cpu=False)
+        strategy.state_dict_cfg = dict(
+            state_dict_type='FULL_STATE_DICT',
+            state_dict_config=dict(type='FullStateDictConfig', **options),
+            optim_state_dict_config=dict(type='FullOptimStateDictConfig', **options),
+        )
 
 
 class DumpPredictions(Hook):

@@ -15,8 +15,9 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checkpoints import SafeCheckpointHook, is_whole, newest_whole_checkpoint
 from .resume import EpochLoop, ResumeHook
+from .saving import SafeCheckpointHook, is_whole, newest_whole_checkpoint
+from .sharded import ShardedStrategy
 from .stop import StopHook, shielded
 
 
@@ -127,6 +128,12 @@ class SurvivingRunner(_Surviving, Runner):
 
 class SurvivingFlexibleRunner(_Surviving, FlexibleRunner):
     """mmengine's runner of a config with a ``strategy``, with what :class:`_Surviving` adds."""
+
+    def build_strategy(self, strategy: dict, **kwargs) -> object:
+        """Take our strategy where the config says mmengine's FSDP, which cannot be resumed."""
+        if isinstance(strategy, dict) and strategy['type'] == 'FSDPStrategy':
+            strategy = {**strategy, 'type': ShardedStrategy}
+        return super().build_strategy(strategy, **kwargs)
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:

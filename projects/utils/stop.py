@@ -14,7 +14,7 @@ import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 
-from .checkpoints import SafeCheckpointHook
+from .saving import SafeCheckpointHook
 
 
 class StopHook(Hook):

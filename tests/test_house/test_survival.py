@@ -18,7 +18,7 @@ from mmengine.runner import Runner, ValLoop
 from torch.utils.data import SequentialSampler, TensorDataset
 
 from mmplugins.utils import launch
-from mmplugins.utils.checkpoints import is_whole, newest_whole_checkpoint
+from mmplugins.utils.saving import is_whole, newest_whole_checkpoint
 from mmplugins.utils.stop import shielded
 
 TINY = Path(__file__).parent / 'tiny'

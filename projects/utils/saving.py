@@ -35,7 +35,8 @@ def newest_whole_checkpoint(work_dir: str, logger: Logger) -> str | None:
         Path of the newest of ``epoch_<n>.pth``, ``iter_<n>.pth`` and the one that ``last_checkpoint`` names, or None.
     """
     named = Path(find_latest_checkpoint(work_dir) or Path(work_dir, 'none'))
-    found = {path for path in named.parent.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)}
+    # The name has a folder in it, from which the run may have moved.
+    found = _numbered(Path(work_dir)) or _numbered(named.parent)
     if named.exists():
         found.add(named)
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
@@ -43,8 +44,13 @@ def newest_whole_checkpoint(work_dir: str, logger: Logger) -> str | None:
             logger.info(f'Resume from {path}, the newest whole checkpoint.')
             return str(path)
         logger.warning(f'{path} is not whole: its writer was stopped. It is skipped.')
-    logger.info(f'No checkpoint in {named.parent}: the run starts from its beginning.')
+    logger.info(f'No whole checkpoint in {work_dir}: the run starts from its beginning.')
     return None
+
+
+def _numbered(folder: Path) -> set[Path]:
+    """Find ``epoch_<n>.pth`` and ``iter_<n>.pth``."""
+    return {path for path in folder.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)}
 
 
 class SafeCheckpointHook(CheckpointHook):
