@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parent.parent
 # For `experiments` and `results`. Last, because `tools/test.py` has the name of a package of Python's.
@@ -27,8 +30,6 @@ def seed() -> None:
 @pytest.fixture(scope='module', autouse=True)
 def default_scope() -> None:
     """Forget the default scope that the tests of another file left: bare names would be looked up in its host."""
-    from mmengine.registry import DefaultScope
-
     DefaultScope._instance_dict.clear()
 
 
@@ -62,3 +63,94 @@ def run() -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+@pytest.fixture
+def small_cfg(repo, tmp_path, monkeypatch) -> Callable[..., Config]:
+    """Return a function that gives a config on `tests/data`, cut to a few images, without randomness but the weights'.
+
+    It works in a folder that is not the checkout: the configs find their data themselves.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, images: int = 8, **options) -> Config:
+        cfg = Config.fromfile(repo / name)
+        cfg.work_dir = str(tmp_path / 'work')
+        cfg.train_cfg.update(max_epochs=2, val_interval=2)
+        cfg.param_scheduler = []
+        cfg.default_hooks.checkpoint.interval = 1
+        for dataloader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            dataloader.batch_size = 4
+            # The images of the folder are sorted by class.
+            dataloader.dataset.indices = (
+                list(range(0, 160, 160 // images)) if 'CustomDataset' in str(dataloader) else images
+            )
+        pipeline = cfg.train_dataloader.dataset.pipeline
+        pipeline[:] = [step for step in pipeline if step.type != 'RandomFlip']
+        for step in pipeline:
+            if step.type == 'RandomResizedCrop':
+                step.update(crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0))
+        cfg.merge_from_dict(options)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def train_and_resume(small_cfg, tmp_path) -> Callable[[str], dict[str, torch.Tensor]]:
+    """Return a function that trains a `small_cfg` at once, and stopped and resumed: to equal weights, its result."""
+
+    def weights(folder: str) -> dict[str, torch.Tensor]:
+        return torch.load(tmp_path / folder / 'epoch_2.pth', weights_only=False)['state_dict']
+
+    def train(name: str) -> dict[str, torch.Tensor]:
+        runner = Runner.from_cfg(small_cfg(name))
+        runner.train()
+        losses = runner.message_hub.get_scalar('train/loss').data[0]
+        assert all(loss > 0 for loss in losses)
+        cfg = small_cfg(name, work_dir=str(tmp_path / 'resumed'))
+        cfg.update(resume=True, load_from=str(tmp_path / 'work/epoch_1.pth'))
+        Runner.from_cfg(cfg).train()
+        expected, resumed = weights('work'), weights('resumed')
+        assert expected.keys() == resumed.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(value, resumed[key], msg=key)
+        return expected
+
+    return train
+
+
+@pytest.fixture
+def learn_by_heart(small_cfg) -> Callable[[str], float]:
+    """Return a function that trains a classifier on 40 images of two classes and gives its top-1 on them in percent."""
+
+    def learn(name: str) -> float:
+        cfg = small_cfg(name, images=40)
+        cfg.train_cfg.update(max_epochs=8, val_interval=8)
+        cfg.train_dataloader.batch_size = 20
+        cfg.val_dataloader.dataset.update(data_prefix='train', indices=cfg.train_dataloader.dataset.indices)
+        cfg.val_dataloader.dataset.pipeline = [
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(64, 64)),
+            dict(type='PackInputs'),
+        ]
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner.message_hub.get_scalar('val/accuracy/top1').current()
+
+    return learn
+
+
+@pytest.fixture
+def train_by_mim(small_cfg, run, tmp_path) -> Callable[[str, str], None]:
+    """Return a function that trains a `small_cfg` by ``mim train <host>`` for an epoch, outside the checkout."""
+
+    def train(host: str, name: str) -> None:
+        cfg = small_cfg(name, images=4)
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.dump(tmp_path / 'small.py')
+        done = run('mim', 'train', host, 'small.py', '--work-dir', 'w', cwd=tmp_path, timeout=600)
+        assert 'Saving checkpoint at 1 epochs' in done.stdout
+        assert (tmp_path / 'w/epoch_1.pth').is_file()
+
+    return train
