@@ -32,6 +32,12 @@ def test_graphs_are_counted():
     assert found['ours']['graphs'] == 1
 
 
+def test_what_the_case_measured_itself_is_taken():
+    given = dict(ours=dict(peak=5), other=dict(peak=6))
+    found = run_case(case(count=False, timed=False, given=given), Options('cpu', True, None, None))
+    assert found == {'ours': dict(peak=5), 'theirs': {}, 'other': dict(peak=6)}
+
+
 def test_table_has_ratios_over_the_base():
     measured = {'layer': {'ours': dict(flops=2e9), 'theirs': dict(flops=4e9)}}
     rows = table_of(measured, dict(layer='theirs')).splitlines()

@@ -57,8 +57,9 @@ def test_table_shows_the_comparison_that_decides(entry):
 
 def test_page_says_that_a_record_is_older_than_the_code(entry):
     record = dict(command='c', seconds=1, machine='m', versions={'torch': '2'}, date='d', claims=[entry])
-    assert '**' not in claims_section(record)
-    assert '**Before the frame.** `c`' in claims_section({**record, 'older': 'Before the frame.'})
+    assert '**' not in claims_section(record) and 'claims.png' in claims_section(record)
+    older = claims_section({**record, 'older': 'Before the frame.'})
+    assert '**Before the frame.** `c`' in older and 'claims.png' not in older
 
 
 def test_an_older_claim_without_differences_is_shown_as_that(entry):

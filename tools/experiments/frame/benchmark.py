@@ -66,6 +66,7 @@ class Case:
         compiled: Arm to ``(module, *inputs)`` whose graphs under ``torch.compile`` are counted.
         peaks: Arm to ``(build, args, warm)`` of `measure.peak_bytes`.
         timed: Whether time is measured at all.
+        given: Arm to numbers that the case has measured itself, as of several processes.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Case:
     compiled: Mapping[str, tuple] = field(default_factory=dict)
     peaks: Mapping[str, tuple] = field(default_factory=dict)
     timed: bool = True
+    given: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def run_case(case: Case, options: Options) -> dict[str, dict[str, float]]:
         found[name]['graphs'] = measure.graphs(module, *inputs)
     for name, (build, args, warm) in case.peaks.items():
         found.setdefault(name, {})['peak'] = measure.peak_bytes(build, args, warm, options.device)
+    for name, numbers in case.given.items():
+        found.setdefault(name, {}).update(numbers)
     return found
 
 

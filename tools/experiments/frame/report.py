@@ -81,7 +81,9 @@ def verdict_lines(claims: Sequence[dict]) -> list[str]:
 
 def claims_section(record: dict) -> str:
     """All claims with the numbers behind them."""
-    parts = ['## Claims', '![The claims](results/claims.png)', f'{measured_by(record)} {versions_of(record)}']
+    parts = ['## Claims', f'{measured_by(record)} {versions_of(record)}']
+    if not record.get('older'):
+        parts.append('![Each comparison with its 95 % interval and its bound](results/claims.png)')
     for place, claim in enumerate(record['claims'], start=1):
         parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')

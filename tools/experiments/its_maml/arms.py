@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from pathlib import Path
-
 from mmengine.config import Config
 
-from mmplugins.its_maml.sweep import arm_config, run_arm
+from experiments import ROOT
 
 PLAIN = dict(train_shots=1, reg_weight=1.0, inner_steps=2)
 MAIN = {
@@ -33,13 +30,13 @@ ARMS = {
 }
 
 
-def base_config(root: Path, data: str, tasks: int) -> Config:
+def base_config(data: str, tasks: int) -> Config:
     """Return the small config on smaller images, without validation.
 
     Omniglot: drawings at 14x14, gray. Digits: scikit-learn's at 8x8, each turned four ways; digits 0-6 to train, 7-9 to
     test, so that no turned copy of a digit is in both.
     """
-    cfg = Config.fromfile(root / 'configs/its_maml/r-maml_conv4-w16_5way-1to1_1xb4-400i_omniglot28.py')
+    cfg = Config.fromfile(ROOT / 'configs/its_maml/r-maml_conv4-w16_5way-1to1_1xb4-400i_omniglot28.py')
     cfg.model.with_features = True
     network = cfg.model.network
     if data == 'omniglot':
@@ -60,13 +57,3 @@ def base_config(root: Path, data: str, tasks: int) -> Config:
     cfg.optim_wrapper.optimizer.lr = 3e-3  # chosen on R-MAML with 1 shot, seed 99: it learns more in few updates
     cfg.log_level = 'WARNING'
     return cfg
-
-
-def run(root: Path, work_dir: Path, data: str, name: str, seed: int, updates: int, tasks: int) -> dict:
-    """Train and test an arm, or read what an earlier run found."""
-    settings = deepcopy(ARMS[data][name])
-    updates = round(updates * settings.pop('longer', 1))
-    cfg = arm_config(base_config(root, data, tasks), **settings, seed=seed, updates=updates)
-    folder = work_dir / data / f'{name.replace(", ", "_").replace(" ", "-")}_{seed}_{updates}_{tasks}'
-    cfg.experiment_name = f'{data}_{folder.name}'  # the loggers of mmengine are global
-    return run_arm(cfg, folder, seed=seed, **settings)
