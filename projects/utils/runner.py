@@ -39,7 +39,7 @@ class _Surviving:
 
     def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
         """Take our checkpoint hook where the config says mmengine's."""
-        if isinstance(hook, dict) and str(hook['type']).rpartition('.')[2] == 'CheckpointHook':
+        if isinstance(hook, dict) and str(hook.get('type')).rpartition('.')[2] == 'CheckpointHook':
             hook = {**hook, 'type': SafeCheckpointHook}
         super().register_hook(hook, priority)
 

@@ -20,6 +20,7 @@ from .saving import SafeCheckpointHook
 class StopHook(Hook):
     """Save at the end of the iteration in which a signal arrives, and exit with 128 + its number: 143 for SIGTERM.
 
+    torchrun hands the signal on, gives its processes 30 seconds, and exits with 1 itself; srun exits with 143.
     All ranks stop after the same iteration, whichever were told. With gradient accumulation it is the next one that
     updates the weights. A signal during a validation is acted on after the next iteration; mmengine's checkpoint hook
     saves before it validates. A second Ctrl-C ends a run of one process at once.

@@ -195,6 +195,15 @@ def test_half_written_checkpoint_is_skipped(tmp_path, caplog):
     assert 'epoch_3.pth is not whole' in caplog.text and 'epoch_2.pth, the newest whole' in caplog.text
 
 
+def test_config_can_name_the_runner(start, tmp_path):
+    """As for the hosts' tools, which know nothing of ours."""
+    changes = dict(runner_type='mmplugins.utils.runner.SurvivingRunner')
+    process = start(tmp_path / 'run', changes)
+    wait_for(tmp_path / 'run', 6, process)
+    process.terminate()
+    assert finish(process) == 143
+
+
 def test_nothing_to_resume_starts_anew(start, tmp_path):
     assert finish(start(tmp_path / 'run', {}, True)) == 0
     assert 'the run starts from its beginning' in (tmp_path / 'run.txt').read_text()
