@@ -2,18 +2,18 @@
 
 from .baselines import DDIMInversionEditor, NullTextInversion, SDEditEditor
 from .cache import InversionCache
-from .datasets import EditPairDataset, LoadEditImage
+from .diffusion.parts import DiffusionParts
+from .diffusion.schedule import DDIMSchedule
 from .editor import InversionEditor
-from .hooks import SaveEditGridHook
+from .evaluation.hook import SaveEditGridHook
+from .evaluation.metrics import CLIPScore, EditLPIPS, ReconPSNR, ReconSSIM
 from .inversion import Inversion
-from .judge import AttributeAccuracy
-from .metrics import CLIPScore, EditLPIPS, ReconPSNR, ReconSSIM
-from .parts import DiffusionParts
+from .pairs.dataset import EditPairDataset, LoadEditImage
+from .pairs.sample import EditDataSample
 from .prompt_tuning import PromptTuningInversion
-from .sample import EditDataSample
-from .schedule import DDIMSchedule
-from .tinted_digits import TintedDigits
-from .tiny_training import TinyAutoencoder, TinyDenoiser
+from .tinted_digits.dataset import TintedDigits
+from .tinted_digits.judge import AttributeAccuracy
+from .tinted_digits.training import TinyAutoencoder, TinyDenoiser
 from .tuning import TuningEditor
 
 __all__ = [

@@ -7,9 +7,10 @@ import sys
 import warnings
 from pathlib import Path
 
-from .arguments import add_editor_arguments, build_editor, unknown_words
-from .editor import InversionEditor
-from .pairs import read_pairs
+from .pairs.lists import read_pairs
+from .verbs.arguments import add_editor_arguments, build_editor, unknown_words
+from .verbs.editing import edit_batch, edit_many, make_loader
+from .verbs.report import save_sample, summary_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,16 +59,13 @@ def run_invert(args: argparse.Namespace) -> int:
 
 def run_one(args: argparse.Namespace, edits: bool) -> int:
     """Invert an image, edit it if asked to, write the files."""
-    from .editing import edit_batch, load_pair, save_sample, summary_line
-
-    pair = dict(
-        img_path=args.image, prompt=args.prompt, source_prompt=args.source_prompt, sample_id=Path(args.image).stem
-    )
+    prompts = dict(prompt=args.prompt, source_prompt=args.source_prompt)
     say_model(args, [args.prompt])
-    editor: InversionEditor = build_editor(args)
-    image, sample = load_pair(pair, editor, args)
-    (made,) = edit_batch(editor, image[None], [sample], args, edits)
-    report = save_sample(sample, Path(args.out), made)
+    editor = build_editor(args)
+    load = make_loader(editor, args)
+    item = load(dict(img_path=args.image, sample_id=Path(args.image).stem, edit_type='', **prompts))
+    (made,) = edit_batch(editor, [item], args, edits)
+    report = save_sample(item['data_samples'], Path(args.out), made)
     print(summary_line(report))
     print(f'written to {args.out}: compare.png, report.json')
     return 0
@@ -75,8 +73,6 @@ def run_one(args: argparse.Namespace, edits: bool) -> int:
 
 def run_batch(args: argparse.Namespace) -> int:
     """Edit a list of images."""
-    from .editing import edit_many
-
     if args.batch_size < 1:
         raise ValueError(f'--batch-size must be at least 1, got {args.batch_size}')
     pairs = read_pairs(args.pairs, args.image_root, args.prompt)

@@ -15,10 +15,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from .diffusion.parts import DiffusionParts
+from .diffusion.schedule import DDIMSchedule
 from .inversion import Inversion
-from .parts import DiffusionParts
-from .sample import EditDataSample
-from .schedule import DDIMSchedule
+from .pairs.sample import EditDataSample, prompts_of
 
 Progress = Callable[[str, int, int, float], None]
 """Called as ``progress(stage, done, total, loss)``; stages are ``invert``, ``tune`` and ``edit``."""
@@ -209,17 +209,28 @@ class InversionEditor(BaseModel):
         for numbers in groups.values():
             images = torch.stack([inputs[number] for number in numbers]).to(self.parts.device)
             samples = [data_samples[number] for number in numbers]
-            prompts = [sample.prompt for sample in samples]
-            known = all(sample.get('source_prompt') is not None for sample in samples)
-            source_prompts = [sample.source_prompt for sample in samples] if known else None
-            inversion = self.invert(images, prompts, source_prompts)
-            edits = torch.stack([self.edit(inversion, prompts, eta) for eta in self.etas])
-            pictures = dict(source=images, vae=self.parts.decode(inversion.source), recon=self.reconstruct(inversion))
-            for place, sample in enumerate(samples):
-                for name, picture in pictures.items():
-                    sample.set_field(picture[place].cpu(), name)
-                sample.set_data(dict(edits=edits[:, place].cpu(), etas=self.etas))
+            self.edit_samples(samples, images, self.invert(images, *prompts_of(samples)), self.etas)
         return list(data_samples)
+
+    def edit_samples(
+        self, samples: Sequence[EditDataSample], images: Tensor, inversion: Inversion, etas: Sequence[float]
+    ) -> None:
+        """Edit inverted images and put the pictures into their data samples, see :class:`EditDataSample`.
+
+        Args:
+            samples: One an image.
+            images: ``(B, 3, H, W)`` in [-1, 1], on the device of the model.
+            inversion: Of the images.
+            etas: Strengths; none for the reconstruction alone.
+        """
+        pictures = dict(source=images, vae=self.parts.decode(inversion.source), recon=self.reconstruct(inversion))
+        edits = torch.empty(len(etas), *images.shape)
+        for place, eta in enumerate(etas):
+            edits[place] = self.edit(inversion, prompts_of(samples)[0], eta)
+        for place, sample in enumerate(samples):
+            for name, picture in pictures.items():
+                sample.set_field(picture[place].cpu(), name)
+            sample.set_data(dict(edits=edits[:, place], etas=etas))
 
 
 def guide(uncond: Tensor | None, cond: Tensor | None, guidance: float) -> Tensor:

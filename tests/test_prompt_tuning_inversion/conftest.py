@@ -17,7 +17,7 @@ def make_folder(tmp_path_factory) -> Callable[..., Path]:
     """Return a function that writes a random folder of a prediction type, once."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from mmplugins.prompt_tuning_inversion.tiny_parts import (
+    from mmplugins.prompt_tuning_inversion.tinted_digits.parts import (
         SCHEDULER,
         build_text_encoder,
         build_tokenizer,

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
 from mmplugins.prompt_tuning_inversion import EditDataSample
-from mmplugins.prompt_tuning_inversion.metrics import psnr, ssim
+from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr, ssim
 
 
 def pair():
@@ -96,7 +96,7 @@ def test_metrics_without_weights_say_so_and_are_left_out(config, caplog):
 
 def test_clip_score_is_the_cosine_of_the_model(tmp_path):
     transformers = pytest.importorskip('transformers')
-    from mmplugins.prompt_tuning_inversion.tiny_parts import build_tokenizer
+    from mmplugins.prompt_tuning_inversion.tinted_digits.parts import build_tokenizer
 
     tokenizer = build_tokenizer()
     text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,

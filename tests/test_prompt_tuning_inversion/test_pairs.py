@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmplugins.prompt_tuning_inversion import LoadEditImage
-from mmplugins.prompt_tuning_inversion.pairs import decode_mask, read_pairs
+from mmplugins.prompt_tuning_inversion.pairs.lists import decode_mask, read_pairs
 
 PIE = {
     '000000000000': dict(

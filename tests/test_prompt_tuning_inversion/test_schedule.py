@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmplugins.prompt_tuning_inversion import DDIMSchedule
-from mmplugins.prompt_tuning_inversion.tiny_parts import SCHEDULER
+from mmplugins.prompt_tuning_inversion.tinted_digits.parts import SCHEDULER
 
 STEPS = 10
 PREDICTIONS = ('epsilon', 'v_prediction')

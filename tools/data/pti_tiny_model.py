@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmplugins.prompt_tuning_inversion import TinyDenoiser
-from mmplugins.prompt_tuning_inversion.tiny_parts import SCHEDULER
+from mmplugins.prompt_tuning_inversion.tinted_digits.parts import SCHEDULER
 
 INDEX = dict(
     _class_name='StableDiffusionPipeline',

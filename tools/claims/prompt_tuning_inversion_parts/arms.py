@@ -9,10 +9,10 @@ from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
+from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr
 from mmplugins.prompt_tuning_inversion.inversion import Inversion
-from mmplugins.prompt_tuning_inversion.judge import DigitJudge, color_of, shape_of, to_pixels
-from mmplugins.prompt_tuning_inversion.metrics import psnr
-from mmplugins.prompt_tuning_inversion.tinted_digits import COLORS, DIGITS, prompt_of
+from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of
+from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge, color_of, shape_of, to_pixels
 
 STEPS, UPDATES = 20, 10
 GUIDANCES = (1.0, 3.0, 5.0, 7.5)

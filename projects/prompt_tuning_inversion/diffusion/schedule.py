@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .extras import require
+from ..extras import require
 
 PREDICTIONS = ('epsilon', 'v_prediction')
 

@@ -14,8 +14,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .extras import require
-from .tiny_parts import SCHEDULER, build_text_encoder, build_tokenizer, unet_config, vae_config
+from ..extras import require
+from .parts import SCHEDULER, build_text_encoder, build_tokenizer, unet_config, vae_config
 
 
 @MODELS.register_module()
@@ -23,7 +23,7 @@ class TinyAutoencoder(BaseModel):
     """``AutoencoderKL`` trained to reconstruct pictures ``(B, 3, H, W)`` in [-1, 1].
 
     Args:
-        vae: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tiny_parts.vae_config`.
+        vae: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.vae_config`.
         kl_weight: Weight of the divergence from the normal distribution, mean over latents. Ours.
         init_cfg: Of mmengine.
     """
@@ -51,8 +51,8 @@ class TinyDenoiser(BaseModel):
 
     Args:
         autoencoder: Config of a :class:`TinyAutoencoder`; it is frozen, ``init_cfg`` names its checkpoint.
-        unet: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tiny_parts.unet_config`.
-        text_encoder: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tiny_parts.build_text_encoder`.
+        unet: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.unet_config`.
+        text_encoder: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.build_text_encoder`.
         drop_prompt: Share of empty prompts, for classifier-free guidance (arXiv 2207.12598).
         init_cfg: Of mmengine.
     """

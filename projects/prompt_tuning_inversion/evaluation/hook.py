@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..pairs.sample import EditDataSample
 from .gallery import nearness, save_strip, write_gallery
-from .sample import EditDataSample
 
 
 @HOOKS.register_module()

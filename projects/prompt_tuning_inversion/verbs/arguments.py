@@ -8,12 +8,12 @@ import re
 import torch
 from mmengine.registry import MODELS
 
-from .editor import InversionEditor
-from .folder import TINY, resolve
-from .parts import DTYPES
-from .pictures import RESIZES
-from .tiny_parts import WORDS
-from .tuning import TOKENS
+from ..diffusion.folder import TINY, resolve
+from ..diffusion.parts import DTYPES
+from ..editor import InversionEditor
+from ..pictures import RESIZES
+from ..tinted_digits.parts import WORDS
+from ..tuning import TOKENS
 
 METHODS = {
     'pti': 'PromptTuningInversion',

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from .extras import require
+from ..extras import require
 
 
 def unprompted_modules(unet: nn.Module) -> list[nn.Module]:

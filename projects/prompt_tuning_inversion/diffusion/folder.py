@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TINY = Path(__file__).parent / 'tiny'
+TINY = Path(__file__).parents[1] / 'tiny'
 PARTS = ('tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler')
 SUPPORTED = 'Stable Diffusion 1.x and 2.x folders are supported'
 

@@ -9,8 +9,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from .extras import require
-from .tinted_digits import COLORS, DIGITS, read_digits
+from ..extras import require
+from .dataset import COLORS, DIGITS, read_digits
 
 
 def color_of(pixels: np.ndarray) -> str:

@@ -8,8 +8,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-from .pairs import decode_mask, read_pairs
-from .pictures import fit, read_image, to_tensor
+from ..pictures import fit, read_image, to_tensor
+from .lists import decode_mask, read_pairs
 from .sample import EditDataSample
 
 
@@ -19,7 +19,7 @@ class EditPairDataset(BaseDataset):
 
     Args:
         ann_file: A JSON list, PIE-Bench's ``mapping_file.json``, or a folder of images and text files, see
-            :func:`~mmplugins.prompt_tuning_inversion.pairs.read_pairs`. ``data_root`` is put before it.
+            :func:`~mmplugins.prompt_tuning_inversion.pairs.lists.read_pairs`. ``data_root`` is put before it.
         image_root: Folder that the paths in it start from, under ``data_root``.
         prompt: For all images of a folder without text files.
         edit_types: Keep only edits of these types, such as PIE-Bench's ``'change color'``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmengine.structures import BaseDataElement
 
 
@@ -12,3 +14,9 @@ class EditDataSample(BaseDataElement):
     the image, or None); after ``predict`` also ``source``, ``vae``, ``recon`` (Tensor ``(3, H, W)`` in [-1, 1]),
     ``edits`` (``(E, 3, H, W)``) and ``etas``. Metainfo: ``img_path``, ``sample_id``, ``edit_type``.
     """
+
+
+def prompts_of(samples: Sequence[EditDataSample]) -> tuple[list[str], list[str] | None]:
+    """Prompts of the edits and of the images; no list of the latter where one of them is not known."""
+    sources = [sample.get('source_prompt') for sample in samples]
+    return [sample.prompt for sample in samples], None if None in sources else sources

@@ -1,43 +1,23 @@
-"""Files that show and describe an edit: strip, report, and a page with all edits of a run."""
+"""Files that show edits: a strip of pictures for each, and a page with all of a run."""
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from PIL import Image
 
 from mmplugins.utils.atomic import replacing, write_text
 
+from ..pairs.sample import EditDataSample
+from ..pictures import strip, to_image
 from .metrics import psnr, ssim
-from .pictures import strip, to_image
-from .sample import EditDataSample
 
-PACKAGES = ('torch', 'diffusers', 'transformers', 'safetensors', 'mmengine', 'onedl-mmengine', 'mmplugins')
 STYLE = (
     'body{font:15px sans-serif;margin:2em;max-width:1200px}figure{margin:0 0 2em}img{max-width:100%;'
     'image-rendering:pixelated}figcaption{margin:.3em 0}small{color:#555}'
 )
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that an edit depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def image_hash(path: str | Path) -> str:
-    """SHA-256 of an image file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def nearness(sample: EditDataSample) -> dict[str, dict[str, float]]:
@@ -72,28 +52,6 @@ def save_strip(sample: EditDataSample, path: Path) -> None:
     """Write the labelled strip of a sample."""
     with replacing(path) as temporary:
         strip(list(pictures_of(sample).values())).save(temporary)
-
-
-def save_sample(sample: EditDataSample, folder: Path, report: dict) -> dict:
-    """Write pictures, strip and ``report.json`` of a sample; return the whole report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (_, picture) in pictures_of(sample).items():
-        with replacing(folder / f'{name}.png') as temporary:
-            picture.save(temporary)
-    save_strip(sample, folder / 'compare.png')
-    path = sample.metainfo.get('img_path')
-    report = dict(
-        image=str(path),
-        image_sha256=image_hash(path),
-        prompt=sample.prompt,
-        source_prompt=sample.get('source_prompt'),
-        etas=list(sample.etas),
-        metrics=nearness(sample),
-        **report,
-        versions=versions(),
-    )
-    write_text(folder / 'report.json', json.dumps(report, indent=1) + '\n')
-    return report
 
 
 def write_gallery(path: Path, entries: Sequence[tuple[str, str, str]], title: str = 'Prompt Tuning Inversion') -> None:

@@ -1,21 +1,24 @@
-"""A UNet that keeps little for the backward pass and computes the rest again. Not in the paper.
+"""Less memory for a backward pass: a UNet that computes again what it did not keep, and a process that gives back.
 
-diffusers' own checkpointing keeps the norms and projections around the blocks of a transformer, which at full
-resolution is as much as all the rest. ``B`` images, ``L`` positions of ``D`` numbers.
+Not in the paper. diffusers' own checkpointing keeps the norms and projections around the blocks of a transformer, which
+at full resolution is as much as all the rest. ``B`` images, ``L`` positions of ``D`` numbers.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .extras import require
+from ..extras import require
 
 # The widest layer of a transformer is eight times as wide as its input; more positions than these are done in turns.
 POSITIONS = 1024
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def recompute_activations(unet: nn.Module) -> None:
@@ -52,3 +55,18 @@ def in_turns(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.cat([some(part, *args, **kwargs) for part in hidden_states.split(POSITIONS, dim=1)], dim=1)
 
     return wrapped
+
+
+def return_freed_memory(threshold: int = 1 << 20) -> bool:
+    """Have the C library give freed blocks from ``threshold`` bytes on back to the system at once.
+
+    glibc keeps them to use them again. Backward passes free activations of many sizes in another order than they were
+    made, which tears its heap: with recomputed activations the heap grew to more than twice what is in use.
+
+    Returns:
+        Whether the C library can be told; only glibc has the switch.
+    """
+    if sys.platform != 'linux':
+        return False
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, threshold))

@@ -15,7 +15,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from .extras import require
+from ..extras import require
 
 COLORS = {'red': 0.0, 'yellow': 1 / 6, 'green': 1 / 3, 'cyan': 1 / 2, 'blue': 2 / 3, 'magenta': 5 / 6}  # name: hue
 DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .extras import require
-from .tinted_digits import COLORS, DIGITS
+from ..extras import require
+from .dataset import COLORS, DIGITS
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer

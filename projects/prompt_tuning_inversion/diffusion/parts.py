@@ -15,10 +15,9 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .extras import require
+from ..extras import require
 from .folder import SKELETONS, FolderInfo, check_folder, resolve
-from .memory import return_freed_memory
-from .recompute import recompute_activations
+from .memory import recompute_activations, return_freed_memory
 from .unprompted import evaluated_once, unprompted_modules
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}

@@ -18,8 +18,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from .extras import require
-from .sample import EditDataSample
+from ..extras import require
+from ..pairs.sample import EditDataSample
 
 
 def psnr(picture: Tensor, image: Tensor, mask: Tensor | None = None) -> float:

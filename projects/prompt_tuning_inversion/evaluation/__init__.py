@@ -1,0 +1,1 @@
+"""How near edits are to image and prompt, in numbers and in pictures."""

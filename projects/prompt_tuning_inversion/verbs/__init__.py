@@ -1,0 +1,1 @@
+"""What ``python -m mmplugins.prompt_tuning_inversion`` does."""
