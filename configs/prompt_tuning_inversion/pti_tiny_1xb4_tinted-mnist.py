@@ -18,4 +18,4 @@ test_dataloader = dict(
         data_root='{{ fileDirname }}/../../tests/data/pti',
         ann_file='pairs.json',
         pipeline=[dict(type='LoadEditImage', size=32, multiple=8)]))
-test_evaluator = [dict(type='ReconPSNR'), dict(type='ReconSSIM'), dict(type='AttributeAccuracy')]
+test_evaluator = [dict(type='EditPSNR'), dict(type='EditSSIM'), dict(type='TintedDigitAccuracy')]

@@ -3,9 +3,9 @@
 _base_ = './_base_/tinted_digits.py'
 
 model = dict(
-    type='TinyDenoiser',
+    type='TintedDigitDenoiser',
     autoencoder=dict(
-        type='TinyAutoencoder',
+        type='TintedDigitAutoencoder',
         vae=dict(channels=(16, 32, 32)),
         init_cfg=dict(type='Pretrained', checkpoint='work_dirs/tiny-vae_1xb32-800i_tinted-mnist/iter_800.pth')),
     unet=dict(channels=(48, 64)),

@@ -2,7 +2,7 @@
 # minutes on a core.
 _base_ = './_base_/tinted_digits.py'
 
-model = dict(type='TinyAutoencoder', vae=dict(channels=(16, 32, 32)))
+model = dict(type='TintedDigitAutoencoder', vae=dict(channels=(16, 32, 32)))
 train_dataloader = dict(batch_size=32)
 
 max_iters = 800

@@ -29,7 +29,7 @@ class DDIMInversionEditor(PromptTuningInversion):
 
 
 @MODELS.register_module()
-class NullTextInversion(TuningEditor):
+class NullTextInversionEditor(TuningEditor):
     """Null-text inversion (arXiv 2211.09794) of ``(B, 3, H, W)``: the unconditional embedding is tuned.
 
     Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps; here the prompt

@@ -69,7 +69,7 @@ def make_editor(make_folder) -> Callable:
         kind: str = 'PromptTuningInversion', prediction_type: str = 'epsilon', parts: dict | None = None, **kwargs
     ):
         kwargs = {'num_steps': 5, 'guidance': 3.0, **kwargs}
-        if kind in ('PromptTuningInversion', 'NullTextInversion'):
+        if kind in ('PromptTuningInversion', 'NullTextInversionEditor'):
             kwargs = {'inner_steps': 2, 'early_stop': None, **kwargs}
         parts = dict(type='DiffusionParts', pretrained=str(make_folder(prediction_type)), **(parts or {}))
         return MODELS.build(dict(type=kind, parts=parts, **kwargs))

@@ -10,7 +10,7 @@ TARGETS = ['a green three', 'a red two']
 def test_null_text_is_the_literal_loop(make_editor, images):
     from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-    editor = make_editor('NullTextInversion')
+    editor = make_editor('NullTextInversionEditor')
     parts, image = editor.parts.requires_grad_(False), images[:1]
     config = {key: value for key, value in parts.scheduler_config.items() if not key.startswith('_')}
     config.pop('skip_prk_steps')
@@ -49,17 +49,17 @@ def test_null_text_is_the_literal_loop(make_editor, images):
 
 
 def test_null_text_strength_zero_repeats_stage_one(make_editor, images):
-    editor = make_editor('NullTextInversion', prediction_type='v_prediction')
+    editor = make_editor('NullTextInversionEditor', prediction_type='v_prediction')
     inversion = editor.invert(images, TARGETS, SOURCES)
     assert torch.equal(editor.edit(inversion, TARGETS, 0.0), editor.reconstruct(inversion))
     assert (inversion.losses[:, 1] <= inversion.losses[:, 0]).float().mean() > 0.7
 
 
 def test_null_text_needs_the_prompt_of_the_image(make_editor, images):
-    with pytest.raises(ValueError, match='NullTextInversion needs a prompt that says what is in the image'):
-        make_editor('NullTextInversion').invert(images, TARGETS)
+    with pytest.raises(ValueError, match='NullTextInversionEditor needs a prompt that says what is in the image'):
+        make_editor('NullTextInversionEditor').invert(images, TARGETS)
     with pytest.raises(ValueError, match='guidance 1 leaves the empty prompt without influence'):
-        make_editor('NullTextInversion', guidance=1)
+        make_editor('NullTextInversionEditor', guidance=1)
 
 
 def test_sdedit_ends(make_editor, images):

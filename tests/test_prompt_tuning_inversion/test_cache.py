@@ -76,7 +76,7 @@ def test_other_pixels_and_prompts_are_another_file(cache, make_editor, images):
 @pytest.mark.parametrize(
     ('kwargs', 'same'),
     [(dict(init='null'), True), (dict(init='text:a red one'), True), (dict(init='source'), True), (dict(), False),
-     (dict(kind='NullTextInversion'), True), (dict(init='null', tokens='content'), False),
+     (dict(kind='NullTextInversionEditor'), True), (dict(init='null', tokens='content'), False),
      (dict(kind='SDEditEditor'), True)],
     ids=['null', 'text', 'source', 'target', 'null-text', 'content', 'sdedit'],
 )  # fmt: skip

@@ -65,7 +65,7 @@ def sample(**fields) -> dict:
     return EditDataSample(prompt='a', **fields).to_dict()
 
 
-@pytest.mark.parametrize(('kind', 'name', 'function'), [('ReconPSNR', 'psnr', psnr), ('ReconSSIM', 'ssim', ssim)])
+@pytest.mark.parametrize(('kind', 'name', 'function'), [('EditPSNR', 'psnr', psnr), ('EditSSIM', 'ssim', ssim)])
 def test_means_over_samples_without_those_that_the_mask_covers(kind, name, function):
     metric = METRICS.build(dict(type=kind))
     samples = [sample(), sample(), sample(mask=torch.ones(24, 31, dtype=torch.bool))]
@@ -80,7 +80,7 @@ def test_means_over_samples_without_those_that_the_mask_covers(kind, name, funct
 
 @pytest.mark.parametrize(
     'config',
-    [dict(type='EditLPIPS', backbone='nowhere.pth'), dict(type='CLIPScore', pretrained='nowhere')],
+    [dict(type='EditLPIPS', backbone='nowhere.pth'), dict(type='EditCLIPScore', pretrained='nowhere')],
     ids=['lpips', 'clip'],
 )
 def test_metrics_without_weights_say_so_and_are_left_out(config, caplog):
@@ -110,7 +110,7 @@ def test_clip_score_is_the_cosine_of_the_model(tmp_path):
     model.save_pretrained(tmp_path)
     images = transformers.CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16))
     transformers.CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
-    metric = METRICS.build(dict(type='CLIPScore', pretrained=str(tmp_path)))
+    metric = METRICS.build(dict(type='EditCLIPScore', pretrained=str(tmp_path)))
     image = torch.full((3, 16, 16), 0.3)
     found = metric.judge(image, dict(prompt='a red three'))
     mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)

@@ -14,8 +14,8 @@ from mmplugins.prompt_tuning_inversion.tinted_digits.judge import color_of, word
 from mmplugins.prompt_tuning_inversion.tinted_digits.parts import WORDS, build_tokenizer
 
 DENOISER = dict(
-    type='TinyDenoiser',
-    autoencoder=dict(type='TinyAutoencoder', vae=dict(channels=(8, 8))),
+    type='TintedDigitDenoiser',
+    autoencoder=dict(type='TintedDigitAutoencoder', vae=dict(channels=(8, 8))),
     unet=dict(channels=(16, 16), cross_attention_dim=16),
     text_encoder=dict(width=16, heads=2),
 )

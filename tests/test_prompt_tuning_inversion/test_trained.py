@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmplugins.prompt_tuning_inversion import DDIMInversionEditor, NullTextInversion, PromptTuningInversion
+from mmplugins.prompt_tuning_inversion import DDIMInversionEditor, NullTextInversionEditor, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.__main__ import main
 from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr
 from mmplugins.prompt_tuning_inversion.pictures import read_image, to_tensor
@@ -69,7 +69,7 @@ def test_tuning_reconstructs_every_image_better_than_no_tuning(images, prompts, 
 
 @pytest.mark.slow
 def test_null_text_reconstructs_every_image_better_than_no_tuning(images, prompts):
-    editor = NullTextInversion(TINY, **UPDATES, **COMMON)
+    editor = NullTextInversionEditor(TINY, **UPDATES, **COMMON)
     ddim = DDIMInversionEditor(TINY, init='source', **COMMON)
     gain = fidelity(editor, editor.invert(images, *prompts)) - fidelity(ddim, ddim.invert(images, *prompts))
     assert gain.min() > 3, gain

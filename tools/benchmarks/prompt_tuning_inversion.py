@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmplugins.prompt_tuning_inversion import InversionCache, NullTextInversion, PromptTuningInversion
+from mmplugins.prompt_tuning_inversion import InversionCache, NullTextInversionEditor, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.diffusion.folder import SKELETONS
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
 from mmplugins.prompt_tuning_inversion.tinted_digits.parts import (
@@ -105,7 +105,7 @@ def bench_time(model: str, count: int, size: int, steps: int, inner: int, repeat
     images = torch.rand(count, 3, size, size, device=device) * 2 - 1
     prompts, sources = [PROMPT] * count, [SOURCE] * count
     kwargs = dict(num_steps=steps, inner_steps=inner)
-    ours, null_text = build(model, device, **kwargs), build(model, device, NullTextInversion, **kwargs)
+    ours, null_text = build(model, device, **kwargs), build(model, device, NullTextInversionEditor, **kwargs)
     arms = {
         'ours': lambda: ours.invert(images, prompts),
         'both branches': lambda: literal(ours, images, null_text=False),

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmplugins.prompt_tuning_inversion import TinyDenoiser
+from mmplugins.prompt_tuning_inversion import TintedDigitDenoiser
 from mmplugins.prompt_tuning_inversion.tinted_digits.parts import SCHEDULER
 
 INDEX = dict(
@@ -43,7 +43,7 @@ def main() -> None:
     # A checkpoint of mmengine holds more than tensors; this one is our own.
     checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py').model
-    model: TinyDenoiser = MODELS.build(cfg)
+    model: TintedDigitDenoiser = MODELS.build(cfg)
     model.load_state_dict(checkpoint['state_dict'])
     vae = model.autoencoder.vae
     vae.register_to_config(scaling_factor=model.scaling_factor.item())

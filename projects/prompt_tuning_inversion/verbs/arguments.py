@@ -17,7 +17,7 @@ from ..tuning import TOKENS
 
 METHODS = {
     'pti': 'PromptTuningInversion',
-    'null-text': 'NullTextInversion',
+    'null-text': 'NullTextInversionEditor',
     'ddim': 'DDIMInversionEditor',
     'sdedit': 'SDEditEditor',
 }

@@ -44,7 +44,7 @@ def make_tasks(group: int, count: int) -> list[dict]:
 def build(kind: str, **kwargs) -> InversionEditor:
     """An editor on the tiny model; updates are not stopped early, so that arms are of equal work."""
     kwargs = dict(dict(num_steps=STEPS, guidance=EDIT_GUIDANCE), **kwargs)
-    if kind in ('PromptTuningInversion', 'NullTextInversion'):
+    if kind in ('PromptTuningInversion', 'NullTextInversionEditor'):
         kwargs = dict(dict(inner_steps=UPDATES, early_stop=None), **kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of guidance 1, which is one of the arms
@@ -101,7 +101,7 @@ def arms() -> dict[str, dict]:
         for init in INITS if guidance > 1 else ('target',):
             found[f'PTI {init} w{guidance:g}'] = dict(kind='PromptTuningInversion', guidance=guidance, init=init)
         if guidance > 1:
-            found[f'null-text w{guidance:g}'] = dict(kind='NullTextInversion', guidance=guidance)
+            found[f'null-text w{guidance:g}'] = dict(kind='NullTextInversionEditor', guidance=guidance)
     for updates in (1, 3):
         name = f'PTI target w{EDIT_GUIDANCE:g} N{updates}'
         found[name] = dict(
