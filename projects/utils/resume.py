@@ -73,7 +73,10 @@ class _From:
 
 
 class ResumeHook(Hook):
-    """Take up the random numbers of each rank, and validate if the run was stopped before it could."""
+    """Take up the random numbers of each rank, and make up for a validation that the checkpoint does not know of.
+
+    It may have been done: mmengine saves before it validates, and after it only a better best checkpoint.
+    """
 
     priority = 'LOWEST'
 

@@ -49,7 +49,8 @@ class StopHook(Hook):
     def after_train_iter(self, runner: object, *args, **kwargs) -> None:
         """Leave if any rank was told to."""
         number = self._any_received()
-        if number and runner.optim_wrapper.should_update():
+        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', {'': runner.optim_wrapper}).values()
+        if number and all(wrapper.should_update() for wrapper in wrappers):
             self.release()
             saved = self._save(runner)
             runner.logger.warning(f'{signal.Signals(number).name} after iteration {runner.iter + 1}: {saved}')

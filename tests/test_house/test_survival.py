@@ -124,7 +124,12 @@ def test_killed_run_ends_as_the_other(start, uninterrupted, tmp_path, changes, s
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('changes', 'number'),
-    [(BY_EPOCH, signal.SIGTERM), (BY_EPOCH, signal.SIGINT), (BY_ITERATION, signal.SIGTERM)],
+    [
+        (BY_EPOCH, signal.SIGTERM),
+        (BY_EPOCH, signal.SIGINT),
+        (BY_ITERATION, signal.SIGTERM),
+        ({'optim_wrapper.accumulative_counts': 3}, signal.SIGTERM),  # saves when no gradient waits for the others
+    ],
 )
 def test_signal_saves_and_leaves(start, uninterrupted, tmp_path, changes, number):
     expected = uninterrupted(start, changes)
