@@ -69,13 +69,19 @@ def flops(call: Callable[[], object]) -> int:
     return counter.flops
 
 
-def kept_bytes(call: Callable[[], object]) -> int:
-    """Bytes that the forward pass keeps for the backward pass, parameters not counted."""
+def kept_bytes(call: Callable[[], object], counts: Callable[[Tensor], bool] = lambda tensor: True) -> int:
+    """Bytes that the forward pass keeps for the backward pass, parameters not counted.
+
+    Args:
+        call: The forward pass; what it returns is held until all is counted.
+        counts: Which tensors are meant.
+    """
     storages: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         # Of a weight a layer keeps a view, its transposed one.
-        if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
+        is_weight = isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter)
+        if not is_weight and counts(tensor):
             # Held, so that its address is not used again.
             storages.setdefault(tensor.untyped_storage()._cdata, tensor.detach())
         return tensor

@@ -7,10 +7,9 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
+from experiments.metr.data import SETS
 from mmplugins.metr import CategoryExtractionModule, GroupHungarianAssigner
 from mmplugins.metr.head import FOCAL_COSTS
-
-from .data import SETS
 
 DIMS, LEVELS, TOP_K = 64, 2, 5
 

@@ -1,24 +1,30 @@
 """Group matching against one matching over all queries, and against brute force."""
 
-import argparse
 import itertools
 
 import numpy as np
 import torch
-from evidence import interleaved
-from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mmplugins.metr.group_assigner import GroupHungarianAssigner
-from mmplugins.metr.head import FOCAL_COSTS
 
 IMAGE_SIZE = 512.0  # pixels, of the boxes
 
 
-def matching_case(args: argparse.Namespace, device: str) -> list[tuple[InstanceData, InstanceData, InstanceData]]:
-    """Predictions for ours, the same for the baseline, and boxes of each image, from a seed."""
+def matching_case(
+    num_images: int, groups: int, queries: int, max_boxes: int, device: str
+) -> list[tuple[InstanceData, InstanceData, InstanceData]]:
+    """Predictions for ours, the same for the baseline, and boxes of each image, from a seed.
+
+    Args:
+        num_images: Length of the list.
+        groups: ``K`` categories.
+        queries: ``Q`` of each.
+        max_boxes: Of a category; each has 0 to so many.
+        device: Of the tensors.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def boxes(count: int) -> Tensor:
@@ -27,13 +33,13 @@ def matching_case(args: argparse.Namespace, device: str) -> list[tuple[InstanceD
         return (torch.cat([center - size / 2, center + size / 2], dim=1) * IMAGE_SIZE).to(device)
 
     images = []
-    for _ in range(args.matching_images):
-        groups = torch.arange(args.groups, device=device).repeat_interleave(args.queries)
-        logits = torch.randn(len(groups), 1, generator=generator).to(device)
-        counts = torch.randint(0, args.max_boxes + 1, (args.groups,), generator=generator)
-        labels = torch.arange(args.groups).repeat_interleave(counts).to(device)
-        ours = InstanceData(scores=logits, bboxes=boxes(len(groups)), group_labels=groups)
-        scattered = torch.full((len(groups), args.groups), -20.0, device=device).scatter(1, groups[:, None], logits)
+    for _ in range(num_images):
+        of_query = torch.arange(groups, device=device).repeat_interleave(queries)
+        logits = torch.randn(len(of_query), 1, generator=generator).to(device)
+        counts = torch.randint(0, max_boxes + 1, (groups,), generator=generator)
+        labels = torch.arange(groups).repeat_interleave(counts).to(device)
+        ours = InstanceData(scores=logits, bboxes=boxes(len(of_query)), group_labels=of_query)
+        scattered = torch.full((len(of_query), groups), -20.0, device=device).scatter(1, of_query[:, None], logits)
         plain = InstanceData(scores=scattered, bboxes=ours.bboxes)
         images.append((ours, plain, InstanceData(bboxes=boxes(len(labels)), labels=labels)))
     return images
@@ -59,7 +65,11 @@ def own_cost(logits: np.ndarray, pred: np.ndarray, gt: np.ndarray) -> np.ndarray
 
 
 def check_matching(assigner: GroupHungarianAssigner, images: list, meta: dict, exhaustive: bool) -> None:
-    """Compare with an assignment per group on costs of our own: scipy's, or every permutation."""
+    """Compare with an assignment per group on costs of our own: scipy's, or every permutation.
+
+    Raises:
+        AssertionError: Another matching is better.
+    """
     for pred, _, gt in images:
         found = assigner.assign(pred, gt, meta).gt_inds.cpu().numpy()
         groups, labels = pred.group_labels.cpu().numpy(), gt.labels.cpu().numpy()
@@ -75,21 +85,4 @@ def check_matching(assigner: GroupHungarianAssigner, images: list, meta: dict, e
             position = np.searchsorted(columns, found[rows][matched] - 1)
             ok = len(matched) == min(cost.shape) and np.isin(found[rows][matched] - 1, columns).all()
             if not ok or abs(cost[matched, position].sum() - best) > 1e-4:
-                raise SystemExit(f'the matching of group {label} is not the best one')
-
-
-def bench_matching(args: argparse.Namespace, device: str) -> dict:
-    """Compare the two matchers."""
-    group, plain = GroupHungarianAssigner(match_costs=FOCAL_COSTS), HungarianAssigner(match_costs=FOCAL_COSTS)
-    meta = dict(img_shape=(int(IMAGE_SIZE),) * 2)
-    images = matching_case(args, device)
-    check_matching(group, images, meta, exhaustive=False)
-    tiny = argparse.Namespace(matching_images=8, groups=4, queries=5, max_boxes=5)
-    check_matching(group, matching_case(tiny, device), meta, exhaustive=True)
-    arms = dict(
-        ours=lambda: [group.assign(ours, gt, meta) for ours, _, gt in images],
-        plain=lambda: [plain.assign(pred, gt, meta) for _, pred, gt in images],
-    )
-    seconds = interleaved(arms, 3 * args.repeats, device)
-    pairs = sum(len(gt) for *_, gt in images)
-    return dict(seconds=seconds, speedup=seconds['plain'] / seconds['ours'], boxes=pairs, equal_to_brute_force=True)
+                raise AssertionError(f'the matching of group {label} is not the best one')

@@ -1,1 +1,0 @@
-"""Parts of ``tools/benchmarks/metr.py``."""

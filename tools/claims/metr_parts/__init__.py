@@ -1,1 +1,0 @@
-"""Data and model of the small METR experiment, used by ``tools/claims/metr.py``."""

@@ -1,0 +1,82 @@
+"""Speed and memory of METR's decoder and matcher against what mmdet's own classes would do on the same work.
+
+Decoder, forward and backward, same weights and inputs: one memory an image, against mmdet's decoder on a batch of
+``B K`` with memory, references and valid ratios repeated ``K`` times.
+
+Matcher: groups, against one mmdet ``HungarianAssigner`` over all ``K Q`` queries. The baseline gets the same boxes, and
+the same logits in a ``(K Q, K)`` matrix, each query's in the column of its category and -20 elsewhere; making the
+matrix is not timed. It solves another problem (it may pair across categories), which is why ours is compared with
+brute force and not with it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from mmdet.models.task_modules.assigners import HungarianAssigner
+from mmdet.utils import register_all_modules
+
+from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
+from experiments.metr.decoder_case import FULL, QUICK, DecoderCase, build_step
+from experiments.metr.matching import IMAGE_SIZE, check_matching, matching_case
+from mmplugins.metr.group_assigner import GroupHungarianAssigner
+from mmplugins.metr.head import FOCAL_COSTS
+
+META = dict(img_shape=(int(IMAGE_SIZE),) * 2)
+
+
+def check(options: Options) -> None:
+    """Compare both decoders, and the matcher with brute force.
+
+    In float64: in float32 a sampling point next to the border of a cell may round to either side, and its gradient
+    jumps there.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    register_all_modules()
+    case = DecoderCase(64, options.device, torch.float64, **QUICK)
+    for ours, plain in zip(case.gradients('ours'), case.gradients('plain'), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9 * float(plain.detach().abs().max()))
+    assigner = GroupHungarianAssigner(match_costs=FOCAL_COSTS)
+    check_matching(assigner, matching_case(4, 20, 100, 30, options.device), META, exhaustive=False)
+    check_matching(assigner, matching_case(8, 4, 5, 5, options.device), META, exhaustive=True)
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """The decoder at two widths of its FFN, and the matcher."""
+    sizes = QUICK if options.quick else FULL
+    for ffn in (32, 64) if options.quick else (1024, 2048):
+        case = DecoderCase(ffn, options.device, **sizes)
+        small = (32, options.device, QUICK)
+        yield Case(
+            f'decoder, FFN {ffn}',
+            case.arms(),
+            'plain',
+            peaks={arm: (build_step, (arm, ffn, options.device, sizes), (arm, *small)) for arm in case.decoders},
+            given={arm: dict(memory_side=case.memory_side(arm)) for arm in case.decoders},
+        )
+    group, plain = GroupHungarianAssigner(match_costs=FOCAL_COSTS), HungarianAssigner(match_costs=FOCAL_COSTS)
+    images = matching_case(*((1, 3, 10, 4) if options.quick else (4, 20, 100, 30)), options.device)
+    arms = dict(
+        ours=lambda: [group.assign(ours, gt, META) for ours, _, gt in images],
+        plain=lambda: [plain.assign(pred, gt, META) for _, pred, gt in images],
+    )
+    yield Case('matching', arms, 'plain', repeats=15)
+
+
+def bounds(measured: Measured) -> list[Bound]:
+    """The worst of both widths."""
+    decoders = [case for case in measured if case.startswith('decoder') and 'CUDA' not in case]
+    over = partial(ratio, measured, ours='ours', theirs='plain')
+    worst = {key: max(over(case, key=key) for case in decoders) for key in ('seconds', 'peak', 'memory_side')}
+    once = 'one memory an image, not one for each category'
+    return [
+        Bound('decoder, time over mmdet', worst['seconds'], 0.3, once),
+        Bound('decoder, peak memory over mmdet', worst['peak'], 0.55, once),
+        Bound('decoder, bytes kept on the side of the memory', worst['memory_side'], 0.1, 'counted: 1 / K'),
+        Bound('matching, time over mmdet', over('matching', key='seconds'), 0.2, 'K small assignments for a large one'),
+    ]
+
+
+BENCHMARK = Benchmark(cases=cases, bounds=bounds, check=check)
