@@ -115,6 +115,12 @@ def test_work_dir_defaults_to_the_name_of_the_config(tiny_args):
     assert launch.load_config(tiny_args).work_dir == 'work_dirs/tiny'
 
 
+def test_work_dir_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='cannot be written'):
+        launch.check_work_dir(str(tmp_path / 'file' / 'run'))
+
+
 def test_amp_without_gpu_is_refused(tiny_args, monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     with pytest.raises(SystemExit, match='--amp needs a GPU'):
