@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmplugins.cae.codebook import fit_kmeans, windows_of
+from mmplugins.cae.targets.codebook import fit_kmeans, windows_of
 from mmplugins.utils.atomic import replacing
 
 SIDE, PATCH, GRID = 12, 2, 6

@@ -1,6 +1,5 @@
 """The arms: pretraining of small students through the plugin's registered modules, and probes of what they learned."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from experiments.cae.digits import GRID, PATCH, SIDE, Digits, shift
 from mmplugins.cae import InclusiveBlockMask
-
-from .digits import GRID, PATCH, SIDE, Digits, shift
 
 # Name -> method, what differs. Steps are multiples of 18, an epoch of batches of 64.
 ARMS = {
@@ -137,23 +135,29 @@ def probes(train: Tensor, test: Tensor, digits: Digits, draws: int = 5) -> dict[
 
 @torch.no_grad()
 def features(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Mean of the patch tokens (n, D), class token (n, D), all patch tokens (n, 36 D), after the final norm."""
-    tokens = model.backbone(images)[0]
-    return dict(mean=tokens[:, 1:].mean(1), cls_token=tokens[:, 0], all_tokens=tokens[:, 1:].flatten(1))
+    """Mean of the patch tokens (n, D), all of them side by side (n, 36 D), after the final norm."""
+    tokens = model.backbone(images)[0][:, 1:]
+    return dict(mean=tokens.mean(1), all_tokens=tokens.flatten(1))
 
 
-def run_arm(name: str, seed: int, folder: Path, scale: float = 1.0) -> dict:
+def measure(name: str, seed: int, folder: Path, scale: float) -> dict:
     """Train an arm and probe it.
 
+    Args:
+        name: Of ``ARMS``.
+        seed: Of weights, masks, order and draws.
+        folder: Of the frozen targets.
+        scale: Factor of the number of epochs.
+
     Returns:
-        Probes by kind of feature and by name; ``spread``, the deviation of features over images; CPU seconds.
+        Probes by kind of feature and by name; of supervised arms ``mean.accuracy``.
     """
     arm, digits = ARMS[name], Digits()
     torch.manual_seed(seed)
     np.random.seed(seed)
-    start = time.process_time()
     if arm['kind'] == 'pixels':
-        return dict(mean=probes(digits.train.mean(1).flatten(1), digits.test.mean(1).flatten(1), digits))
+        found = probes(digits.train.mean(1).flatten(1), digits.test.mean(1).flatten(1), digits)
+        return dict(mean=found, all_tokens=found)
     model = build(arm, folder)
     model.init_weights()
     if arm['kind'] != 'random':
@@ -162,11 +166,6 @@ def run_arm(name: str, seed: int, folder: Path, scale: float = 1.0) -> dict:
     if arm['kind'] == 'supervised':
         with torch.no_grad():
             found = model.head(model.backbone(digits.normalize(digits.test))).argmax(1)
-        accuracy = 100 * (found == digits.test_labels).float().mean().item()
-        return dict(mean={'accuracy': accuracy}, cpu_seconds=time.process_time() - start)
+        return dict(mean={'accuracy': 100 * (found == digits.test_labels).float().mean().item()})
     train_set, test_set = (features(model, digits.normalize(images)) for images in (digits.train, digits.test))
-    return dict(
-        **{kind: probes(train_set[kind], test_set[kind], digits) for kind in train_set},
-        spread=test_set['mean'].std(0).mean().item(),
-        cpu_seconds=time.process_time() - start,
-    )
+    return {kind: probes(train_set[kind], test_set[kind], digits) for kind in train_set}

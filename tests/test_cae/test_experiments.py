@@ -1,0 +1,77 @@
+"""The arms of the benchmark do the same work, and what the claims follow from."""
+
+import pytest
+import torch
+from mmpretrain.utils import register_all_modules
+
+from experiments.cae import benchmark as bench
+from experiments.cae.arms import ARMS
+from experiments.cae.claims import claims
+from experiments.frame.claims import Found, to_json
+from experiments.frame.tasks import Job
+
+PROBES = ('10-shot', '10-NN', 'all labels')
+# Points of an arm where every direction is as claimed.
+SCORES = {
+    'random init': 40, 'raw pixels': 60, 'CAE v2, visible': 85, 'CAE v2, masked': 70, 'CAE v2, both': 80, 'CAE v1': 80,
+    'CAE v1, alignment only': 50, 'CAE v1, no alignment': 70, 'CAE v1, no decoder': 70, 'CAE v1, neither': 60,
+    'CAE v2, width 12, 5 of 36 masked': 60, 'CAE v2, width 12, 16 of 36 masked': 40,
+    'CAE v2, width 64, 5 of 36 masked': 80, 'CAE v2, width 64, 16 of 36 masked': 75,
+    'supervised, 10 labels a class': 50, 'supervised, all labels': 95,
+}  # fmt: skip
+
+
+def verdicts(**changes: float) -> list[str]:
+    results = {}
+    for arm in ARMS:
+        for seed in range(3):
+            value = changes.get(arm, SCORES[arm]) + seed / (5 + len(arm))
+            probes = dict.fromkeys(PROBES, value) | dict(accuracy=value)
+            results[Job('digits', arm, seed)] = dict(mean=probes, all_tokens=probes)
+    return [to_json(claim)['verdict'] for claim in claims(Found(results))]
+
+
+def test_claims_hold_where_every_direction_is_right():
+    assert verdicts() == ['holds'] * 10
+
+
+@pytest.mark.parametrize(
+    ('arm', 'points', 'claim'),
+    [
+        ('random init', 79, 0),  # less than five points behind
+        ('raw pixels', 82, 2),
+        ('CAE v2, masked', 90, 5),
+        ('CAE v2, width 64, 16 of 36 masked', 30, 6),
+        ('CAE v1, alignment only', 90, 7),
+        ('CAE v1, no decoder', 90, 8),
+        ('supervised, 10 labels a class', 90, 9),
+    ],
+)
+def test_a_claim_fails_where_its_direction_is_wrong(arm, points, claim):
+    assert verdicts(**{arm: points})[claim] == 'does not hold'
+
+
+def test_ours_and_the_host_agree():
+    register_all_modules()
+    batch = bench.make_batch(1, 'cpu')
+    ours, host = (bench.build(arm, 'tiny', *batch[2:]) for arm in ('ours', 'host'))
+    bench.spread_weights(ours)
+    bench.copy_weights(ours, host)
+    differences = bench.compare(ours, host, batch)
+    assert max(differences.values()) < 1e-5, differences
+    host.neck.mask_token.data.normal_()  # and a difference would show
+    assert bench.compare(ours, host, batch)['latents'] > 1e-3
+
+
+@pytest.mark.parametrize('arm', ['v2', 'beit'])
+def test_other_arms_take_a_step(arm):
+    register_all_modules()
+    batch = bench.make_batch(1, 'cpu')
+    losses = bench.losses(bench.build(arm, 'tiny', *batch[2:]), batch)
+    assert losses and all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
+
+
+def test_masks_hide_as_many_as_they_say():
+    _, samples, ids, features = bench.make_batch(3, 'cpu')
+    assert [int(sample.mask.sum()) for sample in samples] == [bench.MASKED] * 3
+    assert ids.shape == (3, 196) and features.shape == (3, 197, 512)

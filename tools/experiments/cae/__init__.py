@@ -1,0 +1,1 @@
+"""Experiments of CAE and CAE v2."""
