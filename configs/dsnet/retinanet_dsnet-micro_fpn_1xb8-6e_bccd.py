@@ -1,58 +1,23 @@
 # RetinaNet on a small DS-Net from scratch, on the blood cells of tests/data/bccd; the baseline of DS-FPN. Small: 1 process
 # x 8 images, 6 epochs, about two minutes on one CPU core.
-_base_ = ['../_base_/datasets/bccd_detection.py', 'mmdet::_base_/default_runtime.py']
+_base_ = [
+    '../_base_/datasets/bccd_detection.py', '../_base_/models/retinanet_small.py',
+    '../_base_/schedules/small_detector_12e.py'
+]
 custom_imports = dict(imports=['mmplugins.dsnet'], allow_failed_imports=False)
 
 model = dict(
-    type='RetinaNet',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
     backbone=dict(
         type='mmpretrain.DSNet',
         arch=dict(
             embed_dims=(16, 32, 64, 128), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 4), global_ratios=(8, 4, 2, 1)),
         attn_drop_rate=0.0,
         out_indices=(1, 2, 3),
-        out_norm='all'),
-    neck=dict(
-        type='FPN', in_channels=[32, 64, 128], out_channels=48, num_outs=3, norm_cfg=dict(type='GN', num_groups=8)),
-    bbox_head=dict(
-        type='RetinaSepBNHead',  # the plain head has no normalization and learns slowly from scratch
-        num_ins=3,
-        num_classes=3,
-        in_channels=48,
-        feat_channels=48,
-        stacked_convs=2,
-        norm_cfg=dict(type='GN', num_groups=8),
-        # one shape: cells are round
-        anchor_generator=dict(
-            type='AnchorGenerator', octave_base_scale=2, scales_per_octave=2, ratios=[1.0], strides=[8, 16, 32]),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
-        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
-    train_cfg=dict(
-        assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
-        sampler=dict(type='PseudoSampler'),
-        allowed_border=-1,
-        pos_weight=-1,
-        debug=False),
-    test_cfg=dict(
-        nms_pre=300, min_bbox_size=0, score_thr=0.02, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        out_norm='all'))
 
 max_epochs = 6
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.01), clip_grad=dict(max_norm=10.0))
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min_ratio=0.02, convert_to_iter_based=True)
 ]
-auto_scale_lr = dict(base_batch_size=8)  # 1 process x 8
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2), logger=dict(interval=10))
-randomness = dict(seed=0)
