@@ -90,9 +90,8 @@ class _Surviving:
     ) -> None:
         """Write beside ``filename``, rename when all is on the disk."""
         options = dict(file_client_args=file_client_args, backend_args=backend_args, **kwargs)
-        if (
-            file_client_args or backend_args or '://' in str(out_dir)
-        ):  # an object store shows an upload when it is whole
+        # An object store shows an upload when it is whole.
+        if file_client_args or backend_args or '://' in str(out_dir):
             super().save_checkpoint(out_dir, filename, **options)
             return
         temporary = Path(out_dir, f'.{filename}')

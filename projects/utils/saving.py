@@ -35,9 +35,9 @@ def newest_whole_checkpoint(work_dir: str, logger: Logger) -> str | None:
         Path of the newest of ``epoch_<n>.pth``, ``iter_<n>.pth`` and the one that ``last_checkpoint`` names, or None.
     """
     named = Path(find_latest_checkpoint(work_dir) or Path(work_dir, 'none'))
-    # The name has a folder in it, from which the run may have moved.
+    # The name has a folder in it: that of the config's `out_dir`, or one from which the run has moved.
     found = _numbered(Path(work_dir)) or _numbered(named.parent)
-    if named.exists():
+    if named.exists() and (not found or named.parent in {path.parent for path in found}):
         found.add(named)
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):

@@ -229,6 +229,11 @@ def test_half_written_checkpoint_is_skipped(tmp_path, caplog):
     logger = logging.getLogger('survival')
     with caplog.at_level('INFO'):
         assert newest_whole_checkpoint(str(tmp_path), logger) == str(tmp_path / 'epoch_2.pth')
+    # A run that was moved: the file has the folder of before.
+    (tmp_path / 'run').mkdir()
+    torch.save({}, tmp_path / 'run/iter_1.pth')
+    (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    assert newest_whole_checkpoint(str(tmp_path / 'run'), logger) == str(tmp_path / 'run/iter_1.pth')
     assert 'epoch_3.pth is not whole' in caplog.text and 'epoch_2.pth, the newest whole' in caplog.text
 
 
