@@ -2,20 +2,19 @@
 
 from .cae_v1 import CAEv1
 from .cae_v2 import CAEv2
-from .codebook import fit_codebook, fit_kmeans
-from .dense_vit import CAEDenseViT, ViTPyramid
-from .ellipses import EllipseMasks, LoadEllipseSegMap
-from .finetune_vit import CAEFinetuneViT
-from .frozen_targets import CLIPVisionTarget, FrozenFeatureTarget
 from .heads import CAEv1Head, CAEv2Head
-from .layer_decay import BackboneLayerDecayOptimWrapperConstructor
 from .masking import InclusiveBlockMask, RandomPatchMask
-from .probes import AttentiveProbeHead
 from .regressor import CAERegressorNeck
-from .targets import HOGTarget, KMeansTokenTarget, PixelTarget
+from .targets.codebook import fit_codebook, fit_kmeans
+from .targets.frozen import CLIPVisionTarget, FrozenFeatureTarget
+from .targets.pixels import HOGTarget, KMeansTokenTarget, PixelTarget
+from .transfer.dense_vit import BackboneLayerDecayOptimWrapperConstructor, CAEDenseViT, ViTPyramid
+from .transfer.ellipses import EllipseMasks, LoadEllipseSegMap
+from .transfer.finetune_vit import CAEFinetuneViT
+from .transfer.probes import AttentiveProbeHead
 from .visualization import ReconstructionHook
 from .vit import CAEViT
-from .weights import from_ours, to_ours
+from .weights.layouts import from_ours, to_ours
 
 __all__ = [
     'AttentiveProbeHead',

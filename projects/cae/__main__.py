@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmplugins.utils.verbs import run_verb
 
-from . import convert
-from .codebook import fit_codebook
+from .targets.codebook import fit_codebook
+from .weights import convert
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 

@@ -18,7 +18,8 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..utils.atomic import replacing
+from mmplugins.utils.atomic import replacing
+
 from .tokens import split_places
 
 GRAY = 0.5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from mmplugins.cae.codebook import fit_codebook, fit_kmeans, load_codebook, nearest, windows_of
+from mmplugins.cae.targets.codebook import fit_codebook, fit_kmeans, load_codebook, nearest, windows_of
 
 
 def test_windows_are_patches_in_raster_order():

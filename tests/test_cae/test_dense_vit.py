@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmplugins.cae.dense_vit import CAEDenseViT, ViTPyramid
+from mmplugins.cae.transfer.dense_vit import CAEDenseViT, ViTPyramid
 
 ARCH = dict(embed_dims=48, num_layers=4, num_heads=4, feedforward_channels=192)
 

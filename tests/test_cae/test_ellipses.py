@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mmplugins.cae.ellipses import EllipseMasks, LoadEllipseSegMap, draw_ellipses
+from mmplugins.cae.transfer.ellipses import EllipseMasks, LoadEllipseSegMap, draw_ellipses
 
 
 def test_ellipse_is_inscribed_in_its_box():

@@ -5,10 +5,9 @@ import torch
 from mmpretrain.models.backbones import BEiTViT
 from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
-import mmplugins.cae.layer_decay  # noqa: F401
 from mmplugins.cae import CAEViT
-from mmplugins.cae.finetune_vit import CAEFinetuneViT
 from mmplugins.cae.relative_position import resize_bias_table
+from mmplugins.cae.transfer.finetune_vit import CAEFinetuneViT
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=192)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmpretrain.models.utils.clip_generator_helper import VisionTransformer
 
-from mmplugins.cae.frozen_targets import CLIPVisionTarget, FrozenFeatureTarget, grid_of
+from mmplugins.cae.targets.frozen import CLIPVisionTarget, FrozenFeatureTarget, grid_of
 
 SMALL_CLIP = dict(input_resolution=32, patch_size=8, width=64, layers=2, heads=2, output_dim=20)
 VIT = dict(

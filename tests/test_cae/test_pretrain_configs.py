@@ -141,7 +141,7 @@ def test_weight_decay_spares_what_has_one_dimension(load):
 
 def test_codebook_is_that_of_the_training_photos(repo, tmp_path, load):
     """The shipped codebook comes from the command that its README names."""
-    from mmplugins.cae.codebook import fit_codebook, load_codebook, nearest, read_images, windows_of
+    from mmplugins.cae.targets.codebook import fit_codebook, load_codebook, nearest, read_images, windows_of
 
     photos = sorted((repo / 'tests/data/clothing10/train').glob('*/*'))[::8]
     shipped, patch_size, window = load_codebook('clothing10-p8-k128')

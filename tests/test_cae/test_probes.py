@@ -5,7 +5,7 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from mmplugins.cae.probes import AttentiveProbeHead
+from mmplugins.cae.transfer.probes import AttentiveProbeHead
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=192)
 

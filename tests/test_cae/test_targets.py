@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmpretrain.models.selfsup import HOGGenerator
 
-from mmplugins.cae.codebook import windows_of
-from mmplugins.cae.targets import HOGTarget, KMeansTokenTarget, PixelTarget
+from mmplugins.cae.targets.codebook import windows_of
+from mmplugins.cae.targets.pixels import HOGTarget, KMeansTokenTarget, PixelTarget
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from mmplugins.cae.codebook import fit_kmeans, windows_of
+from mmplugins.cae.targets.codebook import fit_kmeans, windows_of
 from mmplugins.cae.visualization import ReconstructionHook, fixed_chance, pca_columns
 
 ARCH = dict(embed_dims=24, num_layers=1, num_heads=4, feedforward_channels=48)

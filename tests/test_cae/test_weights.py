@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from mmplugins.cae import CAEViT
 from mmplugins.cae.__main__ import main
-from mmplugins.cae.codebook import load_codebook
-from mmplugins.cae.convert import read_weights
-from mmplugins.cae.finetune_vit import CAEFinetuneViT
 from mmplugins.cae.regressor import CAERegressorNeck
+from mmplugins.cae.targets.codebook import load_codebook
 from mmplugins.cae.tokens import split_places
-from mmplugins.cae.weights import encoder_of, from_ours, layout_of, to_ours
+from mmplugins.cae.transfer.finetune_vit import CAEFinetuneViT
+from mmplugins.cae.weights.convert import read_weights
+from mmplugins.cae.weights.layouts import encoder_of, from_ours, layout_of, to_ours
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=192)
 PUBLISHED = {  # in all, trainable: counted in the authors' code

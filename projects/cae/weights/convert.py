@@ -8,9 +8,10 @@ import os
 import torch
 from torch import Tensor
 
-from ..utils.atomic import replacing
-from ..utils.checkpoint import load_without_code
-from .weights import encoder_of, from_ours, layout_of, to_ours
+from mmplugins.utils.atomic import replacing
+from mmplugins.utils.checkpoint import load_without_code
+
+from .layouts import encoder_of, from_ours, layout_of, to_ours
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:

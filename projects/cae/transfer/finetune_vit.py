@@ -12,9 +12,9 @@ from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from .relative_position import resize_bias_table
-from .tokens import sincos_table
-from .vit import CAEViT
+from ..relative_position import resize_bias_table
+from ..tokens import sincos_table
+from ..vit import CAEViT
 
 
 @MODELS.register_module()

@@ -1,4 +1,4 @@
-"""CAE's encoder for detection and segmentation: features of several blocks, brought to several resolutions.
+"""CAE's encoder for detection and segmentation: maps of several blocks and resolutions, learning rates by depth.
 
 A plain ViT has one resolution. As BEiT does it, and CAE after it, features of four blocks are scaled by 4, 2, 1 and
 1/2 with deconvolutions and a max pooling; for patches of 8 pixels by 2, 1, 1/2 and 1/4.
@@ -7,10 +7,12 @@ A plain ViT has one resolution. As BEiT does it, and CAE after it, features of f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
-from mmpretrain.registry import MODELS
+from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
+from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
 from .finetune_vit import CAEFinetuneViT
@@ -103,3 +105,18 @@ class ViTPyramid(BaseModule):
             Tensors (B, D, h * scale, w * scale).
         """
         return tuple(op(x) for op, x in zip(self.ops, inputs, strict=True))
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneLayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
+    """mmpretrain's layer decay for a model whose backbone, not itself, tells the depth of a parameter.
+
+    mmpretrain's asks the whole model, which mmdet's and mmseg's cannot answer; theirs know backbones by name. What is
+    not in the backbone gets the full learning rate. ``paramwise_cfg`` is that of the base class.
+    """
+
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', get_layer_depth=None, **kwargs):
+        """Add the parameters of ``module`` to ``params``, as the base class does, with the backbone's depths."""
+        if get_layer_depth is None:
+            get_layer_depth = partial(module.backbone.get_layer_depth, prefix='backbone.')
+        super().add_params(params, module, prefix=prefix, get_layer_depth=get_layer_depth, **kwargs)

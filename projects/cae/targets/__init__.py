@@ -1,0 +1,1 @@
+"""What the student is compared with: tokens of a codebook, pixels, gradients, features of a frozen network."""

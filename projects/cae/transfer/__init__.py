@@ -1,0 +1,1 @@
+"""The encoder after pretraining: probes, fine-tuning, detection and segmentation."""
