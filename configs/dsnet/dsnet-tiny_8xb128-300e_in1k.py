@@ -31,5 +31,5 @@ train_dataloader = dict(batch_size=128, sampler=dict(type='RepeatAugSampler'))
 val_dataloader = dict(batch_size=128)
 test_dataloader = val_dataloader
 optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic')
-custom_hooks = [dict(type='EMAHook', momentum=4e-5, priority='ABOVE_NORMAL')]  # decay 0.99996
+custom_hooks = [dict(type='EMAHook', momentum=4e-5, priority='ABOVE_NORMAL', update_buffers=True)]  # decay 0.99996
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
