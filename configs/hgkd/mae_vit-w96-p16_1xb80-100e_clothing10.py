@@ -64,6 +64,6 @@ param_scheduler = [
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=50, max_keep_ckpts=2, save_optimizer=False))
+    logger=dict(interval=10), checkpoint=dict(interval=50, max_keep_ckpts=2))
 auto_scale_lr = dict(base_batch_size=80)  # 1 process x 80
 randomness = dict(seed=0)

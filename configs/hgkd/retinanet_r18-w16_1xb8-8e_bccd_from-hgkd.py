@@ -28,5 +28,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min_ratio=0.02, convert_to_iter_based=True)
 ]
 auto_scale_lr = dict(base_batch_size=8)  # 1 process x 8
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_optimizer=False))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

@@ -6,3 +6,4 @@ model = dict(
     backbone=dict(
         type='ResNet',  # mmseg's base has the deep stem of ResNetV1c
         init_cfg=dict(type='Pretrained', checkpoint='work_dirs/hgkd_r50.pth', prefix='backbone.')))
+auto_scale_lr = dict(enable=False, base_batch_size=16)
