@@ -1,4 +1,7 @@
-# O²DETR, ResNet-50, DOTA-v1.0 trainval in patches of 1024 (overlap 200). 2 GPUs x 2 images, 50 epochs. Not run by us.
+# O²DETR, ResNet-50, DOTA-v1.0 in patches of 1024 (overlap 200). 2 GPUs x 2 images, 50 epochs. Not run by us.
+# Trains on train and validates on val. Numbers of DOTA's server are of models trained on both: for those set
+# train_dataloader.dataset.ann_file=trainval/annfiles/ train_dataloader.dataset.data_prefix.img_path=trainval/images/
+# by --cfg-options, ignore the validation, and send in what `python -m mmplugins.o2detr submit` writes.
 # Backbone, data and number of epochs are those that a survey lists for the paper (Transformer-SOD); the rest is not public
 # and ours, near to public rotated Deformable DETRs (ai4rs).
 _base_ = ['mmrotate::_base_/datasets/dota.py', 'mmrotate::_base_/default_runtime.py']
@@ -77,7 +80,11 @@ val_pipeline = [
     dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),
     dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)
 ]
-val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+# The host's base trains and validates on the same patches.
+train_dataloader = dict(dataset=dict(ann_file='train/annfiles/', data_prefix=dict(img_path='train/images/')))
+val_dataloader = dict(
+    dataset=dict(
+        ann_file='val/annfiles/', data_prefix=dict(img_path='val/images/'), pipeline=val_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 50
