@@ -18,3 +18,6 @@ model = dict(
     classes={{_base_.metainfo.classes}},
     calibration='work_dirs/prae_fcos-retinanet_bccd/calib.json',
     fusion=dict(type='PRAEFusion', head='wbf', iou_thr=0.55))
+# Its members are trained on their own.
+train_dataloader = train_cfg = optim_wrapper = param_scheduler = auto_scale_lr = None
+val_dataloader = val_cfg = val_evaluator = None

@@ -20,5 +20,6 @@ model = dict(
     fusion=dict(type='PRAEFusion', preset='official'))
 test_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(ann_file='annotations/instances_val2017_test.json'))
 test_evaluator = dict(ann_file='data/coco/annotations/instances_val2017_test.json')
-val_cfg = dict(type='ValLoop')
+# Nothing is trained here.
+train_dataloader = val_dataloader = val_evaluator = None
 test_cfg = dict(type='TestLoop')
