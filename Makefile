@@ -23,8 +23,11 @@ lint: install ## ruff: rules and format
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-claims: install ## the small experiments behind the READMEs' tables
-	@set -e; for script in tools/claims/*.py; do echo "== $$script"; $(PYTHON) $$script; done
+# Folders of tools/experiments with such a file; `frame` is what they share.
+PLUGINS = $(filter-out frame,$(patsubst tools/experiments/%/$(1).py,%,$(wildcard tools/experiments/*/$(1).py)))
+
+claims: install ## the experiments behind the READMEs' verdicts (hours; see python tools/claims.py --help)
+	@set -e; for plugin in $(call PLUGINS,claims); do echo "== $$plugin"; $(PYTHON) tools/claims.py $$plugin; done
 
 bench: install ## speed and memory against a named peer
-	@set -e; for script in tools/benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done
+	@set -e; for plugin in $(call PLUGINS,benchmark); do echo "== $$plugin"; $(PYTHON) tools/benchmark.py $$plugin; done
