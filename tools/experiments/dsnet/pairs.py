@@ -4,12 +4,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from .arms import Classifier, count, fit, top1
-
-# The global arm has the weights of the aligned one, so there is none that is only wider.
-ARCH = dict(
-    embed_dims=(32, 64), wider=None, depths=(1, 1), num_heads=(2, 4), global_ratios=(4, 2), patch_sizes=(2, 2)
-)  # fmt: skip
 SIDE, WIDTH = 8, 40
 TRAINING_SCANS = 1200
 
@@ -42,18 +36,3 @@ def make_pairs(number: int, training: bool, seed: int) -> tuple[Tensor, Tensor]:
         canvas[0, :, :SIDE] = scans[first]
         canvas[0, :, -SIDE:] = scans[candidates[draw(len(candidates))]]
     return canvases, labels
-
-
-def train(arm: str, seed: int, number: int, epochs: int) -> dict:
-    """Train one arm on so many pairs, and test it on 2,000 of other scans, or as many as it was trained on."""
-    images, labels = make_pairs(number, True, seed)
-    test_images, test_labels = make_pairs(min(number, 2000), False, 1000)
-    torch.manual_seed(seed)
-    model = Classifier(arm, ARCH, 1, 2)
-    fit(model, images, labels, epochs, 100, seed)
-    return dict(
-        score=top1(model, test_images, test_labels),
-        parameters=count(model),
-        training=top1(model, images, labels),
-        test_images=len(test_labels),
-    )

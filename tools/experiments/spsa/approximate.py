@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.workloads.images import load_folder
 from mmplugins.spsa import saliency, spsa_agg, spsa_gate
-
-from .classify import load_images
 
 HEADS = 4
 EXACT = ('softmax over correlations', 'softmax over dot products / sqrt(d)')
@@ -57,7 +56,7 @@ def measure(data: Path, size: int, limit: int) -> dict:
         By kind of exact attention: ``error`` and ``cosine`` of each approximation, ``rank``: mean and deviation, over
         images and heads, of the rank correlation of the saliency with the attention that a token receives.
     """
-    x = features(load_images(data, size, limit)[0])
+    x = features(load_folder(data, size, limit)[0])
     found = {
         'agg': spsa_agg(x, HEADS),
         'gate, 1 + rho': spsa_gate(x, HEADS),
@@ -85,7 +84,7 @@ def maps(data: Path, size: int) -> list[tuple[Tensor, Tensor, list[Tensor]]]:
     Returns:
         Image ``(3, S, S)``, saliency ``(H, W)``, and column means ``(H, W)`` of both exact matrices, of the first head.
     """
-    images = load_images(data, size, limit=1)[0][:4]
+    images = load_folder(data, size, limit=1)[0][:4]
     x = features(images)
     rho = saliency(x, HEADS)[:, 0, 0]
     columns = [attention.mean(2)[:, 0].unflatten(1, x.shape[2:]) for attention in exact(x).values()]

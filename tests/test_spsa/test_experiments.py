@@ -1,0 +1,125 @@
+"""The experiments: measures against references, arms, and what follows from made-up results."""
+
+import random
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from experiments.frame.claims import Found, to_json
+from experiments.frame.tasks import Job
+from experiments.spsa.approximate import EXACT, exact, measure, ranks_agree, split
+from experiments.spsa.claims import DETECTOR_MIXERS, GATE, LAYERS, MIXERS, NONE, Classifier, claims
+from experiments.spsa.figure import draw_maps
+
+
+def test_exact_attention_is_torchs():
+    x = torch.randn(2, 64, 4, 5, dtype=torch.float64)
+    tokens = split(x)
+    expected = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+    torch.testing.assert_close(exact(x)[EXACT[1]] @ tokens, expected)
+
+
+def test_rank_correlation_is_scipys():
+    a, b = torch.randn(2, 50, dtype=torch.float64)
+    assert ranks_agree(a, b).item() == pytest.approx(spearmanr(a, b).statistic)
+    assert ranks_agree(a, a.exp()).item() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_approximation_of_attention(repo):
+    """On features of real images: direction of errors and ranks, against softmax attention over correlations."""
+    found = measure(repo / 'tests/data/clothing10/val', 48, limit=2)[EXACT[0]]
+    assert found['error']['agg'] < found['error']['mean token'] < 1
+    assert found['rank'][0] > 0.6
+
+
+def test_maps_are_drawn(repo, tmp_path):
+    draw_maps(repo / 'tests/data/clothing10/val', 32, tmp_path / 'maps.png')
+    assert 10_000 < (tmp_path / 'maps.png').stat().st_size < 150_000
+
+
+def test_arms_differ_in_the_mixer_only():
+    states = {}
+    for name in MIXERS:
+        torch.manual_seed(0)
+        states[name] = {
+            key: value for key, value in Classifier(name, 10).state_dict().items() if '.mixer.' not in key
+        }  # fmt: skip
+    for name in (GATE, 'SPSA agg', 'SimAM'):
+        for key, value in states[NONE].items():
+            assert torch.equal(states[name][key], value)
+    assert all(state.keys() == states[NONE].keys() for state in states.values())
+
+
+def found_with(task: str = '', arm: str = '', **changes: object) -> Found:
+    """Results in which every direction is as claimed, with a small noise, but for one arm of a task."""
+    noise, results = random.Random(0), {}
+    for seed in range(5):
+        for name in MIXERS:
+            top1 = (60 if name == GATE else 50) + noise.random()
+            row = dict(top1=top1, parameters=100, test_images=341, majority=20.0, cpu_seconds=1.0)
+            results[Job('photos', name, seed)] = row
+        for name in DETECTOR_MIXERS:
+            results[Job('detect', name, seed)] = dict(ap50=(0.6 if name == GATE else 0.5) + noise.random() / 100)
+    errors = {'agg': 0.1, 'mean token': 0.4, 'gate, 1 + rho': 0.5, 'the token itself': 0.6}
+    for kind in EXACT:
+        results[Job('approximate', kind, 0)] = dict(error=dict(errors), cosine={}, rank=[0.9, 0.1])
+    for layer in LAYERS:
+        results[Job('slope', layer, 0)] = dict(exponent=1.0)
+    for job, row in results.items():
+        if (job.task, job.arm) == (task, arm):
+            for key, value in changes.items():
+                row[key] = {**row[key], **value} if isinstance(value, dict) else value + noise.random() / 100
+    return Found(results)
+
+
+def verdicts(found: Found) -> list[str]:
+    return [to_json(claim)['verdict'] for claim in claims(found)]
+
+
+def test_claims_hold_where_every_direction_is_right():
+    assert verdicts(found_with()) == ['holds'] * 8
+
+
+@pytest.mark.parametrize(
+    ('place', 'task', 'arm', 'changes'),
+    [
+        (0, 'photos', 'SPSA agg', dict(parameters=101)),
+        (1, 'slope', GATE, dict(exponent=2)),
+        (2, 'approximate', EXACT[0], dict(error=dict(agg=0.5))),
+        (3, 'approximate', EXACT[1], dict(error={'gate, 1 + rho': 0.7})),
+        (4, 'photos', NONE, dict(top1=70)),
+        (5, 'photos', 'SGE', dict(top1=70)),
+        (6, 'photos', 'MHSA + token', dict(top1=70)),
+        (7, 'detect', NONE, dict(ap50=0.7)),
+    ],
+)
+def test_claims_fail_where_a_direction_is_wrong(place, task, arm, changes):
+    found = verdicts(found_with(task, arm, **changes))
+    assert found[place] == 'does not hold' and found.count('holds') == 7
+
+
+@pytest.fixture
+def benchmark():
+    """Return the module; it needs timm and ONNX Runtime."""
+    pytest.importorskip('timm')
+    pytest.importorskip('onnxruntime')
+    from experiments.spsa import benchmark
+
+    return benchmark
+
+
+def test_fused_attention_is_explicit_attention(benchmark):
+    x = torch.randn(2, 64, 4, 5)
+    t = benchmark.tokens(x)
+    expected = ((t @ t.transpose(-1, -2) / 4).softmax(-1) @ t).transpose(-1, -2).reshape(x.shape)
+    torch.testing.assert_close(benchmark.attention(x), expected)
+
+
+def test_bounds_take_the_fastest_of_the_class(benchmark):
+    arms = {'spsanet_xs': 2.0, 'mobilevit_xs': 3.0, 'edgenext_x_small': 1.0, 'efficientvit_m0': 0.5}
+    measured = {'spsanet_xs, ONNX Runtime': {name: dict(seconds=seconds) for name, seconds in arms.items()}}
+    (bound,) = benchmark.network_bounds(measured)
+    assert bound.value == 2 and bound.to_json()['verdict'] == 'does not hold' and 'edgenext' in bound.what
