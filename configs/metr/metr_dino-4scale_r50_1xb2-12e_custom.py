@@ -34,3 +34,4 @@ val_evaluator = dict(
     _delete_=True, type='VocabCocoMetric', dataset_name='custom', ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=2.5e-5))  # 1e-4 for 8 images, linear
+auto_scale_lr = dict(base_batch_size=2)

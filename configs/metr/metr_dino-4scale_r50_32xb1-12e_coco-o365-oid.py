@@ -8,12 +8,11 @@ vocabulary = dict(datasets=dict(coco='coco', objects365='objects365v2', openimag
 model = dict(vocabulary=dict(_delete_=True, **vocabulary), test_cfg=dict(max_per_img=300))
 
 data_root = 'data/'
-train_pipeline = {{_base_.train_pipeline}}
+train_pipeline = [dict(type='LoadImageOrSkip'), *_base_.train_pipeline[1:]]  # Objects365 lists files that are in no archive
 test_pipeline = {{_base_.test_pipeline}}
 train_dataloader = dict(
     # Draws of the three sets: their sizes are 118k, 1.74M and 1.74M images. Ours: the authors' mixing is not known.
     sampler=dict(_delete_=True, type='MultiDataSampler', dataset_ratio=[1, 4, 4]),
-    batch_sampler=dict(_delete_=True, type='MultiDataAspectRatioBatchSampler', num_datasets=3),
     dataset=dict(
         _delete_=True,
         type='MultiVocabConcatDataset',
@@ -31,6 +30,7 @@ train_dataloader = dict(
                 data_root=data_root + 'objects365v2/',
                 ann_file='annotations/zhiyuan_objv2_train.json',
                 data_prefix=dict(img='train/'),
+                name_parts=2,
                 filter_cfg=dict(filter_empty_gt=True, min_size=32)),
             openimages=dict(
                 type='VocabCocoDataset',
@@ -56,6 +56,7 @@ val_dataloader = dict(
                 data_root=data_root + 'objects365v2/',
                 ann_file='annotations/zhiyuan_objv2_val.json',
                 data_prefix=dict(img='val/'),
+                name_parts=2,
                 test_mode=True),
             openimages=dict(
                 type='VocabCocoDataset',

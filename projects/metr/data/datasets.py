@@ -37,6 +37,8 @@ class VocabCocoDataset(CocoDataset):
         metainfo: May hold ``classes``, in any order and in any spelling that
             :func:`~mmplugins.metr.text.vocabulary.normalize_name` makes equal. None or without it: all categories of
             the file, which is then read even if ``lazy_init``.
+        name_parts: How many parts of a file name to keep, counted from its end: 2 for Objects365 v2, whose json says
+            ``images/v1/patch8/x.jpg`` of ``train/patch8/x.jpg``. None: all.
         lazy_init: Whether to leave the file alone for now. False.
         **kwargs: See :class:`mmdet.datasets.CocoDataset`.
 
@@ -47,8 +49,16 @@ class VocabCocoDataset(CocoDataset):
 
     METAINFO: dict = {}  # not COCO's 80 names: they would silently stand in for classes that were forgotten
 
-    def __init__(self, *args, metainfo: Mapping | None = None, lazy_init: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        metainfo: Mapping | None = None,
+        name_parts: int | None = None,
+        lazy_init: bool = False,
+        **kwargs,
+    ) -> None:
         lazy_init = lazy_init and 'classes' in (metainfo or {})
+        self.name_parts = name_parts
         self._clipped = self._dropped = 0
         super().__init__(*args, metainfo=metainfo, lazy_init=lazy_init, **kwargs)
 
@@ -88,6 +98,8 @@ class VocabCocoDataset(CocoDataset):
             box, was_cut = clean
             self._clipped += was_cut
             kept.append({**annotation, 'bbox': box})
+        if self.name_parts is not None:
+            image = {**image, 'file_name': '/'.join(image['file_name'].split('/')[-self.name_parts :])}
         return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': kept})
 
     def filter_data(self) -> list[dict]:
