@@ -89,7 +89,9 @@ def claims_section(record: dict) -> str:
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
         rows = []
         for entry in claim['judged']:
-            count = '' if entry['exact'] else f'{entry["n"]} {entry["unit"]}'
+            # One value with an interval: of a bootstrap, over an unknown number.
+            bootstrapped = entry['n'] == 1 and entry['interval']
+            count = '' if entry['exact'] else entry['unit'] if bootstrapped else f'{entry["n"]} {entry["unit"]}'
             texts = interval_text(entry), count, verdict_text(entry)
             rows.append([entry['name'], entry['metric'], entry['expected'], *texts])
         if rows:
