@@ -39,7 +39,9 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs')
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    collate_fn=dict(_delete_=True, type='default_collate'),  # the host's has the scope of its base, which it cannot take
+    dataset=dict(pipeline=train_pipeline))
 
 max_epochs = 300  # ours: the paper's baseline of 76.98 is below that of long SparK schedules
 param_scheduler = [

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmpretrain.models import SparK
 from mmpretrain.models.utils.sparse_modules import SparseHelper
 from mmpretrain.registry import MODELS
@@ -125,6 +126,13 @@ def test_norm_before_the_decoder_is_sparse_under_any_name(name):
     features = model.encode(torch.randn(4, 3, 64, 96), mask)[0]
     rows = mask.take_cells(model.enc_dec_norms[0](features).dense())
     torch.testing.assert_close(rows.mean(0), torch.zeros(128), atol=1e-5, rtol=0)
+
+
+def test_runner_of_one_process_leaves_the_norms_sparse():
+    sync = dict(type='SyncBN')
+    model = student(backbone={**backbone(), 'norm_cfg': sync}, enc_dec_norm_cfg=sync)
+    model = revert_sync_batchnorm(model)  # as mmengine's runner does where there is one process
+    assert teach(model).loss([torch.randn(2, 3, 64, 64)], None)['loss_distill'].isfinite()
 
 
 def test_supervise_visible_ignores_masked_predictions():

@@ -4,6 +4,8 @@ On a tensor ``(B, C, H, W)`` each is the torch layer that it inherits from, bit 
 plain one. On ``SparseFeatures`` the engine of the features computes it. Names and shapes of parameters do not change.
 """
 
+from functools import partial
+
 from mmcv.cnn.bricks import DropPath
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import Tensor, nn
@@ -29,12 +31,20 @@ class ActiveBatchNorm2d(nn.BatchNorm2d):
         return x.engine.norm(x, super().forward) if isinstance(x, SparseFeatures) else super().forward(x)
 
 
-class ActiveSyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over all ranks, of ``(B, C, H, W)`` or ``SparseFeatures``; one rank needs no process group."""
+class ActiveSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over all ranks, of ``(B, C, H, W)`` or ``SparseFeatures``; one rank needs no process group.
+
+    Not a child of torch's: in a run of one process mmengine's runner replaces those by plain ones, which know no
+    ``SparseFeatures``.
+    """
+
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, x: Features) -> Features:
         """Normalize; shapes as ``nn.SyncBatchNorm``."""
-        return x.engine.norm(x, super().forward) if isinstance(x, SparseFeatures) else super().forward(x)
+        norm = partial(nn.SyncBatchNorm.forward, self)
+        return x.engine.norm(x, norm) if isinstance(x, SparseFeatures) else norm(x)
 
 
 class ActiveMaxPool2d(nn.MaxPool2d):
