@@ -44,7 +44,7 @@ def write_dota_patches(root: Path) -> None:
     Names say where a patch lies, ``P0000__1024__0___824``; patches without objects have an empty text file.
     """
     rng = np.random.default_rng(0)
-    for part, first, count in (('train', 0, 6), ('val', 1, 3), ('trainval', 0, 6), ('test', 6, 3)):
+    for part, first, count in (('train', 0, 5), ('val', 1, 3), ('trainval', 0, 6), ('test', 6, 3)):
         (root / part / 'annfiles').mkdir(parents=True)
         for i in range(count):
             name = f'P{first + 2 * (i // 3):04d}__1024__{824 * (i % 3)}___0'

@@ -70,7 +70,7 @@ def crowd_mask(box: Sequence[float], size: tuple[int, int]) -> dict:
     return dict(size=[size[1], size[0]], counts=counts if flat[0] == 0 else [0, *counts])
 
 
-def write_part(root: Path, part: str, first: int, rng: np.random.Generator, count: int = 8) -> CocoFile:
+def write_part(root: Path, part: str, first: int, rng: np.random.Generator, count: int) -> CocoFile:
     """Write the pictures of a part: the last has no objects, the first is gray and has a crowd."""
     names = dict(zip(CATEGORY_IDS, CocoDataset.METAINFO['classes'], strict=True))
     file = CocoFile(names)
@@ -92,8 +92,8 @@ def write_part(root: Path, part: str, first: int, rng: np.random.Generator, coun
 def write(root: Path) -> None:
     """Write ``train2017/``, ``val2017/`` and ``annotations/instances_*2017.json``."""
     rng = np.random.default_rng(0)
-    write_part(root, 'train2017', 9, rng).write(root / 'annotations/instances_train2017.json')
-    write_part(root, 'val2017', 139, rng, count=4).write(root / 'annotations/instances_val2017.json')
+    write_part(root, 'train2017', 9, rng, count=5).write(root / 'annotations/instances_train2017.json')
+    write_part(root, 'val2017', 139, rng, count=3).write(root / 'annotations/instances_val2017.json')
 
 
 def write_custom(root: Path) -> None:

@@ -1,21 +1,56 @@
 """Fixtures that load ``tests/standins``. By path: other packages install a top-level package `tests`."""
 
+import functools
 import importlib.util
+import multiprocessing.dummy
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
+STANDINS = ROOT / 'tests/standins'
+
+
+def load_file(name: str, path: Path) -> ModuleType:
+    """Import a file under a name of its own, once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def load_table() -> ModuleType:
+    """Import the table without the package, whose modules need the hosts."""
+    return load_file('standins_overrides', STANDINS / 'overrides.py')
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with an argument ``rehearsed`` on every config of the plugins that its module names."""
+    if 'rehearsed' not in metafunc.fixturenames:
+        return
+    table = load_table()
+    parameters = []
+    for plugin in metafunc.module.PLUGINS:
+        for config in sorted(ROOT.glob(f'configs/{plugin}/*.py')):
+            name = f'{plugin}/{config.stem}'
+            marks = [] if name in table.QUICK else [pytest.mark.slow]
+            if name in table.SKIPPED:
+                marks.append(pytest.mark.skip(reason=table.SKIPPED[name]))
+            if name in table.FAILING:
+                marks.append(pytest.mark.xfail(strict=True, reason=table.FAILING[name]))
+            parameters.append(pytest.param(config, marks=marks, id=config.stem))
+    metafunc.parametrize('rehearsed', parameters)
+
 
 @pytest.fixture(scope='session')
 def standins() -> ModuleType:
     """Return the package of stand-ins."""
-    folder = Path(__file__).resolve().parents[1] / 'standins'
-    spec = importlib.util.spec_from_file_location('standins', folder / '__init__.py')
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file('standins', STANDINS / '__init__.py')
 
 
 @pytest.fixture(scope='session')
@@ -24,3 +59,54 @@ def data(standins, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('world') / 'data'
     standins.write_all(folder)
     return folder
+
+
+@pytest.fixture(scope='session')
+def environment() -> Callable[[], dict]:
+    """Return mmengine's function that asks compilers and drivers for their versions, asking once."""
+    from mmengine.utils.dl_utils import collect_env
+
+    return functools.cache(collect_env)
+
+
+@pytest.fixture
+def rehearse(standins, data, environment, monkeypatch) -> Callable[[Path], None]:
+    """Return a function that rehearses a config in a folder where its data and weights lie as it expects them."""
+    import mmengine.runner.runner
+    import torch
+    from mmengine.optim.optimizer import amp_optimizer_wrapper
+    from mmrotate.evaluation.functional import mean_ap
+    from yapf.yapflib import yapf_api
+
+    rehearsal, weights = (importlib.import_module(f'standins.{name}') for name in ('rehearsal', 'weights'))
+    table, world = load_table(), data.parent
+    monkeypatch.chdir(world)
+    monkeypatch.setenv('TORCH_HOME', str(world / 'torch'))
+    # Half of the time of a short run goes to the layout of its config's text, and to questions about the machine.
+    monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **kwargs: (text, True))
+    monkeypatch.setattr(mmengine.runner.runner, 'collect_env', environment)
+    # The host's metric starts processes that import all hosts anew; threads do for a few boxes.
+    monkeypatch.setattr(mean_ap, 'get_context', lambda method: multiprocessing.dummy)
+    # mmengine refuses mixed precision without a GPU; its autocast works there, in bfloat16.
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, device='cpu'))
+
+    def read(config: Path):
+        name = f'{config.parent.name}/{config.stem}'
+        rows = table.rows_of(name)
+        options = {key: value for row in rows for key, value in row.options.items()}
+        cfg = rehearsal.load(config, world / 'runs' / config.stem, options)
+        shrink = max((row.shrink for row in rows), default=1)
+        rehearsal.shorten(cfg, shrink, workers=2 if name in table.QUICK else 0)
+        return cfg
+
+    def rehearse(config: Path) -> None:
+        cfg = read(config)
+        weights.Weights(ROOT, read).provide(cfg)
+        try:
+            rehearsal.run(cfg)
+        finally:
+            shutil.rmtree(cfg.work_dir, ignore_errors=True)
+            rehearsal.forget()
+
+    return rehearse

@@ -25,12 +25,12 @@ FOLDERS = dict(data_prefix='train')
 
 # Folder below data/, data set of a host, its arguments, how many pictures.
 READERS = [
-    ('coco', 'mmdet.CocoDataset', COCO, 8),
+    ('coco', 'mmdet.CocoDataset', COCO, 5),
     ('objects365v2', 'mmdet.Objects365V2Dataset', OBJECTS365, 3),  # the host knows the names of the absent files
     ('lvis_v1', 'mmdet.LVISV1Dataset', LVIS, 4),
     ('openimages', 'mmdet.OpenImagesDataset', OPENIMAGES, 4),
     ('VOCdevkit', 'mmdet.VOCDataset', VOC, 4),
-    ('imagenet', 'mmpretrain.ImageNet', dict(split='train'), 12),
+    ('imagenet', 'mmpretrain.ImageNet', dict(split='train'), 4),
     ('mini-imagenet', 'mmpretrain.CustomDataset', FOLDERS, 150),
     ('VOCdevkit/VOC2007', 'mmpretrain.VOC', dict(split='test'), 2),
     ('ade/ADEChallengeData2016', 'mmseg.ADE20KDataset', ADE, 8),
