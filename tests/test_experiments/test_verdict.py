@@ -65,6 +65,7 @@ def test_a_claim_needs_all_its_comparisons():
     assert verdict_of([good, good]) == HOLDS
     assert verdict_of([good, open_]) == UNDECIDED
     assert verdict_of([open_, bad, good]) == FAILS
+    assert verdict_of([]) == UNDECIDED
 
 
 @pytest.mark.parametrize('sides', [dict(above=0.0, below=1.0), dict(exact=True)])

@@ -104,5 +104,5 @@ def verdict_of(comparisons: Sequence[Comparison]) -> str:
 
     Each is judged at 95 % without a correction: that all hold by chance is less likely than that one does.
     """
-    found = {comparison.verdict() for comparison in comparisons}
+    found = {comparison.verdict() for comparison in comparisons} or {UNDECIDED}
     return FAILS if FAILS in found else UNDECIDED if UNDECIDED in found else HOLDS

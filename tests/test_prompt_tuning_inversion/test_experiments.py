@@ -1,0 +1,66 @@
+"""What follows from made-up results of the arms."""
+
+import pytest
+
+from experiments.frame.claims import Found, to_json
+from experiments.frame.tasks import Job
+from experiments.prompt_tuning_inversion import arms
+from experiments.prompt_tuning_inversion.claims import FREE, claims
+from experiments.prompt_tuning_inversion.figure import draw, points
+
+
+def level(name: str) -> float:
+    """PSNR of an arm where every direction is as claimed."""
+    if name == FREE:
+        return 30.0
+    guidance = float(name.split('w')[-1].split(' ')[0])
+    if name.startswith('PTI'):
+        start = dict(target=0.0, source=0.3, null=0.6)[name.split()[1]]
+        return 28 + start - {'N1': 2.0, 'N3': 1.0}.get(name.split()[-1], 0.0)
+    return 27.0 if name.startswith('null') else 25 - guidance
+
+
+def found_with(**shifts: float) -> Found:
+    """Results of two groups of six images; ``shifts`` are added to the PSNR of arms, by their first word."""
+    results = {}
+    for name, config in {FREE: {}, **arms.arms()}.items():
+        for group in range(2):
+            value = level(name) + shifts.get(name.split()[0], 0.0)
+            row = dict(psnr=[value + image / 100 + group / 50 for image in range(6)])
+            if 'etas' in config:
+                # The color changes from the middle on, ours earlier and with a shape that is nearer.
+                late, near = (0.3, 2.0) if name.startswith('PTI') else (0.5, 0.0)
+                row['edits'] = {
+                    str(eta): dict(
+                        color=[eta >= late] * 6,
+                        digit=[True] * 6,
+                        shape=[30 - 10 * eta + near + image / 100 for image in range(6)],
+                    )
+                    for eta in config['etas']
+                }
+            results[Job('edit', name, group)] = row
+    return Found(results)
+
+
+def verdicts(found: Found) -> list[str]:
+    return [to_json(claim)['verdict'] for claim in claims(found)]
+
+
+def test_claims_hold_where_every_direction_is_right():
+    assert verdicts(found_with()) == ['holds'] * 10
+
+
+@pytest.mark.parametrize(
+    ('arm', 'shift', 'claim'), [('PTI', -10, 1), ('PTI', -10, 2), ('DDIM', 20, 0), ('null-text', -20, 9)]
+)
+def test_a_claim_fails_where_its_direction_is_wrong(arm, shift, claim):
+    assert verdicts(found_with(**{arm: shift}))[claim] == 'does not hold'
+
+
+def test_points_are_means_over_groups():
+    assert points(found_with(), 'SDEdit w5')[0.5] == pytest.approx((1.0, 1.0, 25.025))
+
+
+def test_figure_is_drawn(tmp_path):
+    draw(found_with(), tmp_path / 'trade_off.png')
+    assert (tmp_path / 'trade_off.png').read_bytes().startswith(b'\x89PNG')

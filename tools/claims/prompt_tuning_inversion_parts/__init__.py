@@ -1,1 +1,0 @@
-"""Parts of tools/claims/prompt_tuning_inversion.py."""

@@ -1,0 +1,1 @@
+"""Experiments of Prompt Tuning Inversion."""
