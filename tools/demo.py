@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from evidence import write_json
+from mmplugins.utils.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/metr/metr_dino-r18_1xb4-10e_samples.py'
@@ -99,7 +99,7 @@ def main() -> None:
         pictures = draw(config, work_dir, args.num_images)
         scores = average_precision(work_dir)
         done = dict(datasets=scores, pictures=pictures, seconds=round(time.time() - start), config=digest)
-        write_json(report, done)
+        write_text(report, json.dumps(done, indent=1) + '\n')
     for name, score in done['datasets'].items():
         print(f'{name}: AP50 {score:.3f}')
     print(f'pictures: {Path(done["pictures"][0]).parent}')
