@@ -20,8 +20,13 @@ def level(name: str) -> float:
     return 27.0 if name.startswith('null') else 25 - guidance
 
 
-def found_with(**shifts: float) -> Found:
-    """Results of two groups of six images; ``shifts`` are added to the PSNR of arms, by their first word."""
+def found_with(shown: dict[str, tuple] | None = None, **shifts: float) -> Found:
+    """Results of two groups of six images.
+
+    Args:
+        shown: Strengths at which an arm shows the new color, in the place of those where every direction is as claimed.
+        shifts: Added to the PSNR of arms, by their first word.
+    """
     results = {}
     for name, config in {FREE: {}, **arms.arms()}.items():
         for group in range(2):
@@ -30,9 +35,10 @@ def found_with(**shifts: float) -> Found:
             if 'etas' in config:
                 # The color changes from the middle on, ours earlier and with a shape that is nearer.
                 late, near = (0.3, 2.0) if name.startswith('PTI') else (0.5, 0.0)
+                colored = (shown or {}).get(name, [eta for eta in config['etas'] if eta >= late])
                 row['edits'] = {
                     str(eta): dict(
-                        color=[eta >= late] * 6,
+                        color=[eta in colored] * 6,
                         digit=[True] * 6,
                         shape=[30 - 10 * eta + near + image / 100 for image in range(6)],
                     )
@@ -55,6 +61,23 @@ def test_claims_hold_where_every_direction_is_right():
 )
 def test_a_claim_fails_where_its_direction_is_wrong(arm, shift, claim):
     assert verdicts(found_with(**{arm: shift}))[claim] == 'does not hold'
+
+
+@pytest.mark.parametrize(
+    ('arm', 'etas', 'claim'),
+    [
+        ('PTI target w5', (0.3, 1.0), 3),  # more at 1 than at 0, but not with each tenth
+        ('PTI target w5', (0.9, 1.0), 8),  # the empty start turns the color earlier,
+        ('PTI null w5', (0.9, 1.0), 8),  # or later
+    ],
+)
+def test_a_claim_on_colors_fails_where_they_turn_elsewhere(arm, etas, claim):
+    assert verdicts(found_with({arm: etas}))[claim] == 'does not hold'
+
+
+def test_an_eta_is_judged_on_other_images_than_it_is_chosen_by():
+    judged = [comparison for claim in claims(found_with())[4:6] for comparison in claim.judged]
+    assert judged and all(len(comparison.values) == 6 for comparison in judged)
 
 
 def test_points_are_means_over_groups():

@@ -19,9 +19,15 @@ def mean_psnr(found: Found, arm: str) -> float:
     return mean(value for seed in found.results['edit'][arm].values() for value in seed['psnr'])
 
 
-def points(found: Found, arm: str) -> dict[float, Point]:
-    """For each strength: share of new colors, share of digits kept, PSNR of the shape; mean over groups."""
-    groups = list(found.results['edit'][arm].values())
+def points(found: Found, arm: str, first: int | None = None) -> dict[float, Point]:
+    """For each strength: share of new colors, share of digits kept, PSNR of the shape; mean over groups.
+
+    Args:
+        found: Results of all groups.
+        arm: One that edits.
+        first: Of so many groups, the first ones; default all.
+    """
+    groups = [group for _, group in sorted(found.results['edit'][arm].items())[:first]]
 
     def share(eta: str, key: str) -> float:
         return mean(mean(map(float, group['edits'][eta][key])) for group in groups)
