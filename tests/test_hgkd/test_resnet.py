@@ -98,10 +98,11 @@ def test_norms_of_either_name_build_without_a_scope_and_run_without_a_process_gr
     script = """
 import torch
 from mmplugins.hgkd import HGKDSparseResNet, draw_cells
+from mmplugins.hgkd.sparse.layers import ActiveSyncBatchNorm
 for name in ('SyncBN', 'SparseSyncBatchNorm2d', 'SparseBatchNorm2d', 'BN', None):
     norm = {} if name is None else dict(norm_cfg=dict(type=name))
     net = HGKDSparseResNet(18, stem_channels=8, base_channels=8, **norm)
-    assert ('Sync' in (name or 'Sync')) == isinstance(net.bn1, torch.nn.SyncBatchNorm)
+    assert ('Sync' in (name or 'Sync')) == isinstance(net.bn1, ActiveSyncBatchNorm)
     net(torch.zeros(2, 3, 64, 64), draw_cells(2, (2, 2), 0.5))
 """
     run('python', '-W', 'ignore', '-c', script)
