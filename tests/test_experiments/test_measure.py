@@ -1,6 +1,7 @@
 """Counts against what can be counted by hand."""
 
 import functools
+import weakref
 
 import pytest
 import torch
@@ -83,3 +84,16 @@ def test_step_goes_backward_where_there_is_a_gradient(net):
 def test_peak_is_what_was_allocated():
     build = functools.partial(functools.partial, torch.ones)  # a call that allocates, and that a process can import
     assert measure.peak_bytes(build, (2**25,), (10,), 'cpu') == pytest.approx(2**27, rel=0.05)
+
+
+def test_what_was_counted_is_freed():
+    freed = []
+
+    def call():
+        x = torch.ones(4, requires_grad=True)
+        hidden = x * 2
+        weakref.finalize(hidden, freed.append, True)
+        return hidden.exp() * hidden
+
+    measure.kept_bytes(call)
+    assert freed

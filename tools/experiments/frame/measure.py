@@ -84,7 +84,8 @@ def kept_bytes(call: Callable[[], object], counts: Callable[[Tensor], bool] = la
         if not is_weight and counts(tensor):
             # Held, so that its address is not used again.
             storages.setdefault(tensor.untyped_storage()._cdata, tensor.detach())
-        return tensor
+        # The tensor itself would hold the graph that holds it, and none of it would ever be freed.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = call()
