@@ -64,7 +64,8 @@ def test_file_of_a_benchmark(tmp_path):
     assert {'table', 'measured', 'command', 'machine', 'versions', 'date', 'threads'} <= set(record)
 
 
-def test_quick_never_overwrites_results():
-    args = argparse.Namespace(quick=True, out=None)
+@pytest.mark.parametrize('option', [dict(quick=True, data=None), dict(quick=False, data='elsewhere')])
+def test_shipped_results_are_not_overwritten(option):
+    args = argparse.Namespace(out=None, **option)
     with pytest.raises(SystemExit, match='--out'):
         run(Benchmark(cases=lambda options: [], bounds=lambda measured: []), args)

@@ -192,7 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: the CPU, and CUDA too if there is one')
     parser.add_argument('--repeats', type=int, help='of each timing, in the place of those of the cases')
     parser.add_argument('--threads', type=int, default=1, help='threads of torch (default 1)')
-    parser.add_argument('--data', type=Path, help='in the place of the default, see the top of the benchmark')
+    parser.add_argument(
+        '--data', type=Path, help='in the place of the default, see the top of the benchmark; needs --out'
+    )
     parser.add_argument('--out', type=Path, help='default: projects/<plugin>/results/benchmark.json')
     parser.add_argument('--quick', action='store_true', help='the least that shows that it runs; needs --out')
     return parser
@@ -202,10 +204,10 @@ def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
     """Measure, compare with the bounds, write, print.
 
     Raises:
-        SystemExit: Data are missing, or a quick run would overwrite the results.
+        SystemExit: Data are missing, or the run would overwrite the shipped results with those of something else.
     """
-    if args.quick and not args.out:
-        raise SystemExit('--quick measures nothing: say with --out where its file goes')
+    if (args.quick or args.data) and not args.out:
+        raise SystemExit('the shipped results are neither of --quick nor of other data: say with --out where these go')
     data = args.data or benchmark.data
     if data and not data.is_dir():
         raise SystemExit(f'{data} does not exist: name the folder with --data, see tools/experiments/{args.plugin}')

@@ -14,7 +14,7 @@ from experiments.frame.claims import Claim, Found, to_json
 from experiments.frame.figure import draw_claims
 from experiments.frame.origin import cores, origin
 from experiments.frame.report import verdict_lines
-from experiments.frame.tasks import Context, Task, jobs_of, minutes_of, run_all, within
+from experiments.frame.tasks import Context, Task, jobs_of, minutes_of, run_all, slug, within
 from mmplugins.utils.atomic import write_text
 
 
@@ -51,7 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data', type=Path, help='another set of the same layout, see the top of the experiment')
     parser.add_argument('--processes', type=int, default=cores(), help='default: one for each core')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/claims/<plugin>')
-    parser.add_argument('--out', type=Path, help='folder of the results; default: projects/<plugin>/results')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='default: projects/<plugin>/results; with --data or --quick the work dir',
+    )
     parser.add_argument('--quick', action='store_true', help='the least that shows that it runs; numbers mean nothing')
     return parser
 
@@ -68,9 +72,11 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     if data and not data.is_dir():
         raise SystemExit(f'{data} does not exist: name the folder with --data, see tools/experiments/{args.plugin}')
     work = args.work_dir or ROOT / 'work_dirs/claims' / args.plugin
-    # What a quick run finds must never be taken for a result.
+    # What a quick run finds, or a run on other data, must never be taken for the result of the experiment.
+    if args.data:
+        work = work / slug(str(data.resolve()).lstrip('/'))
     work = work / 'quick' if args.quick else work
-    out = args.out or (work if args.quick else ROOT / 'projects' / args.plugin / 'results')
+    out = args.out or (work if args.quick or args.data else ROOT / 'projects' / args.plugin / 'results')
     context = Context(work=work, folder=work, data=data, quick=args.quick)
     tasks = experiment.tasks
     most = 1 if args.quick else None

@@ -32,9 +32,7 @@ def encoder_cases(options: Options) -> Iterator[Case]:
             compiled = {}
             if what == 'layer' and size <= 256:
                 compiled = dict(ours=(encoder.layers['ours'], encoder.query, encoder.pos, None, encoder.levels))
-            # The slow ones are not the yardstick, and need no second look.
-            repeats = 5 if size <= 256 else 3
-            yield Case(f'{what}, {size}²', encoder.arms(what), 'deformable', repeats, compiled=compiled)
+            yield Case(f'{what}, {size}²', encoder.arms(what), 'deformable', 5 if size <= 256 else 3, compiled=compiled)
 
 
 def build_model(encoder: str, dims: int) -> nn.Module:

@@ -63,9 +63,9 @@ def reconstruction(editor: InversionEditor, inversion: Inversion) -> list[float]
     return [psnr(*pair) for pair in pairs]
 
 
-def unconditional(tasks: list[dict]) -> list[float]:
+def unconditional(tasks: list[dict], **kwargs) -> list[float]:
     """PSNR of inverting and sampling without prompt and guidance."""
-    editor = build('DDIMInversionEditor', init='null')
+    editor = build('DDIMInversionEditor', init='null', **kwargs)
     return reconstruction(editor, invert(editor, tasks))  # two equal branches: guidance has no weight
 
 

@@ -31,13 +31,11 @@ LABELS = dict(color='new color shown', digit='digit kept', shape='PSNR of the sh
 
 def edit(arm: str, group: int, context: Context) -> dict:
     """Invert and edit a group of images."""
-    settings = arms.arms()
     tasks = arms.make_tasks(group, 2 if context.quick else IMAGES)
-    if context.quick:
-        arms.STEPS, arms.UPDATES = 2, 1
+    less = dict(num_steps=2) if context.quick else {}
     if arm == FREE:
-        return dict(psnr=arms.unconditional(tasks))
-    return arms.run_arm(settings[arm], tasks, DigitJudge())
+        return dict(psnr=arms.unconditional(tasks, **less))
+    return arms.run_arm({**arms.arms()[arm], **less}, tasks, DigitJudge())
 
 
 def images(found: Found, arm: str) -> Values:
