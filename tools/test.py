@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from mmplugins.utils.threads import wait_politely
+    from mmplugins.utils.running.threads import wait_politely
 
     wait_politely()
-    from mmplugins.utils import launch
+    from mmplugins.utils.running import launch
 except ModuleNotFoundError as error:
     if error.name != 'mmplugins':
         raise

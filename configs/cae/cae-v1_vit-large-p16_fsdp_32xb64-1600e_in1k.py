@@ -12,7 +12,7 @@ strategy = dict(
         auto_wrap_policy=dict(type='torch.distributed.fsdp.wrap.size_based_auto_wrap_policy', min_num_params=12_000_000)))
 
 optim_wrapper = dict(
-    type='mmplugins.utils.sharded.ShardedAmpOptimWrapper',
+    type='mmplugins.utils.running.sharded.ShardedAmpOptimWrapper',
     use_fsdp=True,
     paramwise_cfg=dict(
         # Sharded weights all have one dimension; those that had before are named.

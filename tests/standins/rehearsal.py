@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 from mmengine.utils import ManagerMixin
 
-from mmplugins.utils import launch
+from mmplugins.utils.running import launch
 
 # Keys of a model that hold numbers of iterations.
 STEPS = ('steps', 'train_steps', 'test_steps', 'num_steps', 'inner_steps')

@@ -25,7 +25,7 @@ def small_config(repo: Path, sharded: bool) -> Config:
         cfg.strategy = deepcopy(large.strategy)
         cfg.strategy.model_wrapper.auto_wrap_policy.min_num_params = 400_000  # a layer of 445 thousand
         cfg.optim_wrapper = deepcopy(large.optim_wrapper)
-        cfg.optim_wrapper.type = 'mmplugins.utils.sharded.ShardedOptimWrapper'
+        cfg.optim_wrapper.type = 'mmplugins.utils.running.sharded.ShardedOptimWrapper'
         del cfg.optim_wrapper.use_fsdp, cfg.optim_wrapper.loss_scale
     # Large enough that a wrong decay or norm shows; AdamW would make a step of the sign of a gradient that is zero.
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=0.1)

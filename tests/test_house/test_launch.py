@@ -12,8 +12,8 @@ import pytest
 import torch
 from mmengine.runner import FlexibleRunner
 
-from mmplugins.utils import launch
-from mmplugins.utils.threads import wait_politely, warn_if_busy
+from mmplugins.utils.running import launch
+from mmplugins.utils.running.threads import wait_politely, warn_if_busy
 
 TINY = Path(__file__).parent / 'tiny'
 CONFIG = TINY / 'tiny.py'

@@ -17,9 +17,9 @@ from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner, ValLoop
 from torch.utils.data import SequentialSampler, TensorDataset
 
-from mmplugins.utils import launch
-from mmplugins.utils.saving import is_whole, newest_whole_checkpoint
-from mmplugins.utils.stop import shielded
+from mmplugins.utils.running import launch
+from mmplugins.utils.running.saving import is_whole, newest_whole_checkpoint
+from mmplugins.utils.running.stop import shielded
 
 TINY = Path(__file__).parent / 'tiny'
 KILLS = 1  # of each kind of loop, at moments drawn from the number of the kill
@@ -239,7 +239,7 @@ def test_half_written_checkpoint_is_skipped(tmp_path, caplog):
 
 def test_config_can_name_the_runner(start, tmp_path):
     """As for the hosts' tools, which know nothing of ours."""
-    changes = dict(runner_type='mmplugins.utils.runner.SurvivingRunner')
+    changes = dict(runner_type='mmplugins.utils.running.runner.SurvivingRunner')
     process = start(tmp_path / 'run', changes)
     wait_for(tmp_path / 'run', 6, process)
     process.terminate()

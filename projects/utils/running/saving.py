@@ -12,7 +12,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import find_latest_checkpoint
 
-from .atomic import write_text
+from ..atomic import write_text
 from .random_state import random_state
 
 

@@ -34,7 +34,7 @@ class _Surviving:
 
     ``tools/train.py`` uses them for every config that has no ``runner_type`` of its own. The hosts' tools, and so
     ``mim train``, use mmengine's, for which nothing of this holds, unless the config says
-    ``runner_type = 'mmplugins.utils.runner.SurvivingRunner'``.
+    ``runner_type = 'mmplugins.utils.running.runner.SurvivingRunner'``.
     """
 
     def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
-from .cpu_products import FasterCPUProductsHook
+from ..cpu_products import FasterCPUProductsHook
 from .runner import SurvivingFlexibleRunner, SurvivingRunner
 from .threads import warn_if_busy
 
