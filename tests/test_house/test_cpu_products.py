@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from mmplugins.utils import cpu_products
-from mmplugins.utils.running import launch
 from mmplugins.utils.cpu_products import MIN_CHANNELS, MIN_ROWS, FasterCPUProductsHook, onednn_products
+from mmplugins.utils.running import launch
 
 TINY = Path(__file__).parent / 'tiny'
 STEPS = 20
