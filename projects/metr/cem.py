@@ -26,11 +26,13 @@ class Categories:
     Attributes:
         vectors: ``(B, V, D)``, image-conditioned vectors of all names.
         logits: One ``(B, V)`` a block.
-        allowed: ``(B, V)`` bool, the names that may be kept: those that the image's data set annotates (training) or
-            the active vocabulary (test).
+        allowed: ``(B, V)`` bool, the names that may be kept: those that are annotated in the image (training) or the
+            active vocabulary (test).
         keep: ``(B, K)``, rows of the kept names, ascending.
         valid: ``(B, K)`` bool; False where an image has fewer than ``K`` allowed names and the slot is a filler.
         gt_counts: ``(B, V)``, ground-truth boxes of each name; None at test time.
+        exhaustive: ``(B, V)`` bool, False where only some of the name's objects in the image have boxes, so that a
+            query without a box may well hold one; None: True everywhere.
     """
 
     vectors: Tensor
@@ -39,6 +41,7 @@ class Categories:
     keep: Tensor
     valid: Tensor
     gt_counts: Tensor | None = None
+    exhaustive: Tensor | None = None
 
     @property
     def kept_vectors(self) -> Tensor:
@@ -132,7 +135,7 @@ class CategoryExtractionModule(BaseModule):
         Args:
             logits: ``(B, V)`` of the last block.
             allowed: ``(B, V)`` bool.
-            num_categories: ``K``; cut to the largest number of allowed names in the batch.
+            num_categories: ``K``; cut to the largest number of allowed names in the batch, but not to none.
             gt_counts: ``(B, V)``, ground-truth boxes of each name. Given in training: names with boxes come before all
                 others. When an image has more of them than ``K``, those with most boxes stay (not in the paper: our
                 decision), with one warning.
@@ -144,7 +147,7 @@ class CategoryExtractionModule(BaseModule):
         if gt_counts is not None:
             score = torch.where(gt_counts > 0, 1.0 + gt_counts, score)
         score = score.masked_fill(~allowed, -1.0)
-        num_kept = min(num_categories, int(allowed.sum(1).max()))
+        num_kept = min(num_categories, max(1, int(allowed.sum(1).max())))
         if gt_counts is not None and not self._warned:
             self._warn_if_dropped(((gt_counts > 0) & allowed).sum(1), num_kept)
         keep = score.topk(num_kept, dim=1).indices.sort(dim=1).values

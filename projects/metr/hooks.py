@@ -93,15 +93,15 @@ class PseudoBoxHook(Hook):
         """Add the pseudo boxes of one image.
 
         Args:
-            sample: Data sample with ``dataset_name``; ``gt_instances`` grows and ``pseudo_rows`` names the new rows. A
-                sample without ``dataset_name`` is fully annotated and left alone.
+            sample: Data sample with ``annotated_rows`` or ``dataset_name``; ``gt_instances`` grows and ``pseudo_rows``
+                names the new rows. A sample that has neither is fully annotated and left alone.
             pred: ``bboxes (n, 4)`` xyxy in pixels of the network input, ``scores (n,)``, ``labels (n,)``.
             vocabulary: Of the model.
         """
-        name = sample.metainfo.get('dataset_name')
-        if name is None:
+        annotated = vocabulary.annotated_in(sample.metainfo)
+        if annotated is None:
             return
-        outside = ~vocabulary.annotated_mask(name)[pred.labels]
+        outside = ~annotated[pred.labels]
         pred = pred[outside & (pred.scores >= self.score_thr)]
         pred = pred[batched_nms(pred.bboxes, pred.scores, pred.labels, self.iou_thr)]
         if not len(pred):

@@ -70,7 +70,7 @@ def test_batch_loss_is_that_of_the_single_images(build_detector, padded_batch, m
     convolutional backbone: after the first normalization the padding is not zero any more, and the borders see it.
     """
     model = build_detector(kind, **without_noise(kind))
-    monkeypatch.setattr('mmplugins.metr.head.reduce_mean', lambda number: torch.full_like(number, 6))
+    monkeypatch.setattr('mmplugins.metr.losses.reduce_mean', lambda number: torch.full_like(number, 6))
     inputs, samples = prepared(model, padded_batch)
     together = model.loss(inputs, samples)
     alone = [model.loss(inputs[i : i + 1], samples[i : i + 1]) for i in range(3)]
@@ -100,7 +100,7 @@ def test_batch_loss_of_denoising_is_that_of_the_single_images(build_detector, pa
         return torch.logit((bbox_xyxy_to_cxcywh(boxes) + shifts).clamp(0.01, 0.99)).flatten(0, 1)
 
     monkeypatch.setattr(model.dn_query_generator, 'generate_dn_bbox_query', fixed_noise)
-    monkeypatch.setattr('mmplugins.metr.head.reduce_mean', lambda number: torch.full_like(number, 6))
+    monkeypatch.setattr('mmplugins.metr.losses.reduce_mean', lambda number: torch.full_like(number, 6))
     inputs, samples = prepared(model, padded_batch)
     together = model.loss(inputs, samples)
     alone = [model.loss(inputs[i : i + 1], samples[i : i + 1]) for i in range(3)]
@@ -210,6 +210,49 @@ def test_unannotated_names_get_no_gradient(build_detector, mixed_batch, gradient
     assert torch.equal(untouched, ~trained)
     if not mask:
         assert (~annotated.gather(1, kept)).any()  # else the test shows nothing
+
+
+@KINDS
+def test_rows_of_an_image_come_before_those_of_its_data_set(build_detector, mixed_batch, gradients, kind):
+    """Bird is verified absent from image 0, traffic light from image 2, and image 1 says nothing at all."""
+    rows = ([0, 2], [], [1, 3])
+    mixed_batch['data_samples'][1].gt_instances = mixed_batch['data_samples'][1].gt_instances[:0]
+    for sample, annotated in zip(mixed_batch['data_samples'], rows, strict=True):
+        sample.set_metainfo(dict(annotated_rows=annotated))
+    found = gradients(build_detector(kind), mixed_batch)
+    expected = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]]).bool()
+    for block in found['cem']:
+        assert torch.equal(block != 0, expected)
+    assert torch.equal((found['vectors'][0] != 0).any(-1), expected)
+    assert torch.equal((found['proposals'][0] != 0).any(1), expected)
+    trained = (found['decoder'] != 0).all(-1).all(0)
+    assert torch.equal(trained, expected.gather(1, found['categories'].keep))
+    assert torch.equal((found['decoder'] == 0).all(-1).all(0), ~trained)
+
+
+@KINDS
+def test_a_batch_in_which_nothing_is_annotated(build_detector, mixed_batch, gradients, kind):
+    for sample in mixed_batch['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+        sample.set_metainfo(dict(annotated_rows=()))
+    model = build_detector(kind)
+    found = gradients(model, mixed_batch)
+    for name in ('cem', 'vectors', 'proposals', 'decoder'):
+        assert all((gradient == 0).all() for gradient in found[name]), name
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@KINDS
+def test_names_with_objects_that_have_no_box_have_no_negatives(build_detector, mixed_batch, gradients, kind):
+    """Cat has two boxes in image 0 and more cats; dog has none there, so that nothing is known of it after a crop."""
+    mixed_batch['data_samples'][0].set_metainfo(dict(partly_boxed_rows=[0, 1]))
+    found = gradients(build_detector(kind), mixed_batch)
+    cats = found['categories'].keep[0].tolist().index(0)
+    # One logit a matched query of each layer, the two boxes of it.
+    assert ((found['decoder'][:, 0, cats] != 0).sum(-1) == 2).all()
+    assert ((found['proposals'][0][0, :, 0] != 0).sum() == 2).all()
+    for block in found['cem']:
+        assert torch.equal(block[0] != 0, torch.tensor([True, False, True, False]))
 
 
 def test_allowed_names(build_detector, make_batch):

@@ -174,7 +174,7 @@ def test_avg_factor_divides(make_head, outputs, categories, gt):
 
 
 def test_avg_factor_is_the_mean_over_ranks(make_head, outputs, categories, gt, monkeypatch):
-    monkeypatch.setattr('mmplugins.metr.head.reduce_mean', lambda number: number * 3)
+    monkeypatch.setattr('mmplugins.metr.losses.reduce_mean', lambda number: number * 3)
     head = make_head()
     losses = head.loss_by_feat(*outputs, gt, METAS, None, categories)
     expected = head.loss_by_feat(*outputs, gt, METAS, None, categories, avg_factor=33.0)

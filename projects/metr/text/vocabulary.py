@@ -119,6 +119,26 @@ class Vocabulary:
         mask[self.rows(dataset_name)] = True
         return mask
 
+    def annotated_in(self, metainfo: Mapping) -> Tensor | None:
+        """Return which rows are annotated in an image: whether they are in it is known.
+
+        Args:
+            metainfo: Of the image. ``annotated_rows``, the rows themselves, is read before ``dataset_name``, whose rows
+                all are.
+
+        Returns:
+            Bool ``(V,)``; None if the image says nothing.
+
+        Raises:
+            KeyError: The vocabulary has no data set of that name.
+        """
+        if 'annotated_rows' in metainfo:
+            mask = torch.zeros(len(self), dtype=torch.bool)
+            mask[list(metainfo['annotated_rows'])] = True
+            return mask
+        name = metainfo.get('dataset_name')
+        return None if name is None else self.annotated_mask(name)
+
     def to_metainfo(self) -> dict:
         """Return plain Python data for a dataset's metainfo, safe to store in a checkpoint.
 
