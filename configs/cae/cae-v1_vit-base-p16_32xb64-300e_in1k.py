@@ -29,7 +29,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=0.5),
     dict(
-        type='RandomResizedCropAndInterpolationWithTwoPic',
+        type='TwoViewRandomResizedCrop',
         size=224,
         second_size=112,  # DALL-E gives a token for 8 x 8 pixels
         interpolation='bicubic',

@@ -28,7 +28,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=0.5),
     dict(
-        type='RandomResizedCropAndInterpolationWithTwoPic',
+        type='TwoViewRandomResizedCrop',
         size=48,
         second_size=48,
         interpolation='bicubic',

@@ -31,7 +31,7 @@ train_pipeline = [
     dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0),
     dict(type='RandomFlip', prob=0.5),
     dict(
-        type='RandomResizedCropAndInterpolationWithTwoPic',
+        type='TwoViewRandomResizedCrop',
         size=48,
         second_size=48,
         interpolation='bicubic',

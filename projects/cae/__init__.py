@@ -2,6 +2,7 @@
 
 from .cae_v1 import CAEv1
 from .cae_v2 import CAEv2
+from .cropping import TwoViewRandomResizedCrop
 from .heads import CAEv1Head, CAEv2Head
 from .masking import InclusiveBlockMask, RandomPatchMask
 from .regressor import CAERegressorNeck
@@ -37,6 +38,7 @@ __all__ = [
     'PixelTarget',
     'RandomPatchMask',
     'ReconstructionHook',
+    'TwoViewRandomResizedCrop',
     'ViTPyramid',
     'fit_codebook',
     'fit_kmeans',

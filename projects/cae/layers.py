@@ -40,15 +40,12 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
 
-def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
-    """Return ``scale * linear(x)`` for ``(B, N, C)``.
+def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
+    """Return ``gamma * branch`` for ``(B, N, C)``.
 
-    The scale goes into the weight: one product of the size of the weight, instead of one per token, whose factors
-    would also have to be kept for the backward pass.
+    The output is scaled, as by the authors, never the weight: times 1e-5 of CAE-L it would underflow in float16.
     """
-    if scale is None:
-        return linear(x)
-    return F.linear(x, scale[:, None] * linear.weight, scale * linear.bias)
+    return branch if gamma is None else gamma * branch
 
 
 class CAEAttention(BEiTAttention):
@@ -81,7 +78,6 @@ class CAEAttention(BEiTAttention):
         self,
         x: Tensor,
         rel_pos_bias: Tensor | None = None,
-        scale: Tensor | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Tensor:
         """Attend among the tokens.
@@ -89,7 +85,6 @@ class CAEAttention(BEiTAttention):
         Args:
             x: ``(B, N, C)``.
             rel_pos_bias: ``(H, N, N)``, a bias that all layers share, added to this layer's own.
-            scale: ``(C,)`` LayerScale of the branch.
             grid: ``(h, w)`` patches of the image, if not those of the model.
 
         Returns:
@@ -107,7 +102,7 @@ class CAEAttention(BEiTAttention):
         dropout = self.attn_drop.p if self.training else 0.0
         bias = None if bias is None else bias[None].to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
-        return self.proj_drop(scaled_linear(x.transpose(1, 2).flatten(2), self.proj, scale))
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
 class CAEEncoderLayer(BEiTTransformerEncoderLayer):
@@ -189,9 +184,8 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         return self._forward(x, rel_pos_bias, grid)
 
     def _forward(self, x: Tensor, rel_pos_bias: Tensor | None, grid: tuple[int, int] | None) -> Tensor:
-        x = x + self.drop_path(self.attn(self.ln1(x), rel_pos_bias, self.gamma_1, grid))
-        out = self.ffn(self.ln2(x))
-        return x + self.drop_path(out if self.gamma_2 is None else self.gamma_2 * out)
+        x = x + self.drop_path(scaled(self.attn(self.ln1(x), rel_pos_bias, grid), self.gamma_1))
+        return x + self.drop_path(scaled(self.ffn(self.ln2(x)), self.gamma_2))
 
 
 class CAECrossAttention(CrossMultiheadAttention):

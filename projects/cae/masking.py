@@ -13,6 +13,8 @@ from mmcv.transforms import BaseTransform
 from mmpretrain.datasets.transforms import BEiTMaskGenerator
 from mmpretrain.registry import TRANSFORMS
 
+from .sizes import pair
+
 # CAE v2, authors' README, as parts of 196 patches; L as B.
 MASK_RATIOS = dict(tiny=30 / 196, small=49 / 196, base=98 / 196, large=98 / 196)
 
@@ -38,11 +40,6 @@ def count_masked(grid: tuple[int, int], num_masked: int | None, mask_ratio: floa
     if not 0 < num_masked < num_patches:
         raise ValueError(f'between 1 and {num_patches - 1} of {num_patches} patches must be masked, got {num_masked}')
     return num_masked
-
-
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return ``(h, w)``."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 @TRANSFORMS.register_module()

@@ -33,6 +33,21 @@ def test_attention_equals_the_hosts(rel_pos, bias):
         torch.testing.assert_close(parameter.grad, pairs[name].grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(('dtype', 'bound'), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize('scale', [0.1, 1e-5])  # LayerScale of the configs
+def test_layer_scale_does_not_underflow(dtype, bound, scale):
+    layer = CAEEncoderLayer(192, 4, 384, layer_scale_init_value=scale)
+    for parameter in layer.attn.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    torch.nn.init.normal_(layer.ln1.bias)
+    torch.nn.init.zeros_(layer.gamma_2)
+    x = torch.zeros(2, 5, 192)  # the output is the branch alone, and sees the bias of its norm
+    with torch.autocast('cpu', dtype), torch.no_grad():
+        found = layer(x)
+    exact = layer.double()(x.double())
+    assert (found - exact).norm() < bound * exact.norm()
+
+
 def test_relative_position_table_starts_at_zero():
     attention = CAEAttention(48, 4, (3, 4), True)
     attention.init_weights()
