@@ -1,7 +1,7 @@
 # O²DETR with a cascaded rotated RoI head on the maps of its neck, 12 epochs from the checkpoint of the base ("FT": a survey
 # lists 50 and 62 epochs). ResNet-50, DOTA-v1.0, 2 GPUs x 2 images. Not run by us. The head is our reading of one sentence.
-_base_ = './o2detr_r50_2xb2-50e_dota.py'
-load_from = 'work_dirs/o2detr_r50_2xb2-50e_dota/epoch_50.pth'
+_base_ = './o2detr_refine-twostage_r50_2xb2-50e_dota.py'
+load_from = 'work_dirs/o2detr_refine-twostage_r50_2xb2-50e_dota/epoch_50.pth'
 stage = dict(
     type='mmdet.Shared2FCBBoxHead',
     predict_box_type='rbox',

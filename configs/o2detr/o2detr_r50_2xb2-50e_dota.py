@@ -1,4 +1,5 @@
-# O²DETR, ResNet-50, DOTA-v1.0 in patches of 1024 (overlap 200). 2 GPUs x 2 images, 50 epochs. Not run by us.
+# O²DETR, the base: what the abstract names and nothing more (for use: o2detr_refine-twostage_r50_2xb2-50e_dota.py).
+# ResNet-50, DOTA-v1.0 in patches of 1024 (overlap 200). 2 GPUs x 2 images, 50 epochs. Not run by us.
 # Trains on train and validates on val. Numbers of DOTA's server are of models trained on both: for those set
 # train_dataloader.dataset.ann_file=trainval/annfiles/ train_dataloader.dataset.data_prefix.img_path=trainval/images/
 # by --cfg-options, ignore the validation, and send in what `python -m mmplugins.o2detr submit` writes.
@@ -71,7 +72,17 @@ model = dict(
             ])),
     test_cfg=dict(max_per_img=500))
 
-# The host's pipeline with `LoadImageFromFile` under the name that mmdet's DetInferencer looks for.
+# The host's pipelines, but the boxes become rotated ones after Resize: corners stay right where width and height are scaled
+# differently, the host's rotated boxes do not.
+train_pipeline = [
+    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, box_type='qbox'),
+    dict(type='mmdet.Resize', scale=(1024, 1024), keep_ratio=True, clip_object_border=False),
+    dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),
+    dict(type='mmdet.PackDetInputs')
+]
+# `LoadImageFromFile` under the name that mmdet's DetInferencer looks for.
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 val_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -81,7 +92,9 @@ val_pipeline = [
     dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)
 ]
 # The host's base trains and validates on the same patches.
-train_dataloader = dict(dataset=dict(ann_file='train/annfiles/', data_prefix=dict(img_path='train/images/')))
+train_dataloader = dict(
+    dataset=dict(
+        ann_file='train/annfiles/', data_prefix=dict(img_path='train/images/'), pipeline=train_pipeline))
 val_dataloader = dict(
     dataset=dict(
         ann_file='val/annfiles/', data_prefix=dict(img_path='val/images/'), pipeline=val_pipeline))

@@ -1,4 +1,4 @@
-# O²DETR with box refinement and two stages, ResNet-50, DIOR-R (20 classes, 800x800). 2 GPUs x 2 images, 36 epochs. Not run by
+# O²DETR, our default, ResNet-50, DIOR-R (20 classes, 800x800). 2 GPUs x 2 images, 36 epochs. Not run by
 # us; the paper's abstract names DOTA only.
 _base_ = './o2detr_refine-twostage_r50_2xb2-50e_dota.py'
 model = dict(num_queries=300, bbox_head=dict(num_classes=20), test_cfg=dict(max_per_img=300))
@@ -8,9 +8,9 @@ scale = (800, 800)
 train_pipeline = [
     dict(type='mmdet.LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True, box_type='qbox'),
-    dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),
-    dict(type='mmdet.Resize', scale=scale, keep_ratio=True),
+    dict(type='mmdet.Resize', scale=scale, keep_ratio=True, clip_object_border=False),
     dict(type='mmdet.RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')),  # after Resize, see the base
     dict(type='mmdet.PackDetInputs')
 ]
 test_pipeline = [

@@ -1,6 +1,6 @@
-# Baseline: the small O²DETR with the deformable encoder, i.e. a rotated two-stage Deformable DETR.
+# Baseline: a rotated two-stage Deformable DETR, that is the base of the small O²DETR with the deformable encoder.
 # Small: 1 process x 4 images, 36 epochs on a CPU.
-_base_ = './o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
+_base_ = './o2detr_plain-twostage_r18-w16_1xb4-36e_hit-uav.py'
 model = dict(
     encoder=dict(
         _delete_=True,

@@ -21,6 +21,7 @@ from .angles import refine_boxes
 from .decoder import O2DETRDecoder
 from .encoder import DepthwiseSeparableMixer, DWSepEncoder, NoEncoder
 from .head import O2DETRHead
+from .proposals import distinct_tokens
 
 ENCODERS = dict(dwsep=DWSepEncoder, deformable=DeformableDetrTransformerEncoder, none=NoEncoder)
 
@@ -55,6 +56,9 @@ class O2DETR(DeformableDETR):
         with_box_refine: Whether each decoder layer starts from the boxes of the one before. Off in the base model: the
             abstract does not name it.
         as_two_stage: Whether the first boxes come from the best tokens of the encoder. Off in the base model.
+        distinct_thr: Of two stages. Of proposals that overlap more, see :func:`~.proposals.probabilistic_iou`, the
+            worse comes last, and queries get the content of their tokens. None for the proposals of Deformable DETR:
+            the best tokens, repeats among them, and queries made of boxes alone.
         num_feature_levels: ``L``, maps that the neck gives.
         *args: Of the host's ``DeformableDETR``.
         **kwargs: Of the host's ``DeformableDETR``: ``backbone``, ``neck``, ``positional_encoding``, ``train_cfg``,
@@ -64,6 +68,10 @@ class O2DETR(DeformableDETR):
         TypeError: The head is no :class:`O2DETRHead`.
         ValueError: Encoder, decoder, head and positions differ in width, or the decoder's levels in number.
     """
+
+    def __init__(self, *args, distinct_thr: float | None = 0.7, **kwargs) -> None:
+        self.distinct_thr = distinct_thr
+        super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
@@ -77,6 +85,8 @@ class O2DETR(DeformableDETR):
             self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
             self.pos_trans_fc = nn.Linear(self.embed_dims // 2 * 5, self.embed_dims * 2)
             self.pos_trans_norm = nn.LayerNorm(self.embed_dims * 2)
+            if self.distinct_thr is not None:
+                self.content_norm = nn.LayerNorm(self.embed_dims)
         else:
             # Content and position of each query.
             self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims * 2)
@@ -144,14 +154,39 @@ class O2DETR(DeformableDETR):
         tokens, anchors = self.gen_encoder_output_proposals(memory, memory_mask, spatial_shapes)
         scores = self.bbox_head.cls_branches[self.decoder.num_layers](tokens)
         boxes = refine_boxes(self.bbox_head.reg_branches[self.decoder.num_layers](tokens), anchors.sigmoid())
-        # As in Deformable DETR, the first class stands for any object here. Tokens at the border or in the padding have
-        # infinite anchors; the host lets them be chosen.
-        objectness = scores[..., 0].masked_fill(anchors.isinf().any(-1), -torch.inf)
-        best = objectness.topk(min(self.num_queries, objectness.size(1)), dim=1).indices[..., None]
-        chosen = boxes.gather(1, best.expand(-1, -1, 5)).detach()
+        # Tokens at the border or in the padding have infinite anchors; the host lets them be chosen. It also takes the
+        # logit of the first class for that of any object.
+        objectness = scores.amax(-1).masked_fill(anchors.isinf().any(-1), -torch.inf)
+        num = min(self.num_queries, objectness.size(1))
+        if self.distinct_thr is None:
+            best = objectness.topk(num, dim=1).indices
+        else:
+            sides = image_sides(memory, memory_mask, spatial_shapes)
+            best = distinct_tokens(objectness, boxes, sides, num, self.distinct_thr)
+        chosen = boxes.gather(1, best[..., None].expand(-1, -1, 5)).detach()
         # The host's function takes logits, of any number of coordinates, and embeds each in num_pos_feats numbers.
         embedded = self.get_proposal_pos_embed(inverse_sigmoid(chosen), num_pos_feats=self.embed_dims // 2)
         query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
+        if self.distinct_thr is not None:
+            query = query + self.content_norm(tokens.gather(1, best[..., None].expand(-1, -1, self.embed_dims)))
         decoder_inputs = dict(query=query, query_pos=query_pos, memory=memory, reference_points=chosen)
         head_inputs = dict(enc_outputs_class=scores, enc_outputs_coord=boxes) if self.training else {}
         return decoder_inputs, head_inputs
+
+
+def image_sides(memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Tensor) -> Tensor:
+    """Width and height of the images without padding, in cells of the finest level.
+
+    Args:
+        memory: ``(B, N, D)``.
+        memory_mask: ``(B, N)``, True at padding, or None.
+        spatial_shapes: ``(L, 2)``.
+
+    Returns:
+        ``(B, 2)``, or ``(1, 2)`` without padding.
+    """
+    height, width = spatial_shapes[0]
+    if memory_mask is None:
+        return torch.stack([width, height])[None].to(memory)
+    inside = ~memory_mask[:, : height * width].unflatten(1, (height, width))
+    return torch.stack([inside[:, 0].sum(1), inside[:, :, 0].sum(1)], dim=1).to(memory)

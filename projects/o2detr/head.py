@@ -10,6 +10,7 @@ Shapes: ``B`` images, ``M`` queries, ``C`` classes, ``D`` channels, ``G`` true b
 import torch
 from mmcv.cnn import Linear
 from mmdet.models.dense_heads import DeformableDETRHead
+from mmdet.models.utils import multi_apply
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
@@ -19,6 +20,7 @@ from mmrotate.structures import RotatedBoxes
 from torch import Tensor, nn
 
 from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize
+from .match_costs import assign_cheapest
 
 
 @MODELS.register_module()
@@ -36,6 +38,10 @@ class O2DETRHead(DeformableDETRHead):
         loss_iou: Of boxes in pixels: ``GDLoss`` or, on CUDA, ``RotatedIoULoss``.
         embed_dims: ``D``.
         num_reg_fcs: Hidden layers of the box branch.
+        tokens_per_gt: Of a two-stage detector. Each true box teaches so many tokens of the encoder, the cheapest by the
+            costs of the assigner; 1 for the assigner itself.
+        sync_cls_avg_factor: Whether the classification loss is divided by the mean number of matched queries over all
+            GPUs, as the other losses are.
         **kwargs: Of the host's ``DeformableDETRHead``. ``test_cfg.max_per_img`` may exceed ``M C``.
 
     Raises:
@@ -55,12 +61,15 @@ class O2DETRHead(DeformableDETRHead):
         ),
         embed_dims: int = 256,
         num_reg_fcs: int = 2,
+        tokens_per_gt: int = 8,
+        sync_cls_avg_factor: bool = True,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         **kwargs,
     ) -> None:
         self.angle_version = check_angle_version(angle_version)
         self.min_gt_size = min_gt_size
+        self.tokens_per_gt = tokens_per_gt
         super().__init__(
             num_classes=num_classes,
             embed_dims=embed_dims,
@@ -68,6 +77,7 @@ class O2DETRHead(DeformableDETRHead):
             loss_cls=loss_cls,
             loss_bbox=loss_bbox,
             loss_iou=loss_iou,
+            sync_cls_avg_factor=sync_cls_avg_factor,
             train_cfg=train_cfg,
             test_cfg=test_cfg or {},
             **kwargs,
@@ -135,15 +145,16 @@ class O2DETRHead(DeformableDETRHead):
             ValueError: A label is not below ``num_classes``, or boxes are not rotated ones.
         """
         pairs = zip(batch_gt_instances, batch_img_metas, strict=True)
-        return super().loss_by_feat(
-            all_layers_cls_scores.float(),
-            all_layers_bbox_preds.float(),
-            enc_cls_scores if enc_cls_scores is None else enc_cls_scores.float(),
-            enc_bbox_preds if enc_bbox_preds is None else enc_bbox_preds.float(),
-            [self.prepare_gt(gt, meta) for gt, meta in pairs],
-            batch_img_metas,
-            batch_gt_instances_ignore,
+        gts = [self.prepare_gt(gt, meta) for gt, meta in pairs]
+        losses = super().loss_by_feat(
+            all_layers_cls_scores.float(), all_layers_bbox_preds.float(), None, None, gts, batch_img_metas
         )
+        if enc_cls_scores is not None:
+            # The host teaches the tokens where any object is, in the logit of the first class.
+            tokens = enc_cls_scores.float(), enc_bbox_preds.float()
+            found = self.loss_by_feat_single(*tokens, gts, batch_img_metas, self.tokens_per_gt)
+            losses.update(zip(('enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou'), found, strict=True))
+        return losses
 
     def prepare_gt(self, gt_instances: InstanceData, img_meta: dict) -> InstanceData:
         """Return new instances, boxes in ``le180`` and at least ``min_gt_size`` large.
@@ -176,23 +187,33 @@ class O2DETRHead(DeformableDETRHead):
         bbox_preds: Tensor,
         batch_gt_instances: InstanceList,
         batch_img_metas: list[dict],
+        num_per_gt: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of one decoder layer.
+        """Losses of one decoder layer, or of the tokens.
 
         Args:
             cls_scores: ``(B, M, C)`` logits.
             bbox_preds: ``(B, M, 5)`` normalized boxes.
             batch_gt_instances: From :meth:`prepare_gt`.
             batch_img_metas: With ``img_shape``.
+            num_per_gt: Predictions that each true box teaches; 1 for the assigner.
 
         Returns:
             Classification, L1 and Gaussian (or IoU) loss.
         """
-        targets = self.get_targets(list(cls_scores), list(bbox_preds), batch_gt_instances, batch_img_metas)
-        labels, label_weights, box_targets, box_weights = (torch.cat(x) for x in targets[:4])
-        num_pos = max(float(reduce_mean(cls_scores.new_tensor([targets[4]]))), 1.0)
+        *targets, pos_inds, _ = multi_apply(
+            self._get_targets_single,
+            cls_scores,
+            bbox_preds,
+            batch_gt_instances,
+            batch_img_metas,
+            num_per_gt=num_per_gt,
+        )
+        labels, label_weights, box_targets, box_weights = map(torch.cat, targets)
+        own_pos = sum(map(len, pos_inds))
+        num_pos = max(float(reduce_mean(cls_scores.new_tensor([own_pos]))), 1.0)
 
-        cls_factor = num_pos if self.sync_cls_avg_factor else max(targets[4], 1)
+        cls_factor = num_pos if self.sync_cls_avg_factor else max(own_pos, 1)
         loss_cls = self.loss_cls(cls_scores.flatten(0, 1), labels, label_weights, avg_factor=cls_factor)
         loss_bbox = self.loss_bbox(bbox_preds.flatten(0, 1), box_targets, box_weights, avg_factor=num_pos)
 
@@ -215,7 +236,7 @@ class O2DETRHead(DeformableDETRHead):
         return loss_cls, loss_bbox, loss_iou
 
     def _get_targets_single(
-        self, cls_score: Tensor, bbox_pred: Tensor, gt_instances: InstanceData, img_meta: dict
+        self, cls_score: Tensor, bbox_pred: Tensor, gt_instances: InstanceData, img_meta: dict, num_per_gt: int = 1
     ) -> tuple[Tensor, ...]:
         """Match the queries of one image; as the host's, with rotated boxes.
 
@@ -224,17 +245,18 @@ class O2DETRHead(DeformableDETRHead):
             bbox_pred: ``(M, 5)`` normalized boxes.
             gt_instances: From :meth:`prepare_gt`.
             img_meta: With ``img_shape``.
+            num_per_gt: See :meth:`loss_by_feat_single`.
 
         Returns:
             Labels ``(M,)`` (``num_classes`` for none), their weights, normalized boxes ``(M, 5)``, their weights,
             and the positions of matched and other queries.
         """
         factors = box_factors(img_meta['img_shape'], bbox_pred)
-        assigned = self.assigner.assign(
-            pred_instances=InstanceData(scores=cls_score, bboxes=bbox_pred * factors),
-            gt_instances=gt_instances,
-            img_meta=img_meta,
-        ).gt_inds
+        pred_instances = InstanceData(scores=cls_score, bboxes=bbox_pred * factors)
+        if num_per_gt == 1:
+            assigned = self.assigner.assign(pred_instances, gt_instances, img_meta).gt_inds
+        else:
+            assigned = assign_cheapest(self.assigner.match_costs, pred_instances, gt_instances, img_meta, num_per_gt)
         pos_inds, neg_inds = ((assigned > 0).nonzero().squeeze(1), (assigned <= 0).nonzero().squeeze(1))
         matched = assigned[pos_inds] - 1
 

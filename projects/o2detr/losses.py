@@ -1,9 +1,10 @@
 """L1 distance of rotated boxes that knows that an angle is periodic, for O²DETR (arXiv 2106.03146).
 
 Not in the paper: our decision. A plain L1 says that 1° and 179° are as far apart as can be, while they are 2° apart;
-Gaussian losses, which come with it, know better, and the two would pull in opposite directions. On a square the
-Gaussian losses give the angle no gradient, and an L1 gives one towards an arbitrary quarter, so there the angle has no
-weight.
+Gaussian losses, which come with it, know better, and the two would pull in opposite directions. A rectangle also has
+two forms, ``(w, h, θ)`` and ``(h, w, θ + 90°)``, and no continuous network can always give the one with the longer side
+first; the distance is that to the nearer form. On a square the Gaussian losses give the angle no gradient, and an L1
+gives one towards an arbitrary quarter, so there the angle has no weight.
 
 Shapes: ``P`` boxes, ``...`` leading dimensions that broadcast.
 """
@@ -15,21 +16,37 @@ from torch import Tensor, nn
 
 from .angles import angle_distance
 
-ANGLE_L1 = ('wrapped', 'plain')
+ANGLE_L1 = ('nearer', 'wrapped', 'plain')
 
 
 def check_angle_l1(angle_l1: str) -> str:
     """Return ``angle_l1`` if it is known.
 
     Raises:
-        ValueError: It is not one of 'wrapped', 'plain'.
+        ValueError: It is not one of 'nearer', 'wrapped', 'plain'.
     """
     if angle_l1 not in ANGLE_L1:
         raise ValueError(f'angle_l1 must be one of {ANGLE_L1}, not {angle_l1!r}')
     return angle_l1
 
 
-def angle_l1_term(pred_angle: Tensor, target: Tensor, angle_l1: str = 'wrapped') -> Tensor:
+def forms_of(boxes: Tensor, angle_l1: str) -> tuple[Tensor, ...]:
+    """Return the forms of normalized rectangles that a prediction may have.
+
+    Args:
+        boxes: ``(..., 5)``.
+        angle_l1: ``'nearer'`` for both forms, else one.
+
+    Returns:
+        Tensors ``(..., 5)``: the boxes themselves, and with the sides exchanged and a quarter turned.
+    """
+    if angle_l1 != 'nearer':
+        return (boxes,)
+    x, y, w, h, angle = boxes.unbind(-1)
+    return boxes, torch.stack([x, y, h, w, angle + 0.5], dim=-1)
+
+
+def angle_l1_term(pred_angle: Tensor, target: Tensor, angle_l1: str = 'nearer') -> Tensor:
     """The angle's part of the distance.
 
     With ``d`` the difference of the angles over π: ``min(d mod 1, 1 - d mod 1)`` times ``1 - min / max`` of the sides
@@ -38,7 +55,7 @@ def angle_l1_term(pred_angle: Tensor, target: Tensor, angle_l1: str = 'wrapped')
     Args:
         pred_angle: ``(...)``, normalized.
         target: ``(..., 5)``, normalized ground truth.
-        angle_l1: ``'wrapped'`` or ``'plain'``.
+        angle_l1: ``'plain'``, or another name of :data:`ANGLE_L1`.
 
     Returns:
         ``(...)``, the arguments broadcast.
@@ -51,19 +68,24 @@ def angle_l1_term(pred_angle: Tensor, target: Tensor, angle_l1: str = 'wrapped')
 
 
 @weighted_loss
-def rbox_l1_loss(pred: Tensor, target: Tensor, angle_l1: str = 'wrapped') -> Tensor:
+def rbox_l1_loss(pred: Tensor, target: Tensor, angle_l1: str = 'nearer') -> Tensor:
     """Absolute differences of the five normalized numbers, the last one as :func:`angle_l1_term`.
 
     Args:
         pred: ``(P, 5)``.
         target: ``(P, 5)``.
-        angle_l1: ``'wrapped'`` or ``'plain'``.
+        angle_l1: One of :data:`ANGLE_L1`.
 
     Returns:
         ``(P, 5)`` before the host's decorator weights and reduces.
     """
-    box = (pred[..., :4] - target[..., :4]).abs()
-    return torch.cat([box, angle_l1_term(pred[..., 4], target, angle_l1)[..., None]], dim=-1)
+    distances = []
+    for form in forms_of(target, angle_l1):
+        angle = angle_l1_term(pred[..., 4], form, angle_l1)
+        distances.append(torch.cat([(pred[..., :4] - form[..., :4]).abs(), angle[..., None]], dim=-1))
+    stacked = torch.stack(distances)
+    nearer = stacked.sum(-1, keepdim=True).argmin(0, keepdim=True)
+    return stacked.take_along_dim(nearer, dim=0).squeeze(0)
 
 
 @MODELS.register_module()
@@ -71,12 +93,13 @@ class PeriodicRBoxL1Loss(nn.Module):
     """L1 loss of normalized rotated boxes with the angle modulo π, see :func:`angle_l1_term`.
 
     Args:
-        angle_l1: ``'wrapped'``, or ``'plain'`` for an angle as any other number.
+        angle_l1: ``'nearer'`` for the nearer of the two forms of a rectangle; ``'wrapped'`` for the one with the longer
+            side first; ``'plain'`` for that form and an angle as any other number, as public rotated DETRs have it.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: 5.0 in public rotated DETRs; the paper's is not known.
     """
 
-    def __init__(self, angle_l1: str = 'wrapped', reduction: str = 'mean', loss_weight: float = 5.0) -> None:
+    def __init__(self, angle_l1: str = 'nearer', reduction: str = 'mean', loss_weight: float = 5.0) -> None:
         super().__init__()
         self.angle_l1 = check_angle_l1(angle_l1)
         self.reduction = reduction

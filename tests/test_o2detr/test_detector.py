@@ -1,6 +1,7 @@
 """The whole detector: losses, predictions, all variants, bad input."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from torch.nn.functional import pad
 
 from mmplugins.o2detr import DWSepEncoder
 from mmplugins.o2detr.encoder import NoEncoder
+from mmplugins.o2detr.proposals import probabilistic_iou
 
 VARIANTS = {
     'base': {},
     'refine': dict(with_box_refine=True),
     'two_stage': dict(as_two_stage=True),
     'refine_two_stage': dict(with_box_refine=True, as_two_stage=True),
+    'plain_two_stage': dict(as_two_stage=True, distinct_thr=None, **{'bbox_head.tokens_per_gt': 1}),
 }
 variants = pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
 
@@ -123,13 +126,38 @@ def test_refinement_starts_from_the_boxes_before(build_model):
     assert torch.allclose(boxes[1, ..., :4], boxes[0, ..., :4], atol=1e-4) and boxes[0].std(1).min() > 0
 
 
-def test_fp16_outputs_train(build_model, make_batch):
-    model = build_model().train()
+@variants
+def test_half_precision_trains(build_model, make_batch, changes):
+    model = build_model(**changes).train()
     inputs = prepared(model, make_batch())
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = model.loss(*inputs)
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
+
+
+@variants
+def test_boxes_have_full_precision_under_autocast(build_model, changes):
+    model = build_model(**changes).eval()
+    for branch in model.bbox_head.reg_branches:
+        torch.nn.init.normal_(branch[-1].weight, std=0.3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        boxes = model(torch.rand(1, 3, 64, 96), mode='tensor')[1]
+    assert boxes.dtype == torch.float32
+    # Numbers that bfloat16 has are rare among those with 24 bits; an angle is the output of a layer and half.
+    assert (boxes != boxes.bfloat16().float())[..., :4].float().mean() > 0.9
+
+
+def test_queries_do_not_repeat_each_other(build_model):
+    # Boxes of a fresh model are the anchors: of the second level, a tenth of the image and half of one apart.
+    model = build_model(as_two_stage=True, num_queries=30).eval()
+    memory, shapes = torch.randn(1, 401, 32), torch.tensor([[1, 1], [20, 20]])
+    largest = {}
+    for thr in (0.4, None):
+        model.distinct_thr = thr
+        boxes = model.pre_decoder(memory, None, shapes)[0]['reference_points'][0]
+        largest[thr] = probabilistic_iou(boxes * torch.tensor([1, 1, 1, 1, math.pi])).tril(-1).max()
+    assert largest[0.4] <= 0.4 < largest[None]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_half_turns_change_nothing(random_boxes, name, turn):
     assert torch.allclose(make(name)(turned, gt), make(name)(pred, gt), atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['kld', 'gwd'])
+@pytest.mark.parametrize('name', LOSSES)
 def test_exchanged_sides_are_the_same_box(random_boxes, name):
     pred, gt = random_boxes(50, dtype=torch.float64), random_boxes(50, dtype=torch.float64)
     exchanged = pred[:, [0, 1, 3, 2, 4]] + torch.tensor([0, 0, 0, 0, math.pi / 2], dtype=torch.float64)
@@ -45,6 +45,15 @@ def test_179_degrees_are_minus_one(name):
     preds = [torch.tensor([[60.0, 60, 60, 20, angle * DEGREE]], dtype=torch.float64) for angle in (179, -1)]
     first, second = (make(name)(pred, gt).item() for pred in preds)
     assert first == pytest.approx(second, abs=1e-6) and first < 0.05
+
+
+def test_l1_is_that_to_the_nearer_of_two_forms(random_boxes):
+    pred, gt = (boxes / box_factors(SHAPE, boxes) for boxes in (random_boxes(200), random_boxes(200)))
+    wrapped = PeriodicRBoxL1Loss('wrapped', 'none', 1.0)
+    other = gt[:, [0, 1, 3, 2, 4]] + torch.tensor([0, 0, 0, 0, 0.5])
+    each = torch.stack([wrapped(pred, form).sum(-1) for form in (gt, other)])
+    found = PeriodicRBoxL1Loss('nearer', 'none', 1.0)(pred, gt).sum(-1)
+    assert torch.allclose(found, each.amin(0)) and (each.argmin(0).bincount() > 50).all()
 
 
 def test_plain_l1_jumps():
@@ -74,7 +83,7 @@ def test_gradients_are_finite(name, sides, angle):
 
 
 def test_the_angle_of_a_square_has_no_weight():
-    loss = PeriodicRBoxL1Loss(reduction='none', loss_weight=1.0)
+    loss = PeriodicRBoxL1Loss('wrapped', reduction='none', loss_weight=1.0)
     pred = torch.full((3, 5), 0.5)
     sides = torch.tensor([[0.3, 0.3], [0.4, 0.3], [0.4, 0.04]])
     gt = torch.cat([torch.full((3, 2), 0.5), sides, torch.full((3, 1), 0.2)], dim=1)

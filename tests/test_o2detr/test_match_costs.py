@@ -14,6 +14,7 @@ from mmrotate.structures.bbox import rbbox_overlaps
 
 from mmplugins.o2detr import GDCost, PeriodicRBoxL1Loss, RBoxL1Cost, RotatedIoUCost
 from mmplugins.o2detr.angles import box_factors
+from mmplugins.o2detr.match_costs import assign_cheapest
 
 META = dict(img_shape=(96, 160))
 
@@ -31,7 +32,7 @@ def by_pairs(loss, pred, gt):
     return torch.stack([torch.stack([loss(p[None], g[None]).sum() for g in gt]) for p in pred])
 
 
-@pytest.mark.parametrize('angle_l1', ['wrapped', 'plain'])
+@pytest.mark.parametrize('angle_l1', ['nearer', 'wrapped', 'plain'])
 def test_l1(boxes, angle_l1):
     loss = PeriodicRBoxL1Loss(angle_l1, reduction='none', loss_weight=1.0)
     expected = by_pairs(loss, *(x / box_factors(META['img_shape'], x) for x in boxes))
@@ -122,6 +123,28 @@ def test_matching_is_the_cheapest(random_boxes, num_gt, num_pred):
     found = [(p, int(g) - 1) for p, g in enumerate(assigned) if g > 0]
     assert len(found) == pairs == len({g for _, g in found})
     assert sum(matrix[p, g].item() for p, g in found) == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize('num', [1, 3, 50])
+def test_each_box_gets_its_cheapest_predictions(random_boxes, num):
+    costs = [RBoxL1Cost(), GDCost()]
+    boxes = random_boxes(5, META['img_shape'])
+    # Some are near two boxes, none is near all.
+    pred = instances(torch.cat([random_boxes(10, META['img_shape']), boxes, boxes + 1]), scores=torch.randn(20, 3))
+    gt = instances(boxes, labels=torch.zeros(5, dtype=torch.long))
+    matrix = (RBoxL1Cost()(pred, gt, META) + GDCost()(pred, gt, META)).tolist()
+    wanted = [sorted(range(20), key=lambda p: matrix[p][g])[:num] for g in range(5)]  # noqa: B023
+    expected = []
+    for p in range(20):
+        asking = [g for g in range(5) if p in wanted[g]]
+        expected.append(min(asking, key=lambda g: matrix[p][g]) + 1 if asking else 0)
+    assert assign_cheapest(costs, pred, gt, META, num).tolist() == expected
+
+
+def test_no_box_gets_no_prediction(random_boxes):
+    pred = instances(random_boxes(4), scores=torch.randn(4, 3))
+    gt = instances(torch.zeros(0, 5), labels=torch.zeros(0, dtype=torch.long))
+    assert assign_cheapest([RBoxL1Cost()], pred, gt, META, 8).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize('arguments', [dict(loss_type='kfiou'), dict(fun='exp')], ids=str)
