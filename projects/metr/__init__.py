@@ -2,7 +2,8 @@
 
 from .asymmetric_loss import MultiLabelAsymmetricLoss
 from .cem import CategoryExtractionModule
-from .data.datasets import MultiVocabConcatDataset, VocabCocoDataset
+from .data.coco_dataset import VocabCocoDataset
+from .data.datasets import MultiVocabConcatDataset
 from .data.loading import LoadImageOrSkip
 from .data.metric import VocabCocoMetric
 from .detector import METR, DeformableMETR

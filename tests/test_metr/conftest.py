@@ -126,10 +126,10 @@ def write_coco(tmp_path):
 @pytest.fixture
 def warnings_logged(monkeypatch):
     """Return the list to which the plugin's warnings go, in place of mmengine's log."""
-    from mmplugins.metr.data import datasets, loading
+    from mmplugins.metr.data import coco_dataset, loading
 
     lines: list[str] = []
-    for module in (datasets, loading):
+    for module in (coco_dataset, loading):
         monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
     return lines
 

@@ -79,6 +79,7 @@ def broken(key):
         'no file name': (lambda d: d['images'][1].pop('file_name'), 'image number 1 has no file_name'),
         'no size': (lambda d: d['images'][0].pop('width'), 'image number 0 has no width'),
         'no box': (lambda d: d['annotations'][2].pop('bbox'), 'annotation number 2 has no bbox'),
+        'unlisted image': (lambda d: d['annotations'][0].update(image_id=7), r"image_ids .*not list: \['7'\]"),
         'unlisted category': (lambda d: d['annotations'][0].update(category_id=7), r"does not list: \['7'\]"),
     }[key]
 
@@ -86,7 +87,8 @@ def broken(key):
 @pytest.mark.parametrize(
     'key',
     ['no images', 'no categories', 'no list of annotations', 'not COCO', 'image twice', 'category twice']
-    + ['annotation twice', 'one name twice', 'no file name', 'no size', 'no box', 'unlisted category'],
+    + ['annotation twice', 'one name twice', 'no file name', 'no size', 'no box', 'unlisted category']
+    + ['unlisted image'],
 )
 def test_broken_annotations(write_coco, key):
     edit, text = broken(key)
@@ -94,6 +96,20 @@ def test_broken_annotations(write_coco, key):
     with pytest.raises(ValueError, match=text) as error:
         build(cfg)
     assert 'ann.json' in str(error.value)
+
+
+def test_ids_as_people_write_them(write_coco):
+    """Numbers in one list and text in the other; annotations that count from 0 or have no id."""
+
+    def edit(data):
+        for image in data['images']:
+            image['id'] = str(image['id'])
+        for number, annotation in enumerate(data['annotations']):
+            annotation.update(id=number, category_id=str(annotation['category_id']))
+        del data['annotations'][1]['id']
+
+    cfg = write_coco('A', ['cat', 'dog'], [[('dog', BOX), ('cat', BOX)], [('dog', BOX)]], edit=edit)
+    assert names_by_image(build(cfg)) == [['dog', 'cat'], ['dog']]
 
 
 @pytest.mark.parametrize(('content', 'text'), [('', 'is empty'), ('{"images": [', 'cut off'), ('[1]', 'not a COCO')])

@@ -153,6 +153,14 @@ def test_sample_without_data_set_is_left_alone():
     assert 'pseudo_rows' not in sample
 
 
+def test_rows_of_the_image_come_before_those_of_the_data_set():
+    """Dog is a name of the set, but nobody looked for it in this image."""
+    sample = make_sample()
+    sample.set_metainfo(dict(annotated_rows=[0, 3]))
+    PseudoBoxHook(jitter=0).add(sample, make_pred((1, 0.9, FAR), (3, 0.9, BOX)), VOCABULARY)
+    assert sample.gt_instances.labels.tolist() == [0, 1]
+
+
 def test_score_threshold():
     sample = make_sample()
     PseudoBoxHook(score_thr=0.3, jitter=0).add(sample, make_pred((3, 0.31, FAR), (3, 0.29, BOX)), VOCABULARY)

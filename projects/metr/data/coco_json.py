@@ -31,10 +31,10 @@ class CheckedCOCO(COCO):
 
     def __init__(self, path: str | os.PathLike, need_annotations: bool = True) -> None:
         super().__init__(None)
-        self.dataset = _read_json(path)
+        self.dataset = read_json(path)
         _check(self.dataset, path, need_annotations)
-        for annotation in self.dataset.get('annotations', ()):
-            _fill(annotation)
+        for number, annotation in enumerate(self.dataset.get('annotations', ()), start=1):
+            _fill(annotation, number)
         self.createIndex()
 
     def createIndex(self) -> None:  # noqa: N802, the name is pycocotools'
@@ -92,7 +92,7 @@ def clean_box(box: object, width: int, height: int) -> tuple[list[float], bool] 
         The clipped box and whether more than a pixel was cut off (less is rounding); None for a box of which less
         than a pixel of width or height is left, which mmdet drops too, but without a word.
     """
-    if not _is_box(box):
+    if not is_box(box):
         return None
     x, y, w, h = box
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
@@ -102,7 +102,7 @@ def clean_box(box: object, width: int, height: int) -> tuple[list[float], bool] 
     return [x1, y1, x2 - x1, y2 - y1], cut > 1
 
 
-def _read_json(path: str | os.PathLike) -> dict:
+def read_json(path: str | os.PathLike) -> dict:
     """Return the content of the file, or say in one line why there is none."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f'annotation file {path} does not exist')
@@ -122,30 +122,53 @@ def _check(data: object, path: str | os.PathLike, need_annotations: bool) -> Non
         raise ValueError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')
     if not data['images'] or not data['categories']:
         raise ValueError(f'{path} has {len(data["images"])} images and {len(data["categories"])} categories')
+    for image in data['images']:
+        _fill_file_name(image)
     _check_fields(data['images'], ('id', 'file_name', 'width', 'height'), 'image', path)
     _check_fields(data['categories'], ('id', 'name'), 'category', path)
-    _check_fields(data.get('annotations', ()), ('id', 'image_id', 'category_id', 'bbox'), 'annotation', path)
-    known = {category['id'] for category in data['categories']}
-    strange = sorted({str(a['category_id']) for a in data.get('annotations', ()) if a['category_id'] not in known})
+    _check_fields(data.get('annotations', ()), ('image_id', 'category_id', 'bbox'), 'annotation', path)
+    for kind, entries in dict(category=data['categories'], image=data['images']).items():
+        _refer(data.get('annotations', ()), f'{kind}_id', [entry['id'] for entry in entries], path)
+
+
+def _fill_file_name(image: object) -> None:
+    """Give an image of LVIS, which has an address only, the path below COCO's folder that ends the address."""
+    if isinstance(image, dict) and not image.get('file_name') and isinstance(image.get('coco_url'), str):
+        image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
+
+
+def _refer(annotations: Sequence[dict], key: str, ids: Sequence, path: str | os.PathLike) -> None:
+    """Write ids as the entries spell them that are meant: many tools write 5 in one list and "5" in the other."""
+    spelled = {str(value): value for value in ids}
+    strange = set()
+    for annotation in annotations:
+        value = str(annotation[key])
+        annotation[key] = spelled.get(value)
+        if value not in spelled:
+            strange.add(value)
     if strange:
-        raise ValueError(f'{path} has annotations of category ids that it does not list: {strange[:10]}')
+        raise ValueError(f'{path} has annotations of {key}s that it does not list: {sorted(strange)[:10]}')
 
 
-def _fill(annotation: dict) -> None:
-    """Give an annotation the fields that many tools leave out and that mmdet and COCO's evaluation need."""
+def _fill(annotation: dict, number: int) -> None:
+    """Give an annotation the fields that many tools leave out and that mmdet and COCO's evaluation need.
+
+    Its id becomes its number, counted from 1: COCO's evaluation takes the match with an annotation 0 for none.
+    """
+    annotation['id'] = number
     annotation.setdefault('iscrowd', 0)
     if annotation.get('area') is None:
         box = annotation['bbox']
-        annotation['area'] = box[2] * box[3] if _is_box(box) else 0
+        annotation['area'] = box[2] * box[3] if is_box(box) else 0
 
 
 def _check_fields(entries: Iterable, fields: Sequence[str], kind: str, path: str | os.PathLike) -> None:
-    """Each entry must have the fields, and no id may occur twice."""
+    """Each entry must have the fields, and no id may occur twice; an entry may do without one that is not asked for."""
     for number, entry in enumerate(entries):
         missing = [field for field in fields if not isinstance(entry, dict) or entry.get(field) in (None, '')]
         if missing:
             raise ValueError(f'{path}: {kind} number {number} has no {", ".join(missing)}')
-    twice = _repeated(entry['id'] for entry in entries)
+    twice = _repeated(entry['id'] for entry in entries if 'id' in entry)
     if twice:
         raise ValueError(f'{path}: {kind} ids that occur more than once: {twice[:10]}')
 
@@ -155,7 +178,7 @@ def _repeated(values: Iterable) -> list:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _is_box(box: object) -> bool:
+def is_box(box: object) -> bool:
     """Return whether this is a list of four finite numbers."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
     return numbers and all(math.isfinite(value) for value in box)

@@ -11,103 +11,14 @@ from __future__ import annotations
 
 import colorsys
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 
-from mmdet.datasets import CocoDataset, ConcatDataset
+from mmdet.datasets import ConcatDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 
 from ..text.vocabulary import Vocabulary
-from .coco_json import CheckedCOCO, categories_of, clean_box
 from .label_map import rows_of_classes, to_global
-
-
-@DATASETS.register_module()
-class VocabCocoDataset(CocoDataset):
-    """A COCO dataset whose classes are in label order, and whose annotation file is checked.
-
-    mmdet numbers labels in the order of the file's categories, whatever the order of ``metainfo['classes']`` is, so a
-    config that lists them otherwise shows wrong names. Here ``metainfo['classes']`` is put into the file's order and
-    spelling when the file is read. Boxes are clipped to the image; degenerate ones are dropped, with one warning.
-
-    Args:
-        *args: See :class:`mmdet.datasets.CocoDataset`.
-        metainfo: May hold ``classes``, in any order and in any spelling that
-            :func:`~mmplugins.metr.text.vocabulary.normalize_name` makes equal. None or without it: all categories of
-            the file, which is then read even if ``lazy_init``.
-        name_parts: How many parts of a file name to keep, counted from its end: 2 for Objects365 v2, whose json says
-            ``images/v1/patch8/x.jpg`` of ``train/patch8/x.jpg``. None: all.
-        lazy_init: Whether to leave the file alone for now. False.
-        **kwargs: See :class:`mmdet.datasets.CocoDataset`.
-
-    Raises:
-        FileNotFoundError: If there is no annotation file.
-        ValueError: If it is broken, lacks a class, or no image is left after ``filter_cfg``.
-    """
-
-    METAINFO: dict = {}  # not COCO's 80 names: they would silently stand in for classes that were forgotten
-
-    def __init__(
-        self,
-        *args,
-        metainfo: Mapping | None = None,
-        name_parts: int | None = None,
-        lazy_init: bool = False,
-        **kwargs,
-    ) -> None:
-        lazy_init = lazy_init and 'classes' in (metainfo or {})
-        self.name_parts = name_parts
-        self._clipped = self._dropped = 0
-        super().__init__(*args, metainfo=metainfo, lazy_init=lazy_init, **kwargs)
-
-    def COCOAPI(self, path: str) -> CheckedCOCO:  # noqa: N802
-        """Open the annotation file. The host's attribute of this name is a class that it calls in the same way.
-
-        As a method it also puts the classes into the file's order, between opening the file and the host's next line,
-        which numbers them.
-        """
-        coco = CheckedCOCO(path, need_annotations=not self.test_mode)
-        categories = categories_of(coco, self._metainfo.get('classes'), self.ann_file)
-        self._metainfo['classes'] = tuple(category['name'] for category in categories)
-        return coco
-
-    def load_data_list(self) -> list[dict]:
-        """Load all images, then say once how many boxes were not as they should be."""
-        data_list = super().load_data_list()
-        if self._clipped or self._dropped:
-            text = (
-                f'{self.ann_file}: {self._clipped} boxes reach beyond their image and were clipped, '
-                f'{self._dropped} are degenerate or outside and were dropped'
-            )
-            print_log(text, logger='current', level=logging.WARNING)
-        return data_list
-
-    def parse_data_info(self, raw_data_info: dict) -> dict:
-        """Clip the boxes of an image, then parse it as the host does."""
-        image = raw_data_info['raw_img_info']
-        kept = []
-        for annotation in raw_data_info['raw_ann_info']:
-            if annotation['category_id'] not in self.cat2label:
-                continue
-            clean = clean_box(annotation['bbox'], image['width'], image['height'])
-            if clean is None or annotation['area'] <= 0:
-                self._dropped += 1
-                continue
-            box, was_cut = clean
-            self._clipped += was_cut
-            kept.append({**annotation, 'bbox': box})
-        if self.name_parts is not None:
-            image = {**image, 'file_name': '/'.join(image['file_name'].split('/')[-self.name_parts :])}
-        return super().parse_data_info({'raw_img_info': image, 'raw_ann_info': kept})
-
-    def filter_data(self) -> list[dict]:
-        """Filter as the host does; an empty result is an error, which the host reports as one of numpy's."""
-        data_list = super().filter_data()
-        if not data_list:
-            raise ValueError(f'{self.ann_file}: no image is left after filter_cfg={self.filter_cfg}')
-        return data_list
 
 
 @DATASETS.register_module()
@@ -181,6 +92,7 @@ class MultiVocabConcatDataset(ConcatDataset):
             rows_of_classes(self.vocabulary, name, classes)
             for name, classes in zip(self.dataset_names, self._classes(), strict=True)
         ]
+        self._federated = [_innermost(dataset).metainfo.get('federated', False) for dataset in self.datasets]
         self._metainfo['cumulative_sizes'] = list(self.cumulative_sizes)
 
     def get_data_info(self, idx: int) -> dict:
@@ -197,7 +109,13 @@ class MultiVocabConcatDataset(ConcatDataset):
         """Return a sample after the pipeline of its dataset, with labels of the vocabulary and ``dataset_name``."""
         sample = super().__getitem__(idx)
         source = self.get_dataset_source(idx)
-        return to_global(sample, self._rows[source], self.dataset_names[source])
+        to_global(sample, self._rows[source], self.dataset_names[source])
+        if self._federated[source] and 'annotated_rows' not in sample.get('data_samples', sample):
+            raise ValueError(
+                f'the file of dataset {self.dataset_names[source]!r} says for each image what was looked for, and a '
+                'wrapper around the dataset has lost it: mixed images cannot be used with such a file'
+            )
+        return sample
 
     def _build(self) -> None:
         """Build the datasets. Not lazily: only a loaded file tells the order of its classes."""

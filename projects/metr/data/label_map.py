@@ -12,6 +12,10 @@ import torch
 
 from ..text.vocabulary import Vocabulary, normalize_name
 
+ANNOTATED = ('annotated_labels', 'partly_boxed_labels')
+"""Keys of a sample that knows what was looked for in its image: labels of its data set. As rows of the vocabulary they
+are ``annotated_rows`` and ``partly_boxed_rows``."""
+
 
 def rows_of_classes(vocabulary: Vocabulary, dataset_name: str, classes: Sequence[str]) -> list[int]:
     """Return the row of each class in the order in which the dataset numbers its labels.
@@ -63,13 +67,31 @@ def to_global(sample: dict, rows: Sequence[int], dataset_name: str) -> dict:
             if instances is not None and 'labels' in instances:
                 instances.labels = table[instances.labels]
         packed.set_metainfo(dict(dataset_name=dataset_name))
+        for key in ANNOTATED:
+            if key in packed:
+                packed.set_metainfo({_row_key(key): [rows[label] for label in packed.pop(key)]})
         _map_instances(packed.metainfo.get('instances', ()), rows)
         return sample
     if 'gt_bboxes_labels' in sample:
         sample['gt_bboxes_labels'] = np.asarray(rows, dtype=np.int64)[sample['gt_bboxes_labels']]
+    for key in ANNOTATED:
+        if key in sample:
+            sample[_row_key(key)] = [rows[label] for label in sample.pop(key)]
     _map_instances(sample.get('instances', ()), rows)
     sample['dataset_name'] = dataset_name
     return sample
+
+
+def write_annotated(sample: dict, annotated: dict) -> dict:
+    """Write what is annotated in the image into a sample after its pipeline, packed or not."""
+    if 'data_samples' in sample:
+        sample['data_samples'].set_metainfo(annotated)
+        return sample
+    return {**sample, **annotated}
+
+
+def _row_key(key: str) -> str:
+    return key.replace('_labels', '_rows')
 
 
 def _map_instances(instances: Sequence[dict], rows: Sequence[int]) -> None:

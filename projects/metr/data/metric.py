@@ -17,7 +17,8 @@ from mmengine.fileio import get_local_path
 from torch import Tensor
 
 from ..text.vocabulary import normalize_name
-from .coco_json import CheckedCOCO, categories_of
+from .coco_json import CheckedCOCO, categories_of, is_box
+from .federated import excuses, is_federated, judged_categories
 
 
 @METRICS.register_module()
@@ -27,6 +28,11 @@ class VocabCocoMetric(CocoMetric):
     Predictions of categories that the dataset does not annotate are dropped: whether they are right cannot be known.
     Samples of other datasets are passed over, but keep their place in the results, which the evaluator cuts by
     position.
+
+    A file that says for each image what was looked for (:mod:`mmplugins.metr.data.federated`) is evaluated as LVIS does
+    (arXiv 1908.03195): detections of categories of which nothing is known in the image do not count, nor do detections
+    without a box where boxes are not all there. lvis-api looks at the best 300 detections of an image, so let
+    ``max_per_img`` be 300.
 
     It can be one of the metrics of ``MultiDatasetsEvaluator`` over a ``MultiVocabConcatDataset``, or the only
     evaluator of one dataset.
@@ -49,6 +55,8 @@ class VocabCocoMetric(CocoMetric):
         self.dataset_name = dataset_name
         with get_local_path(ann_file, backend_args=self.backend_args) as path:
             self._coco_api = CheckedCOCO(path)
+        self._federated = is_federated(self._coco_api.dataset['images'])
+        self._prepare_annotations()
         self._label_of: Tensor | None = None  # (V,), label in the file's order of each row; -1: not of this dataset
 
     @property
@@ -79,7 +87,7 @@ class VocabCocoMetric(CocoMetric):
         for sample in data_samples:
             name = self._name_of(sample)
             if name == self.dataset_name:
-                local = {**sample, 'pred_instances': self._to_local(sample['pred_instances'])}
+                local = {**sample, 'pred_instances': self._to_local(sample['pred_instances'], sample['img_id'])}
                 super().process(data_batch, [local])
             else:
                 self.results.append(name)
@@ -120,8 +128,26 @@ class VocabCocoMetric(CocoMetric):
             raise KeyError(f'image {sample.get("img_id")} has no `dataset_name`; use MultiVocabConcatDataset')
         return self.dataset_name
 
-    def _to_local(self, predictions: dict) -> dict:
-        """Return the predictions that are of this dataset's categories, with labels in the file's order."""
+    def _prepare_annotations(self) -> None:
+        """Drop what is no box, on which COCO's evaluation fails at its end, and excuse what LVIS excuses."""
+        data = self._coco_api.dataset
+        data['annotations'] = [annotation for annotation in data['annotations'] if is_box(annotation['bbox'])]
+        self._coco_api.createIndex()
+        if self._federated:
+            self._judged = {
+                key: judged_categories(image, self._coco_api.imgToAnns[key])
+                for key, image in self._coco_api.imgs.items()
+            }
+            data['annotations'] += [excuse for image in data['images'] for excuse in excuses(image)]
+            for number, annotation in enumerate(data['annotations'], start=1):
+                annotation['id'] = number
+            self._coco_api.createIndex()
+
+    def _to_local(self, predictions: dict, img_id: int | str) -> dict:
+        """Return the predictions that are of this dataset's categories, with labels in the file's order.
+
+        Of a federated file: those that can be judged in the image.
+        """
         labels = predictions['labels']
         if self._label_of is None:
             raise RuntimeError('`dataset_meta` is not set; the evaluator sets it')
@@ -129,6 +155,9 @@ class VocabCocoMetric(CocoMetric):
             raise ValueError(f'label {int(labels.max())} is predicted, the dataset has {len(self._label_of)} names')
         local = self._label_of.to(labels.device)[labels]
         keep = local >= 0
+        if self._federated:
+            judged = self._judged.get(img_id, ())
+            keep &= torch.tensor([category in judged for category in self.cat_ids]).to(labels.device)[local]
         kept = {key: _select(value, keep) for key, value in predictions.items()}
         return {**kept, 'labels': local[keep]}
 
