@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.frame.claims import Claim
-from experiments.frame.experiment import Experiment, build_parser, run
+from experiments.frame.experiment import Experiment, build_parser, keep_older, run
 from experiments.frame.tasks import Task
 
 
@@ -60,3 +60,26 @@ def test_missing_data_are_named(start, folders):
 def test_cost_alone(start):
     with pytest.raises(SystemExit, match='one seed takes 2.0 minutes on 1 processes, all 4.0'):
         start('--budget', 0)
+
+
+def test_chosen_arms_and_those_of_earlier_runs_count(start, folders, capsys):
+    start('--seeds', 0, 1, '--arms', 'theirs', '--out', folders / 'part')
+    assert means(folders / 'part') == [1.05] and 'UNDECIDED' in capsys.readouterr().out
+    start('--arms', 'ours', '--out', folders / 'all')
+    assert means(folders / 'all') == [2.05, 1.05] and '4 jobs, 2 of them done before' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"no arms \['others'\]"):
+        start('--arms', 'others')
+
+
+def test_a_claim_for_which_nothing_was_run_keeps_its_older_entry(start, folders):
+    def entry(text, mean, **values):
+        return dict(claim=text, arms=[dict(mean=mean, values=values)])
+
+    path = folders / 'claims.json'
+    new = [entry('run anew', 1.0, **{'0': 1.0}), entry('not run', None), entry('never run', None)]
+    assert keep_older(new, path) == new
+    path.write_text(json.dumps(dict(date='2026-01-02', claims=[entry('run anew', 0.5), entry('not run', 0.5)])))
+    assert keep_older(new, path) == [new[0], dict(older='2026-01-02', **entry('not run', 0.5)), new[2]]
+    # The date is that of the first record, however often others are run.
+    path.write_text(json.dumps(dict(date='2026-02-02', claims=keep_older(new, path))))
+    assert keep_older(new, path)[1]['older'] == '2026-01-02'

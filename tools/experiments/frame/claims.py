@@ -57,9 +57,12 @@ class Found:
         return next(iter(self.results[task][arm].values()))
 
     def values(self, task: str, arm: str, key: str) -> Values:
-        """A number of an arm, by seed; ``'a.b'`` looks into a dictionary. Seeds that have None are left out."""
+        """A number of an arm, by seed; ``'a.b'`` looks into a dictionary.
+
+        Seeds that have None are left out; an arm that was not run has no values.
+        """
         found = {}
-        for seed, value in self.results[task][arm].items():
+        for seed, value in self.results.get(task, {}).get(arm, {}).items():
             for part in key.split('.'):
                 value = value[part]
             if value is not None:

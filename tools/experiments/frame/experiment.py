@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('plugin', help='folder in tools/experiments')
     parser.add_argument('--seeds', type=int, nargs='+', help='in the place of those of the experiment')
+    parser.add_argument('--arms', nargs='+', help='run these only; of others, what earlier runs have finished counts')
     parser.add_argument('--budget', type=float, metavar='MINUTES', help='as many seeds as fit; 0 says what they cost')
     parser.add_argument('--data', type=Path, help='another set of the same layout, see the top of the experiment')
     parser.add_argument('--processes', type=int, default=cores(), help='default: one for each core')
@@ -60,11 +61,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def keep_older(claims: list[dict], path: Path) -> list[dict]:
+    """Return claims in which those without any value are as in an earlier record, with its date as ``older``.
+
+    Args:
+        claims: As `claims.to_json` returns them.
+        path: Of the earlier record; it need not be there.
+    """
+    record = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
+    earlier = {claim['claim']: {'older': record['date'], **claim} for claim in record['claims']}
+
+    def chosen(claim: dict) -> dict:
+        return claim if any(arm['values'] for arm in claim['arms']) else earlier.get(claim['claim'], claim)
+
+    return [chosen(claim) for claim in claims]
+
+
 def run(experiment: Experiment, args: argparse.Namespace) -> None:
     """Say what it costs, run what is missing, judge, write, draw.
 
     Raises:
-        SystemExit: The budget is too small, or ``--data`` is not for this experiment.
+        SystemExit: The budget is too small, ``--data`` is not for this experiment, or it has no such arm.
     """
     if args.data and experiment.data is None:
         raise SystemExit(f'{args.plugin} makes its data itself: --data has no meaning')
@@ -80,9 +97,12 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     context = Context(work=work, folder=work, data=data, quick=args.quick)
     tasks = experiment.tasks
     most = 1 if args.quick else None
+    if unknown := set(args.arms or ()) - {arm for task in tasks.values() for arm in task.arms}:
+        raise SystemExit(f'no arms {sorted(unknown)}; see --budget 0')
     if args.budget is not None:
-        most = within(args.budget, tasks, work, args.processes, args.seeds)
-    jobs = jobs_of(tasks, args.seeds, most)
+        most = within(args.budget, tasks, work, args.processes, args.seeds, args.arms)
+    jobs = jobs_of(tasks, args.seeds, most, args.arms)
+    jobs += [job for job in jobs_of(tasks, args.seeds) if job not in jobs and job.done(work)]
     minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
     cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'
     print(f'{len(jobs)} jobs, {done} of them done before{cost}', flush=True)
@@ -94,6 +114,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     # Of the whole experiment, also of jobs that an earlier run finished.
     seconds = max(time.time() - start, found.seconds() / args.processes)
     claims = [to_json(claim) for claim in experiment.claims(found)]
+    claims = keep_older(claims, out / 'claims.json')
     record = dict(**origin(seconds, *experiment.packages), minutes=found.cost())
     write_text(out / 'claims.json', json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     draw_claims(claims, out / 'claims.png')

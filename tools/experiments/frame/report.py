@@ -63,6 +63,7 @@ def verdict_table(claims: Sequence[dict]) -> str:
             measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
             measured += f' (weakest of {len(claim["judged"])})' if len(claim['judged']) > 1 else ''
             verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else verdict
+        verdict += f' (of {claim["older"]})' if 'older' in claim else ''
         rows.append([claim['claim'], claim['expected'], measured, verdict])
     return markdown_table(('claim', 'expected', 'measured [95 % interval]', 'verdict'), rows)
 
@@ -87,6 +88,8 @@ def claims_section(record: dict) -> str:
     for place, claim in enumerate(record['claims'], start=1):
         parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
+        if 'older' in claim:
+            parts.append(f'**Measured on {claim["older"]}, with an earlier version of the code; not run anew.**')
         rows = []
         for entry in claim['judged']:
             # One value with an interval: of a bootstrap, over an unknown number.
