@@ -1,0 +1,99 @@
+"""Weights of a network, from whatever file people publish them in, and into a network without leaving holes."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.fileio import get_local_path
+from torch import Tensor, nn
+
+from .checkpoint import PickledModule, load_without_code
+
+# Where checkpoints keep the weights: mmengine and plain torch, most authors' code, DeepSpeed, DINO.
+WRAPPERS = ('state_dict', 'model', 'module', 'teacher')
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a state dict to the CPU; no code of a pickle is run.
+
+    Args:
+        path: File or address of: a checkpoint of mmengine or of plain torch, also with the weights in one of
+            ``WRAPPERS`` and ``module.`` before their names; a whole module (OpenAI's ``encoder.pkl``); a TorchScript
+            archive (OpenAI's CLIP); ``.safetensors``; ``.npz``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: ``.safetensors`` without that package.
+        ValueError: It is broken, would run code, or holds no weights.
+    """
+    with get_local_path(str(path)) as local:
+        if not Path(local).is_file():
+            raise FileNotFoundError(f'checkpoint not found: {path} (working directory: {Path.cwd()})')
+        try:
+            content = _read(local, Path(path).suffix)
+        except (ImportError, ValueError):
+            raise
+        except Exception as error:  # zip, numpy, torch and safetensors have errors of their own, with no common base
+            raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
+    content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    weights = {key.removeprefix('module.'): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ValueError(f'{path} holds no weights; its keys are {[str(key) for key in content][:8]}')
+    return weights
+
+
+def is_torchscript(path: str | os.PathLike) -> bool:
+    """Tell whether a local file is a TorchScript archive."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _read(path: str, suffix: str) -> object:
+    if suffix == '.npz':
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    if suffix == '.safetensors':
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ImportError('reading .safetensors needs `pip install safetensors`') from error
+        return load_file(path)
+    if is_torchscript(path):
+        return torch.jit.load(path, map_location='cpu').state_dict()
+    content = load_without_code(path)
+    return content.state_dict() if isinstance(content, PickledModule) else content
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str, prefix: str | None = None) -> None:
+    """Fill every parameter and buffer of a module; a host's loading would only log what does not fit.
+
+    Args:
+        module: To fill.
+        weights: By name; those that the module has no place for are left out.
+        source: Where they come from, for the message.
+        prefix: Only weights that start with it, which is cut off, as ``'backbone.'``. None: ``'backbone.'`` if any
+            weight starts with it, else none.
+
+    Raises:
+        ValueError: A weight is missing or has another shape.
+    """
+    if prefix is None:
+        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
+    weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    wrong = []
+    for name, own in module.state_dict().items():
+        found = tuple(weights[name].shape) if name in weights else 'nothing'
+        if found != tuple(own.shape):
+            wrong.append(f'{name}: {tuple(own.shape)} expected, {found} found')
+    if wrong:
+        text = '; '.join(wrong[:3])
+        raise ValueError(f'{source} does not fit {type(module).__name__}: {len(wrong)} weights differ ({text}, …)')
+    module.load_state_dict({name: weights[name] for name in module.state_dict()})
