@@ -12,5 +12,5 @@ model = dict(
         num_heads=12,
         loss=dict(type='CrossEntropyLoss')))
 train_dataloader = dict(batch_size=1024)
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.4, momentum=0.9, weight_decay=0.0))
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.4, momentum=0.9, nesterov=True, weight_decay=0.0))
 auto_scale_lr = dict(base_batch_size=8192)

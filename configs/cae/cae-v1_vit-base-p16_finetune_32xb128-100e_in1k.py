@@ -31,7 +31,7 @@ train_pipeline = [
         fill_std=bgr_std),
     dict(type='PackInputs')
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(drop_last=True, dataset=dict(pipeline=train_pipeline))  # authors' code
 
 model = dict(
     backbone=dict(

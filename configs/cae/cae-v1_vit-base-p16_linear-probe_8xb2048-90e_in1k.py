@@ -29,7 +29,7 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs')
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(drop_last=True, dataset=dict(pipeline=train_pipeline))  # authors' code
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -27,7 +27,6 @@ optim_wrapper = dict(
         layer_decay_rate=0.65,
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        flat_decay_mult=0.0,
-        custom_keys={'.cls_token': dict(decay_mult=0.0)}))
+        flat_decay_mult=0.0))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 auto_scale_lr = dict(enable=False, base_batch_size=16)

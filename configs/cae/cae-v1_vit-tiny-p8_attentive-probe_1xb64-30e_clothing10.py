@@ -11,4 +11,4 @@ model = dict(
         in_channels=192,
         num_heads=12,
         loss=dict(type='CrossEntropyLoss')))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.4, momentum=0.9, weight_decay=0.0))
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.4, momentum=0.9, nesterov=True, weight_decay=0.0))

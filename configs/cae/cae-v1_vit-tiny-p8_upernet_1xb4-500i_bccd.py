@@ -77,8 +77,7 @@ optim_wrapper = dict(
         layer_decay_rate=0.85,
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        flat_decay_mult=0.0,
-        custom_keys={'.cls_token': dict(decay_mult=0.0)}))
+        flat_decay_mult=0.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', power=1.0, begin=50, end=500, eta_min=0.0, by_epoch=False)

@@ -37,6 +37,11 @@ def load(name: str) -> Config:
     return Config.fromfile(FOLDER / f'{name}.py')
 
 
+@pytest.mark.parametrize('name', sorted(path.stem for path in FOLDER.glob('*_in1k.py')))
+def test_last_batch_is_dropped(name):
+    assert load(name).train_dataloader.drop_last
+
+
 def build(cfg: Config, part: str | None = None) -> torch.nn.Module:
     """Build on no device: shapes without numbers, so the large model costs nothing."""
     with torch.device('meta'), DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -93,7 +98,24 @@ def test_numbers_of_the_attentive_probe(name):
     cfg = load(name)
     optimizer = cfg.optim_wrapper.optimizer
     assert (batch_size(cfg, name), optimizer.type, optimizer.lr) == (8192, 'SGD', 0.4)
+    assert optimizer.nesterov  # timm's and the authors' `--opt sgd`
     assert (optimizer.weight_decay, optimizer.momentum, cfg.train_cfg.max_epochs) == (0, 0.9, 90)
+
+
+@pytest.mark.parametrize('name', [name for name in DENSE if 'base' in name])
+def test_class_token_decays_in_dense_tasks(name):
+    from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+    cfg = load(name)
+    cfg.model.backbone.arch = dict(embed_dims=24, num_layers=12, num_heads=2, feedforward_channels=24)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = torch.nn.ModuleDict(dict(backbone=MODELS.build(cfg.model.backbone)))
+        kind = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.optim_wrapper.constructor)
+        optimizer = kind(dict(optimizer=cfg.optim_wrapper.optimizer), cfg.optim_wrapper.paramwise_cfg)(model).optimizer
+    decay = {id(one): group['weight_decay'] for group in optimizer.param_groups for one in group['params']}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:  # the authors look for `cls_token`, but it is called `backbone.cls_token`
+            assert decay[id(parameter)] == (0 if parameter.ndim == 1 or key.endswith('.bias') else 0.05), key
 
 
 @pytest.mark.slow  # imports mmdet and mmseg

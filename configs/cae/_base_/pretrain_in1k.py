@@ -5,6 +5,7 @@ custom_imports = dict(imports=['mmplugins.cae'], allow_failed_imports=False)
 train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
+    drop_last=True,  # authors' code
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(type='ImageNet', data_root='data/imagenet/', split='train'))
