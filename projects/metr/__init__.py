@@ -6,6 +6,7 @@ from .data.coco_dataset import VocabCocoDataset
 from .data.datasets import MultiVocabConcatDataset
 from .data.loading import LoadImageOrSkip
 from .data.metric import VocabCocoMetric
+from .data.sampler import InfiniteRatioSampler
 from .detector import METR, DeformableMETR
 from .group_assigner import GroupHungarianAssigner
 from .head import METRHead
@@ -20,6 +21,7 @@ __all__ = [
     'CheckVocabularyHook',
     'DeformableMETR',
     'GroupHungarianAssigner',
+    'InfiniteRatioSampler',
     'LanguageClassifier',
     'LoadImageOrSkip',
     'METRHead',

@@ -32,6 +32,7 @@ class METR(METRMixin, DINO):
         mask_unannotated: Whether names that the image's data set does not annotate are left out of the CEM's loss and
             of the decoder. Not in the paper: our decision, because such objects may be in the image; False is the
             released behavior.
+        with_cp: Whether the layers of encoder and decoder are computed again in the backward pass, for less memory.
         dn_cfg: Arguments of :class:`GroupCdnQueryGenerator`; None for no denoising.
         *args: Of the host's DINO.
         **kwargs: Of the host's DINO.
@@ -82,6 +83,7 @@ class DeformableMETR(METRMixin, DeformableDETR):
         num_categories: See :class:`METR`.
         num_queries: See :class:`METR`.
         mask_unannotated: See :class:`METR`.
+        with_cp: See :class:`METR`.
         *args: Of the host's DeformableDETR.
         **kwargs: Of the host's DeformableDETR.
     """

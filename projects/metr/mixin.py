@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
+from mmengine.model import ModuleList
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from .cem import Categories
 from .text.vocabulary import Vocabulary
@@ -53,6 +55,7 @@ class METRMixin:
         mask_unannotated: bool = True,
         with_box_refine: bool = True,
         as_two_stage: bool = True,
+        with_cp: bool = False,
         **kwargs,
     ) -> None:
         if not (with_box_refine and as_two_stage):
@@ -60,6 +63,7 @@ class METRMixin:
                 'METR takes its reference boxes from the encoder and refines them in each layer: '
                 'with_box_refine and as_two_stage must be True'
             )
+        self.with_cp = with_cp
         super().__init__(*args, num_queries=num_queries, with_box_refine=True, as_two_stage=True, **kwargs)
         self.num_categories = num_categories
         self.mask_unannotated = mask_unannotated
@@ -73,6 +77,11 @@ class METRMixin:
         decoder = self.decoder
         super()._init_layers()
         self.decoder = self.decoder_class(**decoder)
+        if self.with_cp:
+            # The host's own `num_cp` is for the encoder alone and asks for fairscale. torch's wrapper is left out of
+            # the names in checkpoints and, unlike a `forward` put on the layer, survives a copy of the model.
+            for part in (self.encoder, self.decoder):
+                part.layers = ModuleList([checkpoint_wrapper(layer) for layer in part.layers])
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         """Detect other categories from now on; for test time.

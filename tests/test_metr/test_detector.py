@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmengine.runner import load_checkpoint
 
 from mmplugins.metr.text.vocabulary import Vocabulary
 
@@ -515,6 +516,28 @@ def test_predictions_ignore_ground_truth_and_data_set(build_detector, mixed_batc
     model = build_detector(kind).eval()
     bare = make_batch(SIZES)
     assert_same_predictions(predictions(model, mixed_batch), predictions(model, bare), atol=0)
+
+
+@KINDS
+def test_computing_layers_again_changes_memory_only(build_detector, mixed_batch, tmp_path, kind):
+    """Same losses and gradients, same names in the checkpoint, fewer bytes kept; a copy is a model of its own."""
+    plain, again = build_detector(kind), build_detector(kind, with_cp=True)
+    assert list(again.state_dict()) == list(plain.state_dict())
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'x.pth')
+    load_checkpoint(again, str(tmp_path / 'x.pth'), strict=True)
+    kept, losses = [], []
+    for model in (plain, copy.deepcopy(again)):
+        sizes = []
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x):
+            losses.append(total(model.loss(*prepared(model, mixed_batch))))
+        kept.append(sum(sizes))
+        losses[-1].backward()
+    assert kept[1] < 0.7 * kept[0]
+    torch.testing.assert_close(*losses)
+    for (name, one), other in zip(plain.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=name)
+    assert all(parameter.grad is None for parameter in again.parameters())
 
 
 @KINDS
