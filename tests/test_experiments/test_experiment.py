@@ -63,12 +63,12 @@ def test_cost_alone(start):
 
 
 def test_chosen_arms_and_those_of_earlier_runs_count(start, folders, capsys):
-    start('--seeds', 0, 1, '--arms', 'theirs', '--out', folders / 'part')
+    start('--only', 'task/theirs', '--out', folders / 'part')
     assert means(folders / 'part') == [1.05] and 'UNDECIDED' in capsys.readouterr().out
-    start('--arms', 'ours', '--out', folders / 'all')
+    start('--only', 'task/ours', '--out', folders / 'all')
     assert means(folders / 'all') == [2.05, 1.05] and '4 jobs, 2 of them done before' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"no arms \['others'\]"):
-        start('--arms', 'others')
+    with pytest.raises(SystemExit, match='no task/others; there are task, task/ours, task/theirs'):
+        start('--only', 'task/others')
 
 
 def test_a_claim_for_which_nothing_was_run_keeps_its_older_entry(start, folders):

@@ -10,11 +10,14 @@ import torch
 from experiments.frame import measure
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
+from experiments.o2detr import aerial
+from experiments.o2detr.aerial import aerial_config
 from experiments.o2detr.arms import ARMS, arm_config
 from experiments.o2detr.claims import KINDS, claims
 from experiments.o2detr.data import Painter
 from experiments.o2detr.layers import EncoderCase
 from experiments.o2detr.measure import angle_errors
+from mmplugins.o2detr.diagnose import ROWS
 
 
 def test_ink_lies_in_the_boxes(repo):
@@ -82,14 +85,23 @@ def test_costs_of_a_layer_are_those_of_the_formula(dims):
 SCORES = dict(dwsep=0.5, exchange=0.6, deformable=0.52, none=0.3, plain_l1=0.4, retinanet=0.4, cascade=0.7, longer=0.5)
 
 
-def found_with(**changes):
+AERIAL = dict(default=0.5, retinanet=0.4, base=0.3, deformable=0.3, cascade=0.6, longer=0.5, faster_rcnn=0.4)
+
+
+def found_with(aerial=(), **changes):
     """Results of three seeds that differ by a little noise."""
+    aerial = dict(aerial)
     results = {Job('costs', kind, 0): {'D 64, 256²': dict(gflop=cost, mib=cost)} for cost, kind in enumerate(KINDS)}
     for arm, score in {**SCORES, **changes}.items():
         for seed, noise in enumerate((-0.01, 0.0, 0.01)):
             value = score + noise * (1 if arm in ('dwsep', 'cascade') else 0.5)
             angles = dict(angle=9.0, angle_border=10 - 10 * value, border_boxes=7, found=0.9)
             results[Job('detect', arm, seed)] = dict(ap50=value, ap75=value, parameters=1.0, **angles)
+    for arm, score in {**AERIAL, **aerial}.items():
+        for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+            value = score + noise * (1 if arm in ('default', 'cascade') else 0.5)
+            rows = {row: dict(ap50=value, ap75=value) for row in ROWS}
+            results[Job('aerial', arm, seed)] = dict(rows=rows, cpu_seconds=1.0, iterations=3060, parameters=1.0)
     return Found(results)
 
 
@@ -98,16 +110,39 @@ def verdicts(found):
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 6
+    assert verdicts(found_with()) == ['holds'] * 11
 
 
 @pytest.mark.parametrize(
     ('arm', 'score', 'claim'),
-    [('deformable', 0.7, 1), ('exchange', 0.4, 2), ('plain_l1', 0.9, 3), ('longer', 0.9, 4), ('retinanet', 0.9, 5)],
+    [('deformable', 0.7, 6), ('exchange', 0.4, 7), ('plain_l1', 0.9, 8), ('longer', 0.9, 9), ('retinanet', 0.9, 10)],
 )
 def test_a_claim_fails_where_its_direction_is_wrong(arm, score, claim):
     found = verdicts(found_with(**{arm: score}))
     assert found.pop(claim) == 'does not hold' and set(found) == {'holds'}
+
+
+@pytest.mark.parametrize(
+    ('arm', 'score', 'claim'), [('retinanet', 0.9, 1), ('base', 0.9, 2), ('deformable', 0.9, 4), ('longer', 0.9, 5)]
+)
+def test_a_claim_of_aerial_frames_fails_where_its_direction_is_wrong(arm, score, claim):
+    assert verdicts(found_with({arm: score}))[claim] == 'does not hold'
+
+
+def test_arms_that_were_not_run_are_undecided():
+    results = {Job('aerial', 'default', seed): found_with().results['aerial']['default'][seed] for seed in range(3)}
+    found = [to_json(claim) for claim in claims(Found(results))]
+    # What the default shows by itself.
+    assert [claim['verdict'] for claim in found] == ['undecided'] * 3 + ['holds'] + ['undecided'] * 7
+    assert [any(arm['values'] for arm in claim['arms']) for claim in found[1:6]] == [True, True, True, False, True]
+
+
+def test_aerial_arms_are_the_shipped_configs(tmp_path):
+    cfgs = {arm: aerial_config(arm, 1, tmp_path, tmp_path / 'x.pth', quick=False) for arm in aerial.ARMS}
+    assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 6
+    assert {cfg.train_cfg.max_epochs for arm, cfg in cfgs.items() if 'start' not in aerial.ARMS[arm]} == {36}
+    assert cfgs['base'].model.distinct_thr is None and 'distinct_thr' not in cfgs['default'].model
+    assert cfgs['deformable'].model.encoder.type == 'deformable' and cfgs['deformable'].model.distinct_thr is None
 
 
 def test_arms_differ_in_what_they_say(tmp_path):

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('plugin', help='folder in tools/experiments')
     parser.add_argument('--seeds', type=int, nargs='+', help='in the place of those of the experiment')
-    parser.add_argument('--arms', nargs='+', help='run these only; of others, what earlier runs have finished counts')
+    parser.add_argument('--only', nargs='+', metavar='TASK[/ARM]', help='run these; earlier results of others count')
     parser.add_argument('--budget', type=float, metavar='MINUTES', help='as many seeds as fit; 0 says what they cost')
     parser.add_argument('--data', type=Path, help='another set of the same layout, see the top of the experiment')
     parser.add_argument('--processes', type=int, default=cores(), help='default: one for each core')
@@ -81,7 +81,8 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     """Say what it costs, run what is missing, judge, write, draw.
 
     Raises:
-        SystemExit: The budget is too small, ``--data`` is not for this experiment, or it has no such arm.
+        SystemExit: The budget is too small, ``--data`` is not for this experiment, or ``--only`` names
+            what it has not.
     """
     if args.data and experiment.data is None:
         raise SystemExit(f'{args.plugin} makes its data itself: --data has no meaning')
@@ -97,11 +98,12 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     context = Context(work=work, folder=work, data=data, quick=args.quick)
     tasks = experiment.tasks
     most = 1 if args.quick else None
-    if unknown := set(args.arms or ()) - {arm for task in tasks.values() for arm in task.arms}:
-        raise SystemExit(f'no arms {sorted(unknown)}; see --budget 0')
+    names = {*tasks, *(f'{name}/{arm}' for name, task in tasks.items() for arm in task.arms)}
+    if unknown := set(args.only or ()) - names:
+        raise SystemExit(f'there is no {", ".join(sorted(unknown))}; there are {", ".join(sorted(names))}')
     if args.budget is not None:
-        most = within(args.budget, tasks, work, args.processes, args.seeds, args.arms)
-    jobs = jobs_of(tasks, args.seeds, most, args.arms)
+        most = within(args.budget, tasks, work, args.processes, args.seeds, args.only)
+    jobs = jobs_of(tasks, args.seeds, most, args.only)
     jobs += [job for job in jobs_of(tasks, args.seeds) if job not in jobs and job.done(work)]
     minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
     cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'

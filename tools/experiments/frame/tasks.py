@@ -90,7 +90,7 @@ def jobs_of(
     tasks: Mapping[str, Task],
     seeds: Iterable[int] | None = None,
     most: int | None = None,
-    arms: Iterable[str] | None = None,
+    only: Iterable[str] | None = None,
 ) -> list[Job]:
     """All jobs, seed by seed, so that what a budget cuts off is whole seeds.
 
@@ -98,7 +98,7 @@ def jobs_of(
         tasks: By name.
         seeds: In the place of those of the tasks that have more than one.
         most: Of each task at most so many seeds.
-        arms: Only these.
+        only: Tasks, or arms as ``task/arm``; None for all.
     """
     chosen = {
         name: tuple(seeds if seeds is not None and len(task.seeds) > 1 else task.seeds)[:most]
@@ -111,7 +111,7 @@ def jobs_of(
         for name, task in tasks.items()
         if turn < len(chosen[name])
         for arm in task.arms
-        if arms is None or arm in arms
+        if only is None or {name, f'{name}/{arm}'} & set(only)
     ]
 
 
@@ -126,7 +126,7 @@ def within(
     work: Path,
     processes: int,
     seeds: Iterable[int] | None,
-    arms: Iterable[str] | None = None,
+    only: Iterable[str] | None = None,
 ) -> int:
     """Return how many seeds fit into a budget of minutes of wall-clock time.
 
@@ -134,7 +134,7 @@ def within(
         SystemExit: Not even one seed fits; the message says what one costs.
     """
     most = max(len(task.seeds) for task in tasks.values()) if seeds is None else len(tuple(seeds))
-    costs = [minutes_of(jobs_of(tasks, seeds, count, arms), tasks, work) / processes for count in range(1, most + 1)]
+    costs = [minutes_of(jobs_of(tasks, seeds, count, only), tasks, work) / processes for count in range(1, most + 1)]
     fitting = sum(cost <= budget for cost in costs)
     if not fitting:
         raise SystemExit(f'one seed takes {costs[0]:.1f} minutes on {processes} processes, all {costs[-1]:.1f}')

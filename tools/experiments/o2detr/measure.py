@@ -1,59 +1,36 @@
-"""What is measured: AP of mmrotate's metric, and errors of angles."""
-
-import contextlib
-import multiprocessing.pool
-import types
-from collections.abc import Iterator
+"""What is measured: AP by the rules of mmrotate's metric, the table of what holds it back, and errors of angles."""
 
 import numpy as np
 import torch
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.runner import Runner
-from mmrotate.evaluation.functional import mean_ap
 from torch import Tensor
 
 from mmplugins.o2detr.angles import angle_distance, regularize
+from mmplugins.o2detr.diagnose import ROWS, diagnose, predict
 
 BORDER = np.deg2rad(10)
 
 
-@contextlib.contextmanager
-def threads_for_metric() -> Iterator[None]:
-    """Let mmrotate's AP use threads: it starts four processes for each class, which takes longer than the work."""
-    before = mean_ap.get_context
-    mean_ap.get_context = lambda _: types.SimpleNamespace(Pool=lambda _: multiprocessing.pool.ThreadPool(1))
-    try:
-        yield
-    finally:
-        mean_ap.get_context = before
-
-
-def test(runner: Runner) -> dict[str, float]:
-    """Predict the test images; AP50 and AP75 of ``DOTAMetric``, and the errors of angles."""
+def test(runner: Runner) -> dict:
+    """Predict the test images; AP50 and AP75 of each row of ``diagnose``, and the errors of angles."""
     model = runner.model.eval()
-    evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
-    loader = runner.build_dataloader(runner.cfg.test_dataloader)
-    evaluator.dataset_meta = loader.dataset.metainfo
+    classes = runner.cfg.test_dataloader.dataset.metainfo.classes
+    images = predict(model, runner.cfg)
     errors, border = [], []
-    for batch in loader:
-        with torch.no_grad():
-            samples = model.test_step(batch)
-        evaluator.process(samples, batch)
-        for sample in samples:
-            truth = regularize(get_box_tensor(sample.gt_instances.bboxes).float())
-            errors += angle_errors(sample.pred_instances.bboxes, sample.pred_instances.scores, truth).tolist()
-            border += (angle_distance(truth[:, 4], torch.zeros(())) < BORDER).tolist()
-    with threads_for_metric():
-        result = evaluator.evaluate(len(loader.dataset))
+    for image in images:
+        truth = image.truth.bboxes
+        errors += angle_errors(image.found.bboxes, image.found.scores, truth).tolist()
+        border += (angle_distance(truth[:, 4], torch.zeros(())) < BORDER).tolist()
     errors, border = np.rad2deg(errors), np.array(border, dtype=bool)
     found = ~np.isnan(errors)
 
     def mean(values: np.ndarray) -> float | None:
         return float(values.mean()) if len(values) else None
 
+    table = diagnose(images, len(classes))
     return dict(
-        ap50=float(result['dota/AP50']),
-        ap75=float(result['dota/AP75']),
+        **table[ROWS[0]],
+        rows=table,
         angle=mean(errors[found]),
         angle_border=mean(errors[found & border]),
         found=float(found.mean()),
