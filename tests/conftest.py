@@ -1,11 +1,13 @@
 """Fixtures for all tests. Shared helpers are fixtures: other packages install a top-level package `tests`."""
 
+import importlib.util
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -31,6 +33,29 @@ def seed() -> None:
 def default_scope() -> None:
     """Forget the default scope that the tests of another file left: bare names would be looked up in its host."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(
+    params=[
+        'cpu',
+        pytest.param(
+            'cuda', marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')]
+        ),
+    ]
+)
+def device(request, monkeypatch) -> str:
+    """Run a test on the CPU, and marked ``gpu`` on CUDA, where float32 then is float32 in convolutions too."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    return request.param
+
+
+@pytest.fixture(scope='session')
+def parity() -> ModuleType:
+    """Return the module ``tests/parity.py``."""
+    spec = importlib.util.spec_from_file_location('parity', ROOT / 'tests/parity.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope='session')

@@ -116,7 +116,8 @@ class O2DETRCascade(O2DETR):
         with torch.set_grad_enabled(self.finetune_base and torch.is_grad_enabled()):
             maps = self.backbone(batch_inputs)
             base_maps = self.neck(maps[-len(self.neck.convs) :])
-        return base_maps, base_maps if self.roi_neck is None else self.roi_neck(maps)
+        roi_maps = base_maps if self.roi_neck is None else self.roi_neck(maps)
+        return base_maps, tuple(x.float() for x in roi_maps)  # mmcv's RoIAlignRotated knows no bfloat16
 
     def forward_base(
         self, base_maps: tuple[Tensor, ...], batch_data_samples: OptSampleList

@@ -1,0 +1,36 @@
+"""ITS-MAML in second order on CUDA beside the CPU."""
+
+import pytest
+
+ENGINES = ['loop', 'vmap', 'vmap_matmul']
+
+
+@pytest.fixture
+def losses(episode):
+    """Return the losses of a model on the episodes, in its precision."""
+
+    def losses(model, device):
+        dtype = next(model.parameters()).dtype
+        batch = {
+            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in episode.items()
+        }
+        return model(**batch, mode='loss')
+
+    return losses
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_float32_is_that_of_the_cpu(parity, device, build, losses, engine):
+    """Without the attack: it follows the sign of a gradient, and near 0 that is a matter of rounding."""
+    parity.check_step(build(double=False, engine=engine, reg_weight=0.0), losses, device)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_float64_under_attack_is_that_of_the_cpu(parity, device, build, losses, engine):
+    parity.check_step(build(engine=engine), losses, device, tolerance=1e-8)
+
+
+def test_half_precision_is_finite(parity, device, build, losses):
+    """With the engine of CUDA: in the loop torch's second derivative of a batch norm overflows in float16."""
+    parity.check_half(build(double=False, engine='vmap'), losses, device)
