@@ -6,7 +6,8 @@ from .diffusion.parts import DiffusionParts
 from .diffusion.schedule import DDIMSchedule
 from .editor import InversionEditor
 from .evaluation.hook import SaveEditGridHook
-from .evaluation.metrics import EditCLIPScore, EditLPIPS, EditPSNR, EditSSIM
+from .evaluation.metrics import EditMSE, EditPSNR, EditSSIM
+from .evaluation.networks import EditCLIPScore, EditLPIPS, EditStructureDistance
 from .inversion import Inversion
 from .pairs.dataset import EditPairDataset, LoadEditImage
 from .pairs.sample import EditDataSample
@@ -35,9 +36,11 @@ __all__ = [
     'EditCLIPScore',
     'EditDataSample',
     'EditLPIPS',
+    'EditMSE',
     'EditPSNR',
     'EditPairDataset',
     'EditSSIM',
+    'EditStructureDistance',
     'Inversion',
     'InversionCache',
     'InversionEditor',

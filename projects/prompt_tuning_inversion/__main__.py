@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .pairs.lists import read_pairs
 from .verbs.arguments import add_editor_arguments, build_editor, unknown_words
-from .verbs.editing import edit_batch, edit_many, make_loader
-from .verbs.report import save_sample, summary_line
+from .verbs.batch import BatchRun
+from .verbs.editing import edit_batch, make_loader, settings_of
+from .verbs.report import identify, save_sample, summary_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,13 +60,13 @@ def run_invert(args: argparse.Namespace) -> int:
 
 def run_one(args: argparse.Namespace, edits: bool) -> int:
     """Invert an image, edit it if asked to, write the files."""
-    prompts = dict(prompt=args.prompt, source_prompt=args.source_prompt)
     say_model(args, [args.prompt])
     editor = build_editor(args)
-    load = make_loader(editor, args)
-    item = load(dict(img_path=args.image, sample_id=Path(args.image).stem, edit_type='', **prompts))
+    pair = dict(img_path=args.image, prompt=args.prompt, source_prompt=args.source_prompt)
+    identity = identify(pair, settings_of(editor, args), editor.etas if edits else ())
+    item = make_loader(editor, args)(dict(pair, sample_id=Path(args.image).stem, edit_type=''))
     (made,) = edit_batch(editor, [item], args, edits)
-    report = save_sample(item['data_samples'], Path(args.out), made)
+    report = save_sample(item['data_samples'], Path(args.out), dict(identity, **made))
     print(summary_line(report))
     print(f'written to {args.out}: compare.png, report.json')
     return 0
@@ -77,7 +78,7 @@ def run_batch(args: argparse.Namespace) -> int:
         raise ValueError(f'--batch-size must be at least 1, got {args.batch_size}')
     pairs = read_pairs(args.pairs, args.image_root, args.prompt)
     say_model(args, [pair['prompt'] for pair in pairs])
-    failed = edit_many(build_editor(args), pairs, args)
+    failed = BatchRun(build_editor(args), pairs, args).run()
     print(f'{len(pairs) - len(failed)} of {len(pairs)} images edited: {Path(args.out, "index.html")}')
     return 1 if failed else 0
 

@@ -34,7 +34,8 @@ class NullTextInversionEditor(TuningEditor):
 
     Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps; here the prompt
     is mixed with that of the image, eta of the former, so that inversions are compared and not ways of editing.
-    Differs from the public code in one point: the loss is looked at before an update and not after it.
+    Differs from the public code in two points: the loss is looked at before an update and not after it, and beyond 50
+    steps the rate falls more slowly, as it would become negative beyond 100.
     """
 
     needs_source_prompt = True
@@ -44,6 +45,10 @@ class NullTextInversionEditor(TuningEditor):
         if self.guidance == 1:
             raise ValueError('guidance 1 leaves the empty prompt without influence: there is nothing to tune')
         warn_guidance(self.guidance)
+
+    def decay(self, step: int) -> float:
+        """Factor of the rate at a step: ``1 - i / 100``, as in the public code, for any number of steps up to 50."""
+        return 1 - step / max(100, 2 * self.num_steps)
 
     def embeddings(
         self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from mmplugins.utils.atomic import replacing
 
+from .diffusion.identity import cache_folder
 from .editor import InversionEditor, Progress
 from .extras import require
 from .inversion import Inversion
 
-VERSION = 1
+VERSION = 2
 
 
 class InversionCache:
@@ -30,11 +32,15 @@ class InversionCache:
     left out, so that one inversion with ``init='null'`` serves every prompt.
 
     Args:
-        folder: Made when the first file is written.
+        folder: Made when the first file is written; default: ``inversions`` in the plugin's part of the user's cache
+            folder (``~/.cache``, or what ``XDG_CACHE_HOME`` names).
+        max_bytes: Of all files; the ones that were not used for longest are deleted to make room. 4 GiB hold about 300
+            inversions of Stable Diffusion 1.5 with 50 steps.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | None = None, max_bytes: int = 4 << 30) -> None:
+        self.folder = cache_folder() / 'inversions' if folder is None else Path(folder)
+        self.max_bytes = max_bytes
 
     def path_of(self, editor: InversionEditor, image: Tensor, prompt: str, source_prompt: str | None) -> Path:
         """File of one image ``(3, H, W)``."""
@@ -86,6 +92,18 @@ class InversionCache:
         )  # fmt: skip
         with replacing(path) as temporary:
             require('safetensors.torch').save_file(tensors, temporary, metadata)
+        self.make_room(path)
+
+    def make_room(self, kept: Path) -> None:
+        """Delete files that were not used for longest until the rest fits; never ``kept``, which was just written."""
+        files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob('*.safetensors')]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.max_bytes:
+                return
+            if path != kept:
+                path.unlink(missing_ok=True)
+                total -= size
 
     def read(self, path: Path) -> Inversion | None:
         """Read one inversion; None where there is none, or a broken one, which is said and deleted."""
@@ -97,7 +115,9 @@ class InversionCache:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if metadata['checksum'] != checksum(tensors):
                 raise ValueError('its checksum is wrong')
-            return Inversion(**tensors, settings=json.loads(metadata['settings']))
+            found = Inversion(**tensors, settings=json.loads(metadata['settings']))
+            os.utime(path)  # its time says when it was last used
+            return found
         except Exception as error:  # safetensors raises an Exception of its own for each kind of damage
             print_log(f'cache file {path} cannot be used ({error}); it is made again', 'current', logging.WARNING)
             path.unlink(missing_ok=True)

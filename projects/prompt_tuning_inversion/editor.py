@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -65,13 +66,15 @@ class InversionEditor(BaseModel):
         self.parts: DiffusionParts = MODELS.build(parts) if isinstance(parts, dict) else parts
         self.num_steps, self.guidance = num_steps, float(guidance)
         self.edit_guidance = self.guidance if edit_guidance is None else float(edit_guidance)
-        if self.guidance < 0 or self.edit_guidance < 0:
-            raise ValueError(f'guidance must not be negative, got {guidance} and {edit_guidance}')
+        if not (0 <= self.guidance < math.inf and 0 <= self.edit_guidance < math.inf):
+            raise ValueError(f'guidance must be a number and not negative, got {guidance} and {edit_guidance}')
         self.etas = tuple(float(value) for value in ([eta] if isinstance(eta, (int, float)) else eta))
         if not self.etas:
             raise ValueError('at least one eta is needed')
         for value in self.etas:
             check_eta(value)
+        if len({f'{value:g}' for value in self.etas}) < len(self.etas):  # as keys of metrics name them
+            raise ValueError(f'eta holds a strength twice: {self.etas}')
         if not self.parts.missing:
             self.schedule = DDIMSchedule(self.parts.scheduler_config, num_steps)
 

@@ -50,8 +50,10 @@ def fit(image: Image.Image, size: int, multiple: int, resize: str = 'shortest') 
             makes a square of ``size``, ``'none'`` only rounds the sides.
 
     Raises:
-        ValueError: Another ``resize``.
+        ValueError: Another ``resize``, or a size below 1.
     """
+    if size < 1:
+        raise ValueError(f'size must be at least 1 pixel, got {size}')
     if resize not in RESIZES:
         raise ValueError(f'resize must be one of {RESIZES}, got {resize!r}')
     sides = (size, size) if resize == 'stretch' else image.size
@@ -70,6 +72,17 @@ def to_image(tensor: Tensor) -> Image.Image:
     """``(3, H, W)`` in [-1, 1] as an RGB image."""
     pixels = ((tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def as_saved(picture: Tensor) -> Tensor:
+    """A picture ``(3, H, W)`` in [-1, 1] as it comes back from a file: 256 steps."""
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def eta_text(eta: float) -> str:
+    """A strength as it stands in names of files: two digits after the point, more where needed."""
+    text = f'{eta:.2f}'
+    return text if float(text) == eta else f'{eta:g}'
 
 
 def strip(pictures: Sequence[tuple[str, Image.Image]], height: int = 192) -> Image.Image:

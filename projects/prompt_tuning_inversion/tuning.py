@@ -6,6 +6,7 @@ keep the other branch: ``B`` images, ``T`` steps, ``L`` tokens of ``D`` numbers,
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ class TuningEditor(InversionEditor):
     Args:
         inner_steps: Most updates a step, ``N``; 10 in the public code of null-text inversion.
         lr: Of Adam; 1e-2 as there.
-        lr_decay: Lower the rate by ``1 - i / 2T`` at step ``i`` from 0, as there.
+        lr_decay: Lower the rate at step ``i`` from 0, see :meth:`decay`.
         early_stop: Of the threshold ``early_stop + 2 i early_stop`` on an image's loss at step ``i``, below which it is
             not updated further: 1e-5 as there; None for always ``inner_steps`` updates.
         tokens: ``'all'``, or ``'content'`` to tune only up to the first end-of-text token of the prompt. Ours.
@@ -52,8 +53,8 @@ class TuningEditor(InversionEditor):
         super().__init__(*args, **kwargs)
         if not isinstance(inner_steps, int) or inner_steps < 0:
             raise ValueError(f'inner_steps must be a whole number from 0 on, got {inner_steps!r}')
-        if lr <= 0 or (early_stop is not None and early_stop < 0):
-            raise ValueError(f'lr must be above 0 and early_stop not below, got {lr} and {early_stop}')
+        if not 0 < lr < math.inf or not 0 <= (early_stop or 0) < math.inf:
+            raise ValueError(f'lr must be a number above 0 and early_stop one not below, got {lr} and {early_stop}')
         if tokens not in TOKENS:
             raise ValueError(f'tokens must be one of {TOKENS}, got {tokens!r}')
         self.inner_steps, self.lr, self.lr_decay = inner_steps, lr, lr_decay
@@ -63,6 +64,10 @@ class TuningEditor(InversionEditor):
         """Those of the base class and of the tuning."""
         names = ('inner_steps', 'lr', 'lr_decay', 'early_stop', 'tokens', 'teacher_forcing')
         return dict(super().settings(), **{name: getattr(self, name) for name in names})
+
+    def decay(self, step: int) -> float:
+        """Factor of the rate at a step: ``1 - i / 2T``. Ours; with 50 steps that of null-text inversion's code."""
+        return 1 - step / (2 * self.num_steps)
 
     @abstractmethod
     def embeddings(
@@ -166,8 +171,7 @@ class TuningEditor(InversionEditor):
             return embeds, first, done
         embeds.requires_grad_(True)
         # A new optimizer each step, as in the public code: moments of another timestep say little about this one.
-        decay = 1 - step / (2 * self.num_steps) if self.lr_decay else 1.0
-        optimizer = torch.optim.Adam([embeds], lr=self.lr * decay)
+        optimizer = torch.optim.Adam([embeds], lr=self.lr * (self.decay(step) if self.lr_decay else 1.0))
         threshold = None if self.early_stop is None else self.early_stop * (1 + 2 * step)
         scale = LOSS_SCALE.get(self.parts.compute_dtype)
         for _ in range(self.inner_steps):

@@ -12,6 +12,14 @@ import torch
 pytest.importorskip('diffusers', reason='needs pip install -e ".[pti]"')
 
 
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch) -> Path:
+    """The user's cache folder: one of this test."""
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder))
+    return folder / 'mmplugins/prompt_tuning_inversion'
+
+
 @pytest.fixture(scope='session')
 def make_folder(tmp_path_factory) -> Callable[..., Path]:
     """Return a function that writes a random folder of a prediction type, once."""

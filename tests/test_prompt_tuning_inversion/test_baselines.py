@@ -29,7 +29,7 @@ def test_null_text_is_the_literal_loop(make_editor, images):
     z, nulls = path[-1], []
     for i, t in enumerate(forward.timesteps):
         null = null.clone().detach().requires_grad_(True)
-        optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - i / 10))
+        optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - i / 100))
         for _ in range(2):
             free = output(z, t, null)
             loss = torch.nn.functional.mse_loss(

@@ -1,5 +1,8 @@
 """Inversions on the disk."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -138,6 +141,31 @@ def test_an_interrupted_write_leaves_nothing(cache, make_editor, images, monkeyp
     with pytest.raises(KeyboardInterrupt):
         cache.invert(make_editor(), images, SOURCES)
     assert not list(cache.folder.iterdir())
+
+
+def test_the_least_used_make_room(cache, make_editor, images):
+    editor = make_editor(kind='SDEditEditor')
+    paths = []
+    for number, image in enumerate(images.repeat(2, 1, 1, 1) + torch.arange(4).view(4, 1, 1, 1) / 8):
+        cache.max_bytes = 1 << 30
+        cache.invert(editor, image[None], ['a'])
+        paths.append(cache.path_of(editor, image, 'a', None))
+        os.utime(paths[-1], (1000 + number, 1000 + number))
+    assert cache.read(paths[0]) is not None  # used again: now the newest
+    cache.max_bytes = 3 * paths[0].stat().st_size
+    cache.invert(editor, images[:1] - 0.5, ['a'])
+    assert [path.is_file() for path in paths] == [True, False, False, True]
+    cache.max_bytes = 1
+    last = cache.path_of(editor, images[1] - 0.5, 'a', None)
+    cache.invert(editor, images[1:] - 0.5, ['a'])
+    assert list(cache.folder.iterdir()) == [last]
+
+
+def test_it_lies_in_the_users_cache_folder(user_cache, tmp_path, monkeypatch):
+    assert InversionCache().folder == user_cache / 'inversions'
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(Path, 'home', lambda: tmp_path)
+    assert InversionCache().folder == tmp_path / '.cache/mmplugins/prompt_tuning_inversion/inversions'
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -34,8 +35,8 @@ def test_edit_writes_all_files(here, folder, capsys):
     assert edit(folder, '--eta', '0', '0.7') == 0
     names = sorted(path.name for path in Path('pti_out').iterdir())
     assert names == [
-        'compare.png', 'ddim.png', 'edit_eta0.00.png', 'edit_eta0.70.png', 'recon.png', 'report.json', 'source.png',
-        'vae.png',
+        'compare.png', 'edit_eta0.00.png', 'edit_eta0.70.png', 'prompt_alone.png', 'recon.png', 'report.json',
+        'source.png', 'vae.png',
     ]  # fmt: skip
     report = json.loads(Path('pti_out/report.json').read_text())
     assert report['size'] == [16, 24]
@@ -45,7 +46,7 @@ def test_edit_writes_all_files(here, folder, capsys):
     assert report['peak_memory_mib'] > 0
     assert {'torch', 'diffusers'} <= set(report['versions'])
     near = report['metrics']
-    assert set(near) == {'vae', 'recon', 'ddim', 'edit_eta0.00', 'edit_eta0.70'}
+    assert set(near) == {'vae', 'recon', 'prompt_alone', 'edit_eta0.00', 'edit_eta0.70'}
     # A strength of 0 is the reconstruction.
     assert near['edit_eta0.00']['psnr'] == near['recon']['psnr']
     assert (Path('pti_out/edit_eta0.00.png').read_bytes()) == Path('pti_out/recon.png').read_bytes()
@@ -82,9 +83,9 @@ def test_invert_fills_the_cache(here, folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_no_cache(here, folder):
+def test_no_cache(here, folder, user_cache):
     assert edit(folder, '--no-cache') == 0
-    assert not Path('.pti_cache').exists()
+    assert not (user_cache / 'inversions').exists()
 
 
 @pytest.mark.slow
@@ -113,13 +114,95 @@ def test_batch_goes_on_after_an_image_that_cannot_be_read(here, folder, capsys):
     assert 'broken: ' in captured.err and 'cannot be read as an image' in captured.err
     assert '3 of 4 images edited' in captured.out
     summary = json.loads(Path('all/report.json').read_text())
-    assert (summary['images'], len(summary['failed'])) == (3, 1)
+    assert (summary['images'], summary['failed']) == (3, 1)
+    assert [row['sample_id'] for row in summary['samples'] if 'error' in row] == ['broken']
     reports = [json.loads(Path(f'all/{name}/report.json').read_text()) for name in ('square', 'other', 'photo')]
     assert [report['batch'] for report in reports] == [2, 2, 1]
     mean = sum(report['metrics']['recon']['psnr'] for report in reports) / 3
     assert summary['mean']['recon']['psnr'] == pytest.approx(mean, abs=1e-3)
     page = Path('all/index.html').read_text()
-    assert 'src="square/compare.png"' in page and 'a &lt;square&gt; one' in page and 'broken' not in page
+    assert (
+        'src="square/compare.png"' in page and 'a &lt;square&gt; one' in page and 'cannot be read as an image' in page
+    )
+
+
+@pytest.fixture
+def three(here):
+    """A list of three images of one size."""
+    for name in ('a', 'b', 'c'):
+        torch.manual_seed(ord(name))
+        Image.fromarray((torch.rand(16, 16, 3) * 255).byte().numpy()).save(f'{name}.png')
+    Path('pairs.json').write_text(json.dumps([dict(image=f'{name}.png', prompt='a red three') for name in 'abc']))
+
+    def batch(folder, *args) -> tuple[int, dict]:
+        status = run('batch', 'pairs.json', '--model', folder, *FAST, '--eta', 0.5, '--out', 'all', *args)
+        return status, json.loads(Path('all/report.json').read_text())
+
+    return batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', [1, 3])
+def test_one_image_that_fails_is_a_row_and_the_next_run_goes_on(three, folder, monkeypatch, capsys, size):
+    from mmplugins.prompt_tuning_inversion.editor import InversionEditor
+
+    bad, edit_samples = read_image('b.png').getpixel((0, 0)), InversionEditor.edit_samples
+
+    def fragile(self, samples, images, inversion, etas):
+        for image in images:
+            if tuple(((image[:, 0, 0] + 1) * 127.5).round().int().tolist()) == bad:
+                raise FloatingPointError('the loss is not finite')
+        edit_samples(self, samples, images, inversion, etas)
+
+    monkeypatch.setattr(InversionEditor, 'edit_samples', fragile)
+    status, report = three(folder, '--batch-size', size)
+    assert (status, report['images'], report['failed']) == (1, 2, 1)
+    assert [row.get('error') for row in report['samples']] == [
+        None, 'FloatingPointError: the loss is not finite', None,
+    ]  # fmt: skip
+    assert 'the loss is not finite' in Path('all/index.html').read_text()
+    stamps = {name: Path(f'all/{name}/compare.png').stat().st_mtime_ns for name in 'ac'}
+    monkeypatch.setattr(InversionEditor, 'edit_samples', edit_samples)
+    capsys.readouterr()
+    status, report = three(folder, '--batch-size', size)
+    assert (status, report['images'], report['failed']) == (0, 3, 0)
+    assert capsys.readouterr().out.count(': kept') == 2
+    assert stamps == {name: Path(f'all/{name}/compare.png').stat().st_mtime_ns for name in 'ac'}
+
+
+@pytest.mark.slow
+def test_other_settings_edit_again(three, folder, capsys):
+    three(folder)
+    for args in (['--guidance', '4'], ['--edit-guidance', '2', '--guidance', '4'], ['--eta', '0.6']):
+        capsys.readouterr()
+        assert three(folder, *args)[0] == 0
+        assert 'kept' not in capsys.readouterr().out
+    assert [path.name for path in Path('all/a').glob('edit*')] == ['edit_eta0.60.png']
+
+
+@pytest.mark.slow
+def test_strengths_that_differ_in_the_third_digit_have_files_of_their_own(here, folder):
+    assert edit(folder, '--eta', '0.701', '0.704', '0.7') == 0
+    names = {'edit_eta0.701', 'edit_eta0.704', 'edit_eta0.70'}
+    assert {path.stem for path in Path('pti_out').glob('edit*')} == names
+    assert names < set(json.loads(Path('pti_out/report.json').read_text())['metrics'])
+
+
+@pytest.mark.slow
+def test_batch_judges_outside_the_mask_as_the_runner_does(here, folder):
+    Path('annotation_images').mkdir()
+    Image.fromarray((torch.rand(512, 512, 3) * 255).byte().numpy()).save('annotation_images/one.png')
+    entry = dict(image_path='one.png', original_prompt='a blue [three]', editing_prompt='a red [three]',
+                 editing_type_id='6', mask=[0, 512 * 300])  # fmt: skip
+    Path('mapping_file.json').write_text(json.dumps({'000': entry}))
+    args = ('--model', folder, *FAST, '--eta', 0.5, '--size', 16, '--out', 'all')
+    assert run('batch', 'mapping_file.json', *args) == 0
+    report = json.loads(Path('all/000/report.json').read_text())
+    image, picture = (np.asarray(read_image(f'all/000/{name}.png')) / 255 for name in ('source', 'edit_eta0.50'))
+    counts = np.zeros((16, 16, 1))
+    counts[9:] = 1  # centers from row 304 of 512 on
+    error = np.square((image - picture) * counts).mean()
+    assert report['metrics']['edit_eta0.50']['psnr'] == pytest.approx(-10 * np.log10(error), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -135,13 +218,20 @@ def test_batch_is_what_single_edits_are(here, folder):
     ('args', 'message'),
     [
         (['--guidance', '0'], 'guidance 0 leaves the prompt without influence'),
-        (['--guidance', '-2'], 'guidance must not be negative'),
+        (['--guidance', '-2'], 'guidance must be a number and not negative'),
         (['--eta', '1.2'], 'eta must be from 0'),
         (['--steps', '0'], 'number of steps must be'),
         (['--model', 'nowhere'], 'no diffusers folder nowhere'),
         (['--image', 'nowhere.png'], 'no image nowhere.png'),
         (['--method', 'null-text'], 'needs a prompt that says what is in the image'),
-        (['--device', 'cuda:99'], 'cuda'),
+        (['--device', 'cuda:99'], '--device cuda:99 cannot be used'),
+        (['--device', 'mps'], '--device mps cannot be used'),
+        (['--device', 'gpu!'], '--device gpu! cannot be used'),
+        (['--early-stop', 'nan'], 'early_stop one not below, got 0.01 and nan'),
+        (['--lr', 'nan'], 'lr must be a number above 0'),
+        (['--guidance', 'nan'], 'guidance must be a number'),
+        (['--size', '0'], 'size must be at least 1 pixel, got 0'),
+        (['--eta', '0.5', '0.5'], 'eta holds a strength twice'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
 )
@@ -167,11 +257,11 @@ def test_weak_guidance_and_uneven_steps_are_warnings(here, folder, capsys):
 
 
 @pytest.mark.slow
-def test_interrupt_leaves_no_unfinished_inversion(here, folder, capsys, monkeypatch):
+def test_interrupt_leaves_no_unfinished_inversion(here, folder, capsys, monkeypatch, user_cache):
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     assert edit(folder) == 130
     assert 'interrupted' in capsys.readouterr().err
-    assert not list(Path('.pti_cache').glob('*')) if Path('.pti_cache').exists() else True
+    assert not list(user_cache.glob('inversions/*'))
     assert not Path('pti_out').exists()
 
 

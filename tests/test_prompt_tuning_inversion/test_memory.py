@@ -52,8 +52,8 @@ def unets():
     plain = UNet2DConditionModel(**unet_config((16, 32), cross_attention_dim=8)).eval().requires_grad_(False)
     theirs, ours = copy.deepcopy(plain), copy.deepcopy(plain)
     theirs.enable_gradient_checkpointing()
-    memory.recompute_activations(ours)
-    return plain, theirs, ours
+    with memory.recomputed(ours):
+        yield plain, theirs, ours
 
 
 @pytest.mark.parametrize('positions', [1024, 48], ids=['at once', 'in turns'])
@@ -73,6 +73,16 @@ def test_nothing_is_computed_again_without_gradients(unets, monkeypatch):
     monkeypatch.setattr(memory, 'checkpoint', lambda *_, **__: pytest.fail('a checkpoint'))
     with torch.no_grad():
         unets[2](torch.randn(1, 4, 8, 8), torch.tensor(7), encoder_hidden_states=torch.randn(1, 5, 8))
+
+
+def test_a_copy_runs_its_own_blocks(make_editor, images):
+    editor = make_editor(parts=dict(low_mem=True))
+    editor.invert(images, ['a red three'] * 2)
+    twin = copy.deepcopy(editor)
+    for parameter in editor.parts.unet.parameters():
+        parameter.data.fill_(torch.nan)
+    assert torch.isfinite(twin.invert(images, ['a red three'] * 2).recon).all()
+    assert not [name for name, module in twin.named_modules() if 'forward' in vars(module)]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has the switch')

@@ -9,11 +9,13 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
 from mmplugins.prompt_tuning_inversion import EditDataSample
-from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr, ssim
+from mmplugins.prompt_tuning_inversion.evaluation.nearness import mse, psnr, ssim
+from mmplugins.prompt_tuning_inversion.evaluation.networks import IMAGENET
+from mmplugins.prompt_tuning_inversion.pictures import as_saved, to_image, to_tensor
 
 
 def pair():
-    image = torch.rand(3, 24, 31) * 2 - 1
+    image = as_saved(torch.rand(3, 24, 31) * 2 - 1)
     return (image + 0.2 * torch.randn_like(image)).clamp(-1, 1), image
 
 
@@ -25,7 +27,7 @@ def test_psnr_is_that_of_scikit_image():
     metrics = pytest.importorskip('skimage.metrics', reason='needs scikit-image')
     picture, image = pair()
     expected = metrics.peak_signal_noise_ratio(numpy(image), numpy(picture), data_range=1)
-    assert psnr(picture, image) == pytest.approx(expected, abs=1e-4)
+    assert psnr(picture, image) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ssim_is_that_of_scikit_image():
@@ -35,7 +37,7 @@ def test_ssim_is_that_of_scikit_image():
         numpy(image), numpy(picture), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5,
         use_sample_covariance=False,
     )  # fmt: skip
-    assert ssim(picture, image) == pytest.approx(expected, abs=1e-3)
+    assert ssim(picture, image) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ends():
@@ -45,16 +47,30 @@ def test_ends():
     assert ssim(torch.zeros(3, 4, 5), torch.zeros(3, 4, 5)) == pytest.approx(1)
 
 
-def test_only_what_is_outside_the_mask_counts():
+def masked_pair():
+    """Pictures that differ everywhere, a mask of their left half, and both as PIE-Bench's evaluation takes them."""
     picture, image = pair()
     mask = torch.zeros(24, 31, dtype=torch.bool)
     mask[:, :12] = True
-    picture[:, :, 12:] = image[:, :, 12:]
-    assert psnr(picture, image, mask) == pytest.approx(100)
-    assert psnr(picture, image) < 40
-    assert ssim(picture, image, mask) > ssim(picture, image)
-    assert np.isnan(psnr(picture, image, torch.ones_like(mask)))
-    assert np.isnan(ssim(picture, image, torch.ones_like(mask)))
+    return picture, image, mask, [numpy(one) * (1 - mask[..., None].double().numpy()) for one in (image, picture)]
+
+
+def test_a_part_is_the_whole_of_blackened_pictures():
+    metrics = pytest.importorskip('skimage.metrics', reason='needs scikit-image')
+    picture, image, mask, blackened = masked_pair()
+    assert mse(picture, image, mask) == pytest.approx(metrics.mean_squared_error(*blackened), abs=1e-9)
+    expected = metrics.peak_signal_noise_ratio(*blackened, data_range=1)
+    assert psnr(picture, image, mask) == pytest.approx(expected, abs=1e-6)
+    expected = metrics.structural_similarity(
+        *blackened, data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert ssim(picture, image, mask) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_mask_that_covers_all_leaves_nothing():
+    picture, image = pair()
+    for judge in (mse, psnr, ssim):
+        assert np.isnan(judge(picture, image, torch.ones(24, 31, dtype=torch.bool)))
 
 
 def sample(**fields) -> dict:
@@ -65,7 +81,9 @@ def sample(**fields) -> dict:
     return EditDataSample(prompt='a', **fields).to_dict()
 
 
-@pytest.mark.parametrize(('kind', 'name', 'function'), [('EditPSNR', 'psnr', psnr), ('EditSSIM', 'ssim', ssim)])
+@pytest.mark.parametrize(
+    ('kind', 'name', 'function'), [('EditPSNR', 'psnr', psnr), ('EditSSIM', 'ssim', ssim), ('EditMSE', 'mse', mse)]
+)
 def test_means_over_samples_without_those_that_the_mask_covers(kind, name, function):
     metric = METRICS.build(dict(type=kind))
     samples = [sample(), sample(), sample(mask=torch.ones(24, 31, dtype=torch.bool))]
@@ -73,15 +91,20 @@ def test_means_over_samples_without_those_that_the_mask_covers(kind, name, funct
     metric.process(None, samples[1:])
     found = metric.evaluate(3)
     assert sorted(found) == [f'{name}/eta0.5', f'{name}/eta1', f'{name}/recon']
-    expected = np.mean([function(one['recon'], one['source']) for one in samples[:2]])
+    files = [to_tensor(to_image(one['recon'])) for one in samples[:2]]  # pictures are judged as their files
+    expected = np.mean([function(file, one['source']) for file, one in zip(files, samples, strict=False)])
     assert found[f'{name}/recon'] == pytest.approx(expected)
-    assert found[f'{name}/eta0.5'] == pytest.approx(100 if name == 'psnr' else 1)
+    assert found[f'{name}/eta0.5'] == pytest.approx(dict(psnr=100, ssim=1, mse=0)[name])
 
 
 @pytest.mark.parametrize(
     'config',
-    [dict(type='EditLPIPS', backbone='nowhere.pth'), dict(type='EditCLIPScore', pretrained='nowhere')],
-    ids=['lpips', 'clip'],
+    [
+        dict(type='EditLPIPS', backbone='nowhere.pth'),
+        dict(type='EditCLIPScore', pretrained='nowhere'),
+        dict(type='EditStructureDistance', pretrained='nowhere'),
+    ],
+    ids=['lpips', 'clip', 'structure'],
 )
 def test_metrics_without_weights_say_so_and_are_left_out(config, caplog):
     logger = MMLogger.get_current_instance()
@@ -94,28 +117,67 @@ def test_metrics_without_weights_say_so_and_are_left_out(config, caplog):
     assert metric.evaluate(1) == {}
 
 
-def test_clip_score_is_the_cosine_of_the_model(tmp_path):
+@pytest.fixture
+def clip(tmp_path):
+    """A random CLIP folder of 16 x 16 pixels, its model, its tokenizer and its image processor."""
     transformers = pytest.importorskip('transformers')
     from mmplugins.prompt_tuning_inversion.tinted_digits.parts import build_tokenizer
 
+    torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                 num_attention_heads=2, max_position_embeddings=8, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
     vision = dict(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
     )
-    model = transformers.CLIPModel(
-        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    ).eval()
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    model = transformers.CLIPModel(config).eval()
     model.save_pretrained(tmp_path)
     images = transformers.CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16))
     transformers.CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
-    metric = METRICS.build(dict(type='EditCLIPScore', pretrained=str(tmp_path)))
-    image = torch.full((3, 16, 16), 0.3)
-    found = metric.judge(image, dict(prompt='a red three'))
+    return tmp_path, model, tokenizer, images
+
+
+@pytest.mark.parametrize('edited_part', [False, True])
+def test_clip_score_is_the_cosine_of_the_model(clip, edited_part):
+    folder, model, tokenizer, images = clip
+    metric = METRICS.build(dict(type='EditCLIPScore', pretrained=str(folder), edited_part=edited_part))
+    image, mask = as_saved(torch.rand(3, 16, 16) * 2 - 1), torch.zeros(16, 16, dtype=torch.bool)
+    mask[:, 5:] = True
+    pixels = (image + 1) / 2 * (mask if edited_part else 1)
     mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
-    pixels = (((image + 1) / 2) - mean[:, None, None]) / std[:, None, None]
     with torch.no_grad():
-        output = model(tokenizer(['a red three'], return_tensors='pt').input_ids, pixels[None])
-    expected = 100 * (output.text_embeds[0] @ output.image_embeds[0]).item()
-    assert found == pytest.approx(expected, abs=1e-2)
+        ids = tokenizer(['a red three'], return_tensors='pt').input_ids
+        output = model(ids, ((pixels - mean[:, None, None]) / std[:, None, None])[None])
+    expected = max(0, 100 * (output.text_embeds[0] @ output.image_embeds[0]).item())
+    assert metric.judge(image, dict(prompt='a red three', mask=mask)) == pytest.approx(expected, abs=1e-3)
+    assert metric.name == ('clip_edited' if edited_part else 'clip')
+    if edited_part:
+        assert np.isnan(metric.judge(image, dict(prompt='a red three', mask=None)))
+
+
+def test_structure_distance_is_that_of_keys(tmp_path):
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    metric = METRICS.build(dict(type='EditStructureDistance', pretrained=str(tmp_path)))
+    image, picture = (as_saved(torch.rand(3, 224, 224) * 2 - 1) for _ in range(2))
+    mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET)
+    maps = []
+    for one in (image, picture):
+        with torch.no_grad():
+            hidden = model(((((one + 1) * 127.5) - mean) / std)[None], output_hidden_states=True).hidden_states[-2]
+            last = model.encoder.layer[-1]
+            keys = last.attention.attention.key(last.layernorm_before(hidden))[0].double().numpy()
+        norms = np.linalg.norm(keys, axis=1)
+        maps.append(keys @ keys.T / np.outer(norms, norms))
+    expected = np.square(maps[0] - maps[1]).mean()
+    assert expected > 1e-4
+    assert metric.judge(picture, dict(source=image)) == pytest.approx(expected, rel=1e-3)
+    assert metric.judge(image, dict(source=image)) == pytest.approx(0, abs=1e-9)
+    wide = torch.rand(3, 64, 96) * 2 - 1
+    assert metric.judge(wide, dict(source=-wide)) > 0

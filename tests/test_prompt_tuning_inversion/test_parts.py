@@ -8,6 +8,8 @@ import torch
 from mmengine.registry import MODELS
 
 from mmplugins.prompt_tuning_inversion import DiffusionParts
+from mmplugins.prompt_tuning_inversion.diffusion import identity
+from mmplugins.prompt_tuning_inversion.diffusion.identity import identity_of
 
 PROMPTS = ['a red three', '']
 
@@ -93,6 +95,33 @@ def test_identity_changes_with_weights_and_configs(parts, broken):
     changed = DiffusionParts(str(broken)).identity
     rewrite(broken / 'scheduler/scheduler_config.json', beta_end=0.013)
     assert len({parts.identity, changed, DiffusionParts(str(broken)).identity}) == 3
+
+
+def test_identity_sees_a_weight_in_the_middle_of_a_large_file(tmp_path):
+    (tmp_path / 'model/unet').mkdir(parents=True)
+    file, notes = tmp_path / 'model/unet/weights.bin', tmp_path / 'notes.json'
+    content = bytearray(5 << 20)
+    file.write_bytes(content)
+    before = identity_of(tmp_path / 'model', notes)
+    content[len(content) // 2] = 1
+    file.write_bytes(content)
+    assert identity_of(tmp_path / 'model', notes) != before
+
+
+def test_identity_reads_a_file_once(tmp_path, monkeypatch):
+    (tmp_path / 'model/unet').mkdir(parents=True)
+    (tmp_path / 'model/unet/weights.bin').write_bytes(b'weights')
+    before = identity_of(tmp_path / 'model', tmp_path / 'notes.json')
+    monkeypatch.setattr(identity, 'digest_of', lambda path: pytest.fail(f'{path} was read again'))
+    assert identity_of(tmp_path / 'model', tmp_path / 'notes.json') == before
+
+
+def test_identity_without_a_place_for_notes(tmp_path):
+    (tmp_path / 'model/unet').mkdir(parents=True)
+    (tmp_path / 'model/unet/weights.bin').write_bytes(b'weights')
+    (tmp_path / 'file').write_text('no folder')
+    found = identity_of(tmp_path / 'model', tmp_path / 'file/notes.json')
+    assert found == identity_of(tmp_path / 'model', tmp_path / 'notes.json')
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ test_dataloader = dict(
         data_root='{{$PIE_BENCH:data/PIE-Bench_v1}}',
         ann_file='mapping_file.json',
         pipeline=[dict(type='LoadEditImage', size=512, multiple=64, resize='stretch')]))
-# Outside the mask of what may change, as the benchmark does it; the last two say so and are left out without weights.
+# The seven of the benchmark, by its formulas. Those that need a network say so and are left out without its weights.
 test_evaluator = [
+    dict(type='EditStructureDistance', pretrained='{{$DINO_FOLDER:data/dino-vitb8}}'),
     dict(type='EditPSNR'),
-    dict(type='EditSSIM'),
     dict(type='EditLPIPS', net='squeeze', backbone='{{$LPIPS_BACKBONE:data/squeezenet1_1.pth}}'),
-    dict(type='EditCLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}')
+    dict(type='EditMSE'),
+    dict(type='EditSSIM'),
+    dict(type='EditCLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}'),
+    dict(type='EditCLIPScore', pretrained='{{$CLIP_FOLDER:data/clip-vit-large-patch14}}', edited_part=True)
 ]

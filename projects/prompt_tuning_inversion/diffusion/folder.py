@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 TINY = Path(__file__).parents[1] / 'tiny'
@@ -26,26 +23,16 @@ SKELETONS = {
 }
 
 
-@dataclass(frozen=True)
-class FolderInfo:
-    """What is read of a folder before its weights.
-
-    Attributes:
-        scheduler: Config of its scheduler.
-        identity: A hash that changes with configs and weights.
-    """
-
-    scheduler: dict
-    identity: str
-
-
 def resolve(pretrained: str | Path) -> Path:
     """The folder that a name means; ``'tiny'`` is the one in this package."""
     return TINY if str(pretrained) == 'tiny' else Path(pretrained).expanduser()
 
 
-def check_folder(folder: Path, arch: str | None = None) -> FolderInfo:
+def check_folder(folder: Path, arch: str | None = None) -> dict:
     """Look at a folder's configs.
+
+    Returns:
+        The config of its scheduler.
 
     Raises:
         FileNotFoundError: The folder, a part of it or a config is missing.
@@ -77,8 +64,7 @@ def check_folder(folder: Path, arch: str | None = None) -> FolderInfo:
     if width != wanted:
         raise ValueError(f'{folder} is not of arch {arch!r}: its embeddings are {width} wide, not {wanted}')
     scheduler = _read(folder / 'scheduler/scheduler_config.json')
-    files = [path for part in PARTS for path in sorted((folder / part).iterdir()) if path.is_file()]
-    return FolderInfo(scheduler, fingerprint(files))
+    return scheduler
 
 
 def _read(path: Path) -> dict:
@@ -89,16 +75,3 @@ def _read(path: Path) -> dict:
         raise FileNotFoundError(f'{path} is missing: is {path.parent} part of a diffusers folder?') from None
     except json.JSONDecodeError as error:
         raise ValueError(f'{path} is not JSON: {error}') from None
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """A hash of files that reads only both ends of large ones, as weights of gigabytes take long to read."""
-    found = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        found.update(f'{path.parent.name}/{path.name}:{size}'.encode())
-        with path.open('rb') as file:
-            found.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            found.update(file.read(1 << 20))
-    return found.hexdigest()

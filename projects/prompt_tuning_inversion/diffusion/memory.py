@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..extras import require
+from .forwards import Forward, replaced_forwards
 
 # The widest layer of a transformer is eight times as wide as its input; more positions than these are done in turns.
 POSITIONS = 1024
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
-def recompute_activations(unet: nn.Module) -> None:
-    """Have each residual block and transformer of a ``UNet2DConditionModel`` keep its input alone, in place."""
+def recomputed(unet: nn.Module) -> AbstractContextManager[None]:
+    """Within the context each residual block and transformer of a ``UNet2DConditionModel`` keeps its input alone.
+
+    Forward and backward passes must both be in it.
+    """
     resnet_type = require('diffusers.models.resnet').ResnetBlock2D
     transformer_type = require('diffusers.models.transformers.transformer_2d').Transformer2DModel
     feed_forward_type = require('diffusers.models.attention').FeedForward
+    wrappers = {}
     for module in unet.modules():
         if isinstance(module, (resnet_type, transformer_type)):
-            module.forward = keep_input(module.forward)
+            wrappers[module] = keep_input
         elif isinstance(module, feed_forward_type):
-            module.forward = in_turns(module.forward)
+            wrappers[module] = in_turns
+    return replaced_forwards(wrappers)
 
 
-def keep_input(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def keep_input(forward: Forward) -> Forward:
     """Wrap a function of tensors ``(B, ...)``: of what a gradient needs only the arguments are kept."""
 
     def wrapped(*args, **kwargs) -> Tensor:
@@ -45,7 +51,7 @@ def keep_input(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
-def in_turns(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def in_turns(forward: Forward) -> Forward:
     """Wrap a function of ``(B, L, D)`` that looks at each position by itself: few positions are in memory at once."""
     some = keep_input(forward)
 

@@ -6,6 +6,7 @@ change from release to release. ``B`` images, ``L`` tokens of ``D`` numbers, lat
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,8 +17,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..extras import require
-from .folder import SKELETONS, FolderInfo, check_folder, resolve
-from .memory import recompute_activations, return_freed_memory
+from .folder import SKELETONS, check_folder, resolve
+from .identity import identity_of
+from .memory import recomputed, return_freed_memory
 from .unprompted import evaluated_once, unprompted_modules
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -67,7 +69,7 @@ class DiffusionParts(BaseModule):
             return
         self._load(check_folder(self.folder, arch))
 
-    def _load(self, info: FolderInfo) -> None:
+    def _load(self, scheduler: dict) -> None:
         """Read the parts, to the CPU."""
         diffusers, transformers = require('diffusers'), require('transformers')
         if self.low_mem:
@@ -81,11 +83,13 @@ class DiffusionParts(BaseModule):
             self.folder / 'unet', torch_dtype=self.compute_dtype, **options
         )
         self.vae = diffusers.AutoencoderKL.from_pretrained(self.folder / 'vae', torch_dtype=torch.float32, **options)
-        self.scheduler_config = info.scheduler
-        self.identity = info.identity
+        self.scheduler_config = scheduler
         self.eval()
-        if self.low_mem:
-            recompute_activations(self.unet)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of configs and weights of the folder, by which a cache tells models apart."""
+        return identity_of(self.folder)
 
     def _apply(self, *args, **kwargs) -> nn.Module:
         """Refuse to move a model whose weights are not there."""
@@ -117,9 +121,11 @@ class DiffusionParts(BaseModule):
         size = self.unet.config.sample_size
         return (max(size) if isinstance(size, (tuple, list)) else size) * self.vae_factor
 
-    def frozen(self) -> AbstractContextManager[None]:
-        """Evaluation mode and no gradients for weights; both are put back as they were."""
-        return frozen(self)
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode, no gradients for weights, with ``low_mem`` no activations kept; then all is as before."""
+        with frozen(self), recomputed(self.unet) if self.low_mem else nullcontext():
+            yield
 
     def fixed_latents(self) -> AbstractContextManager[None]:
         """For predictions that differ in their embeddings alone: what comes before the prompt is evaluated once.

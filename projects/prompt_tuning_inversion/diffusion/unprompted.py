@@ -7,12 +7,12 @@ five self-attentions at full resolution is among it. ``B`` images, ``C`` channel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
 from ..extras import require
+from .forwards import Forward, replaced_forwards
 
 
 def unprompted_modules(unet: nn.Module) -> list[nn.Module]:
@@ -29,25 +29,15 @@ def unprompted_modules(unet: nn.Module) -> list[nn.Module]:
     return found
 
 
-@contextmanager
-def evaluated_once(modules: list[nn.Module]) -> Iterator[None]:
+def evaluated_once(modules: list[nn.Module]) -> AbstractContextManager[None]:
     """Within the context each module is evaluated when it is first called and gives the same output ever after.
 
     The caller answers for inputs that stay and for weights without gradients.
     """
-    before = [vars(module).get('forward') for module in modules]  # of wrappers such as accelerate's
-    try:
-        for module in modules:
-            module.forward = first_output(module.forward)
-        yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            del module.forward
-            if forward is not None:
-                module.forward = forward
+    return replaced_forwards(dict.fromkeys(modules, first_output))
 
 
-def first_output(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def first_output(forward: Forward) -> Forward:
     """Wrap a function that returns ``(B, C, h, w)`` or any other tensor: calls after the first return its result."""
     found: list[Tensor] = []
 

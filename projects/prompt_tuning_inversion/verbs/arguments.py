@@ -47,7 +47,8 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dtype', choices=DTYPES, default='fp32', help='of the UNet; tuning is always in fp32')
     parser.add_argument('--low-mem', action='store_true', help='slower, with less memory')
     parser.add_argument('--seed', type=int, default=0, help='of sdedit; the other methods draw nothing')
-    parser.add_argument('--cache-dir', default='.pti_cache', help='inversions are kept here (default .pti_cache)')
+    parser.add_argument('--cache-dir', help="inversions are kept here; default: in the user's cache folder")
+    parser.add_argument('--cache-gib', type=float, default=4, help='size of the cache (default 4)')
     parser.add_argument('--no-cache', action='store_true')
 
 
@@ -61,8 +62,11 @@ def build_editor(args: argparse.Namespace) -> InversionEditor:
     device = args.device
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if device.startswith('cuda') and not torch.cuda.is_available():
-        raise ValueError(f'--device {device}: this PyTorch sees no CUDA device; take --device cpu')
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or one that this PyTorch was not built for
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'--device {device} cannot be used ({reason}); take --device cpu') from None
     parts = dict(type='DiffusionParts', pretrained=args.model, dtype=args.dtype, low_mem=args.low_mem)
     config = dict(
         type=METHODS[args.method],

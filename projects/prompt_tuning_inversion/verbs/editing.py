@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from mmplugins.utils.atomic import write_text
-
 from ..cache import InversionCache
 from ..editor import InversionEditor
-from ..evaluation.gallery import write_gallery
 from ..inversion import Inversion
 from ..pairs.dataset import LoadEditImage
 from ..pairs.sample import EditDataSample, prompts_of
-from .report import save_sample, summarize, summary_line
 
 
 class Bars:
@@ -61,9 +55,16 @@ def peak_mib(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
+def settings_of(editor: InversionEditor, args: argparse.Namespace) -> dict:
+    """All that the pictures of an image depend on besides itself and its prompts; JSON."""
+    size = editor.parts.image_size if args.size is None else args.size
+    return dict(editor.settings(), edit_guidance=editor.edit_guidance, resize=args.resize, image_size=size)
+
+
 def make_loader(editor: InversionEditor, args: argparse.Namespace) -> LoadEditImage:
     """What reads images as the model takes them."""
-    return LoadEditImage(args.size or editor.parts.image_size, editor.parts.factor, args.resize)
+    size = editor.parts.image_size if args.size is None else args.size
+    return LoadEditImage(size, editor.parts.factor, args.resize)
 
 
 def invert(
@@ -74,7 +75,8 @@ def invert(
     try:
         if args.no_cache:
             return editor.invert(images, *prompts_of(samples), bars), [False] * len(samples)
-        return InversionCache(args.cache_dir).invert(editor, images, *prompts_of(samples), bars)
+        cache = InversionCache(args.cache_dir, int(args.cache_gib * 2**30))
+        return cache.invert(editor, images, *prompts_of(samples), bars)
     finally:
         bars.close()
 
@@ -96,12 +98,11 @@ def edit_batch(
     if edits:
         prompt_alone = editor.edit(inversion, prompts_of(samples)[0], 1.0)
         for sample, picture in zip(samples, prompt_alone, strict=True):
-            sample.ddim = picture.cpu()
+            sample.prompt_alone = picture.cpu()
     seconds = dict(invert=round(inverted - start, 2), edit=round(time.time() - inverted, 2))
     losses = inversion.losses.mean(0) if len(inversion.losses) else inversion.losses.new_zeros(2, len(samples))
     return [
         dict(
-            settings={**inversion.settings, 'edit_guidance': editor.edit_guidance, 'resize': args.resize},
             size=list(images.shape[2:]),
             from_cache=hits[number],
             updates=0 if hits[number] else int(inversion.updates[number]),
@@ -113,41 +114,3 @@ def edit_batch(
         )
         for number in range(len(samples))
     ]
-
-
-def edit_many(editor: InversionEditor, pairs: Sequence[dict], args: argparse.Namespace) -> list[str]:
-    """Edit all images of a list into a folder each, and write the page and the report of the run.
-
-    Images that cannot be read are said and left out. Images of one size that follow each other are done together.
-
-    Returns:
-        What went wrong, a line an image.
-    """
-    out, failed, reports, batch = Path(args.out), [], [], []
-    load = make_loader(editor, args)
-
-    def flush() -> None:
-        if not batch:
-            return
-        for item, made in zip(batch, edit_batch(editor, batch, args), strict=True):
-            sample = item['data_samples']
-            report = save_sample(sample, out / sample.sample_id, made)
-            reports.append(dict(sample_id=sample.sample_id, **report))
-            print(f'{len(reports)}/{len(pairs)} {sample.sample_id}: {summary_line(report)}')
-        batch.clear()
-        entries = [(f'{one["sample_id"]}/compare.png', one['prompt'], summary_line(one)) for one in reports]
-        write_gallery(out / 'index.html', entries)
-
-    for pair in pairs:
-        try:
-            item = load(dict(pair, mask=None))  # reports are about whole pictures
-        except (ValueError, OSError) as error:
-            failed.append(f'{pair["sample_id"]}: {error}')
-            print(failed[-1], file=sys.stderr)
-            continue
-        if batch and (len(batch) == args.batch_size or batch[0]['inputs'].shape != item['inputs'].shape):
-            flush()
-        batch.append(item)
-    flush()
-    write_text(out / 'report.json', json.dumps(summarize(reports, failed), indent=1) + '\n')
-    return failed

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
-from mmplugins.prompt_tuning_inversion.evaluation.metrics import psnr
+from mmplugins.prompt_tuning_inversion.evaluation.nearness import psnr
 from mmplugins.prompt_tuning_inversion.inversion import Inversion
 from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of
 from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge, color_of, shape_of, to_pixels

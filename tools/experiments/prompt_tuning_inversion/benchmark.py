@@ -75,7 +75,7 @@ def literal(editor: InversionEditor, images: Tensor, null_text: bool) -> Tensor:
         for step, level in enumerate(range(steps, 0, -1)):
             timestep, target = schedule.timesteps[level - 1].to(latents.device), path[level - 1]
             tuned = (null if null_text else cond).clone().requires_grad_(True)
-            optimizer = torch.optim.Adam([tuned], lr=1e-2 * (1 - step / (2 * steps)))
+            optimizer = torch.optim.Adam([tuned], lr=1e-2 * editor.decay(step))
             kept = parts.predict(latents, timestep, cond) if null_text else None
             for _ in range(editor.inner_steps):
                 with torch.enable_grad():
