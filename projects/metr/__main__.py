@@ -8,6 +8,7 @@ import sys
 from mmplugins.utils.verbs import run_verb
 
 from . import to_dino
+from .prepare import verb as prepare
 from .text import embed_names
 
 
@@ -18,6 +19,10 @@ def build_parser() -> argparse.ArgumentParser:
     embed = verbs.add_parser('embed-names', help='names -> file of embeddings', description=embed_names.__doc__)
     embed_names.add_arguments(embed)
     embed.set_defaults(run=embed_names.run)
+    data = verbs.add_parser(
+        'prepare', help='published annotations -> what a training reads', description=prepare.__doc__
+    )
+    prepare.add_arguments(data)
     help_to_dino = 'METR checkpoint -> config and weights of a plain mmdet detector'
     convert = verbs.add_parser('to-dino', help=help_to_dino, description=help_to_dino)
     to_dino.add_arguments(convert)

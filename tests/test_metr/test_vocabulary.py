@@ -80,6 +80,21 @@ def test_alias_chain_joins_rows_under_the_last_name():
     assert vocabulary.index('tvmonitor') == 0
 
 
+def test_an_alias_of_one_dataset():
+    datasets = dict(coco=['mouse', 'cat'], objects365=['Mouse'], openimages=['Mouse', 'Computer mouse'])
+    own = {'mouse': 'mouse (animal)', 'computer mouse': 'mouse'}
+    vocabulary = Vocabulary(datasets, aliases=dict(openimages=own))
+    assert vocabulary.names == ('mouse', 'cat', 'mouse (animal)')
+    assert [vocabulary.rows(name) for name in datasets] == [[0, 1], [0], [2, 0]]
+    assert vocabulary.lookup_names == ('mouse', 'cat', 'mouse (animal)')
+
+
+@pytest.mark.parametrize('aliases', [dict(openimages={'dog': 'x'}), dict(nowhere={'mouse': 'x'})], ids=str)
+def test_an_alias_of_a_class_that_the_dataset_has_not(aliases):
+    with pytest.raises(ValueError, match='no class of dataset'):
+        Vocabulary(dict(openimages=['Mouse']), aliases=aliases)
+
+
 def test_metainfo_is_plain_data():
     meta = Vocabulary(TWO).to_metainfo()
     assert meta['classes'] == ('cat', 'dog', 'traffic_light')

@@ -92,7 +92,7 @@ class MultiVocabConcatDataset(ConcatDataset):
             rows_of_classes(self.vocabulary, name, classes)
             for name, classes in zip(self.dataset_names, self._classes(), strict=True)
         ]
-        self._federated = [_innermost(dataset).metainfo.get('federated', False) for dataset in self.datasets]
+        self._federated = [innermost(dataset).metainfo.get('federated', False) for dataset in self.datasets]
         self._metainfo['cumulative_sizes'] = list(self.cumulative_sizes)
 
     def get_data_info(self, idx: int) -> dict:
@@ -123,10 +123,10 @@ class MultiVocabConcatDataset(ConcatDataset):
 
     def _classes(self) -> list[tuple[str, ...]]:
         """Return the classes of each dataset in label order; wrappers hold copies that may be older."""
-        return [tuple(_innermost(dataset).metainfo['classes']) for dataset in self.datasets]
+        return [tuple(innermost(dataset).metainfo['classes']) for dataset in self.datasets]
 
 
-def _innermost(dataset: BaseDataset) -> BaseDataset:
+def innermost(dataset: BaseDataset) -> BaseDataset:
     """Return the dataset inside any wrappers."""
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset

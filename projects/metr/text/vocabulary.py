@@ -34,9 +34,13 @@ class Vocabulary:
     Args:
         datasets: Dataset name to its class names, in the dataset's own order; or to the name of a dataset whose
             classes mmdet knows: ``'coco'``, ``'objects365v2'``, ``'oid_v6'``, ``'voc'``, …
-        aliases: Class name to the name it stands for (``{'tvmonitor': 'tv'}``); chains are followed. None: no aliases.
+        aliases: Class name to the name it stands for (``{'tvmonitor': 'tv'}``); chains are followed. A dataset's name
+            to such a mapping is for the classes of this dataset alone, and comes first: ``{'openimages': {'mouse':
+            'mouse (animal)'}}`` where the mouse of another set is that of a computer. None: no aliases.
         keep_separate: Names that mean different things in different datasets: each dataset gets a row of its own,
-            called ``"name (dataset)"`` so that the row keeps its name when another dataset is appended. None: none.
+            called ``"name (dataset)"`` so that the row keeps its name when another dataset is appended. Their embedding
+            is the same, so where all names are asked at once only a trainable bank tells them apart; an alias of one
+            dataset does so in any case. None: none.
 
     Attributes:
         names: ``V`` display names, in the spelling that was seen first.
@@ -56,13 +60,16 @@ class Vocabulary:
     def __init__(
         self,
         datasets: Mapping[str, Sequence[str] | str],
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str | Mapping[str, str]] | None = None,
         keep_separate: Sequence[str] | None = None,
     ) -> None:
         self.datasets = {name: _checked_classes(name, classes) for name, classes in datasets.items()}
         if not self.datasets:
             raise ValueError('an empty vocabulary: `datasets` names no dataset')
-        self._aliases = _checked_aliases(aliases or {}, self.datasets)
+        nested = {name: target for name, target in (aliases or {}).items() if isinstance(target, Mapping)}
+        self._own_aliases = _checked_own_aliases(nested, self.datasets)
+        plain = {name: target for name, target in (aliases or {}).items() if name not in nested}
+        self._aliases = _checked_aliases(plain, self.datasets)
         self._separate = self._checked_separate(keep_separate or ())
         self.names: tuple[str, ...] = ()
         self.lookup_names: tuple[str, ...] = ()
@@ -166,6 +173,7 @@ class Vocabulary:
 
     def _add(self, dataset_name: str, class_name: str) -> int:
         """Return the row of a class of a dataset; make it if it is new."""
+        class_name = self._own_aliases.get(dataset_name, {}).get(normalize_name(class_name), class_name)
         lookup, display = self._resolve(normalize_name(class_name)), self._display(class_name)
         if lookup in self._separate:
             display = f'{display} ({dataset_name})'
@@ -202,6 +210,19 @@ def _checked_classes(dataset_name: str, classes: Sequence[str] | str) -> tuple[s
     if not classes or not all(normalize_name(name) for name in classes):
         raise ValueError(f'dataset {dataset_name!r}: needs at least one class and no blank names, got {classes!r}')
     return tuple(classes)
+
+
+def _checked_own_aliases(
+    aliases: Mapping[str, Mapping[str, str]], datasets: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, str]]:
+    """Return the aliases of single datasets, keyed by normalized name; refuse datasets and names that there are not."""
+    keyed = {}
+    for dataset_name, own in aliases.items():
+        keyed[dataset_name] = {normalize_name(name): target for name, target in own.items()}
+        missing = set(keyed[dataset_name]) - {normalize_name(c) for c in datasets.get(dataset_name, ())}
+        if dataset_name not in datasets or missing:
+            raise ValueError(f'`aliases` has names that are no class of dataset {dataset_name!r}: {sorted(missing)}')
+    return keyed
 
 
 def _checked_aliases(aliases: Mapping[str, str], datasets: Mapping[str, Sequence[str]]) -> dict[str, str]:

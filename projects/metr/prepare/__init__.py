@@ -1,0 +1,1 @@
+"""``python -m mmplugins.metr prepare``: published annotations put right, once, before training."""
