@@ -1,5 +1,5 @@
 # CAE, ViT-B/16, ImageNet-1K. Paper recipe: 32 GPUs x 64 images, 300 epochs. Not run by us.
-# Needs the encoder of DALL-E's tokenizer, with the names of mmpretrain's DALL-E, where `checkpoint` says.
+# Needs the encoder of DALL-E's tokenizer, OpenAI's own file, where `checkpoint` says.
 _base_ = './_base_/pretrain_in1k.py'
 
 model = dict(
@@ -23,7 +23,7 @@ model = dict(
         drop_path_rate=0.1),
     head=dict(type='CAEv1Head', align_weight=2.0),
     target_generator=dict(
-        type='DALL-E', init_cfg=dict(type='Pretrained', checkpoint='data/dall-e/dalle_encoder.pth')))
+        type='DALLETokenTarget', init_cfg=dict(type='Pretrained', checkpoint='data/dall-e/encoder.pkl')))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -7,6 +7,7 @@ from .heads import CAEv1Head, CAEv2Head
 from .masking import InclusiveBlockMask, RandomPatchMask
 from .regressor import CAERegressorNeck
 from .targets.codebook import fit_codebook, fit_kmeans
+from .targets.dalle import DALLETokenTarget
 from .targets.frozen import CLIPVisionTarget, FrozenFeatureTarget
 from .targets.pixels import HOGTarget, KMeansTokenTarget, PixelTarget
 from .transfer.dense_vit import BackboneLayerDecayOptimWrapperConstructor, CAEDenseViT, ViTPyramid
@@ -29,6 +30,7 @@ __all__ = [
     'CAEv2',
     'CAEv2Head',
     'CLIPVisionTarget',
+    'DALLETokenTarget',
     'EllipseMasks',
     'FrozenFeatureTarget',
     'HOGTarget',

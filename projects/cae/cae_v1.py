@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from .pretraining import PretrainMixin
-from .tokens import split_places
+from .tokens import Places, split_places
 
 
 @MODELS.register_module()
@@ -33,7 +33,7 @@ class CAEv1(PretrainMixin, CAE):
         momentum: Above 0 the alignment target comes from a moving average of the encoder,
             ``momentum * average + (1 - momentum) * encoder`` (not in the paper; the authors left the place for it).
         align_eval: Compute the alignment target without DropPath. The authors leave it on.
-        check_finite: Stop with an error when a target or a loss is NaN or infinite.
+        check_interval: See :class:`PretrainMixin`.
         data_preprocessor: See the host's CAE.
         init_cfg: Initialization.
 
@@ -49,7 +49,7 @@ class CAEv1(PretrainMixin, CAE):
         target_generator: dict,
         momentum: float = 0.0,
         align_eval: bool = False,
-        check_finite: bool = True,
+        check_interval: int = 50,
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -66,9 +66,15 @@ class CAEv1(PretrainMixin, CAE):
         if not 0 <= momentum < 1:
             raise ValueError(f'momentum={momentum}; 0 (no average) or below 1')
         self.momentum, self.align_eval = momentum, align_eval
-        self.set_up(check_finite)
+        self.set_up(check_interval)
         if momentum:
             self.teacher = deepcopy(self.backbone).requires_grad_(False)
+            self.followed_version = -1
+        num_tokens = getattr(self.target_generator, 'num_tokens', 0)
+        if num_tokens > self.neck.head.out_features:
+            raise ValueError(
+                f'{num_tokens} tokens of the target, but num_classes={self.neck.head.out_features} of the neck'
+            )
         if not self.head.recon_weight:  # so that DDP need not look for parameters without gradient
             for part in (self.neck.decoders, self.neck.norm_decoder, self.neck.head):
                 part.requires_grad_(False)
@@ -79,19 +85,28 @@ class CAEv1(PretrainMixin, CAE):
         if self.momentum:
             self.teacher.load_state_dict(self.backbone.state_dict())
 
+    @torch.compiler.disable
     @torch.no_grad()
     def momentum_update(self) -> None:
-        """Move the average towards the encoder, in place."""
+        """Move the average towards the encoder, in place, once for each step of the optimizer.
+
+        Several batches may make one step. That there was one shows in the versions of the encoder's parameters, which
+        each change in place counts up.
+        """
+        version = sum(parameter._version for parameter in self.backbone.parameters())
+        if version == self.followed_version:
+            return
+        self.followed_version = version
         for average, parameter in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
             average.lerp_(parameter, 1 - self.momentum)
 
     @torch.no_grad()
-    def align_target(self, images: Tensor, mask: Tensor) -> Tensor:
+    def align_target(self, images: Tensor, mask: Tensor | Places) -> Tensor:
         """Return the latents ``(B, M, R)`` of the masked patches, encoded without the visible ones.
 
         Args:
             images: ``(B, 3, H, W)``.
-            mask: ``(B, N)``, True where a patch is masked.
+            mask: ``(B, N)``, True where a patch is masked; or the places themselves.
         """
         encoder = self.backbone
         if self.momentum:
@@ -101,21 +116,23 @@ class CAEv1(PretrainMixin, CAE):
         was_training = encoder.training
         if self.align_eval:
             encoder.eval()
-        latents = self.neck.project(encoder(images, ~mask)[:, 1:])
-        encoder.train(was_training)
+        latents = self.neck.project(encoder(images, split_places(mask).swapped())[:, 1:])
+        if self.align_eval:
+            encoder.train(was_training)
         return latents
 
-    def reconstruct(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, images: Tensor, mask: Tensor | Places) -> tuple[Tensor, Tensor]:
         """Predict the masked patches, in raster order.
 
         Args:
             images: ``(B, 3, H, W)``.
-            mask: ``(B, N)``, True where a patch is masked.
+            mask: ``(B, N)``, True where a patch is masked; or the places themselves.
 
         Returns:
             Latents ``(B, M, R)`` and predictions ``(B, M, K)``.
         """
-        return self.neck(self.backbone(images, mask), mask)
+        places = split_places(mask)
+        return self.neck(self.backbone(images, places), places)
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
         """Return ``loss_recon`` and ``loss_align``, each weighted, those of them that are on.
@@ -126,13 +143,13 @@ class CAEv1(PretrainMixin, CAE):
             **kwargs: Not used.
         """
         images, target_images, mask = self.read_batch(inputs, data_samples)
-        masked_places = split_places(mask)[1]  # checks the mask before its complement is used
+        places = split_places(mask, data_samples[0].get('num_masked'))
         # First, while nothing is kept for the backward pass yet: the peak of memory is lower.
-        align_target = self.align_target(images, mask) if self.head.align_weight else None
-        latents, pred = self.neck(self.backbone(images, mask), mask, decode=bool(self.head.recon_weight))
+        align_target = self.align_target(images, places) if self.head.align_weight else None
+        latents, pred = self.neck(self.backbone(images, places), places, decode=bool(self.head.recon_weight))
         losses = {}
         if self.head.recon_weight:
-            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), masked_places)
+            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), places.masked)
         if self.head.align_weight:
             losses['loss_align'] = self.head.align_loss(latents, align_target)
-        return self.checked(losses)
+        return losses

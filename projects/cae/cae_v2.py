@@ -12,7 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from .pretraining import PretrainMixin
-from .tokens import split_places
+from .tokens import Places, split_places
 
 
 @MODELS.register_module()
@@ -27,7 +27,7 @@ class CAEv2(PretrainMixin, BaseSelfSupervisor):
         neck: :class:`CAERegressorNeck` with ``decoder_depth=0`` and ``num_classes`` = ``C``.
         head: :class:`CAEv2Head`.
         target_generator: From whole images to features ``(B, 1 + N, C)``, or ``(B, N, C)`` without CLS.
-        check_finite: Stop with an error when a target or a loss is NaN or infinite.
+        check_interval: See :class:`PretrainMixin`.
         data_preprocessor: See the host's CAE.
         init_cfg: Initialization.
 
@@ -41,7 +41,7 @@ class CAEv2(PretrainMixin, BaseSelfSupervisor):
         neck: dict,
         head: dict,
         target_generator: dict,
-        check_finite: bool = True,
+        check_interval: int = 50,
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class CAEv2(PretrainMixin, BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        self.set_up(check_finite)
+        self.set_up(check_interval)
         if len(self.neck.decoders):
             raise ValueError(f'CAE v2 has no decoder: set decoder_depth=0 (not {len(self.neck.decoders)}) in the neck')
         self.neck.norm_regressor.requires_grad_(False)
@@ -61,19 +61,19 @@ class CAEv2(PretrainMixin, BaseSelfSupervisor):
             self.neck.regressors.requires_grad_(False)
             self.neck.mask_token.requires_grad_(False)
 
-    def predict_groups(self, images: Tensor, mask: Tensor) -> list[Tensor]:
+    def predict_groups(self, images: Tensor, mask: Tensor | Places) -> list[Tensor]:
         """Return what the head compares: CLS ``(B, 1, C)``, visible ``(B, V, C)``, masked ``(B, M, C)``, if it does.
 
         Args:
             images: ``(B, 3, H, W)``.
-            mask: ``(B, N)``, True where a patch is masked.
+            mask: ``(B, N)``, True where a patch is masked; or the places themselves.
         """
-        visible_places, masked_places = split_places(mask)
-        tokens = self.neck.project(self.backbone(images, mask))
+        places = split_places(mask)
+        tokens = self.neck.project(self.backbone(images, places))
         cls_token, visible = tokens[:, :1], tokens[:, 1:]
         groups = [cls_token] if self.head.on_cls else []
         groups += [visible] if self.head.on_visible else []
-        groups += [self.neck.regress(visible, visible_places, masked_places)] if self.head.on_masked else []
+        groups += [self.neck.regress(visible, places)] if self.head.on_masked else []
         sizes = [group.size(1) for group in groups]
         return list(self.neck.read_out(torch.cat(groups, dim=1)).split(sizes, dim=1))
 
@@ -86,5 +86,6 @@ class CAEv2(PretrainMixin, BaseSelfSupervisor):
             **kwargs: Not used.
         """
         images, target_images, mask = self.read_batch(inputs, data_samples)
-        target = self.head.groups(self.make_target(target_images), *split_places(mask))
-        return self.checked({'loss_latent': self.head.loss(self.predict_groups(images, mask), target)})
+        places = split_places(mask, data_samples[0].get('num_masked'))
+        target = self.head.groups(self.make_target(target_images), places)
+        return {'loss_latent': self.head.loss(self.predict_groups(images, places), target)}

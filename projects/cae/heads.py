@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from .tokens import take
+from .tokens import Places, tokens_at
 
 
 @MODELS.register_module()
@@ -47,17 +47,13 @@ class CAEv1Head(BaseModule):
             ValueError: Predictions and targets do not fit; the config's ``num_classes`` is wrong.
         """
         if target.dim() == 4:
+            check_channels(pred, target.size(1))
             target = target.argmax(dim=1).flatten(1)
         if target.dim() == 2:
-            target = target.gather(1, masked_places)
-            if target.max() >= pred.size(-1):
-                raise ValueError(
-                    f'token {int(target.max())} of the target, but num_classes={pred.size(-1)} of the neck'
-                )
-            loss = F.cross_entropy(pred.flatten(0, 1).float(), target.flatten())
+            loss = F.cross_entropy(pred.flatten(0, 1).float(), target.gather(1, masked_places).flatten())
         else:
-            target = take(target, masked_places)
-            check_channels(pred, target)
+            target = tokens_at(target, masked_places)
+            check_channels(pred, target.size(-1))
             loss = F.mse_loss(pred.float(), target.float())
         return self.recon_weight * loss
 
@@ -66,10 +62,10 @@ class CAEv1Head(BaseModule):
         return self.align_weight * F.mse_loss(latents.float(), target.detach().float())
 
 
-def check_channels(pred: Tensor, target: Tensor) -> None:
-    """Raise ``ValueError`` where predictions and targets differ in channels."""
-    if pred.size(-1) != target.size(-1):
-        raise ValueError(f'{target.size(-1)} channels of the target, but num_classes={pred.size(-1)} of the neck')
+def check_channels(pred: Tensor, channels: int) -> None:
+    """Raise ``ValueError`` where predictions ``(B, K, C)`` and a target differ in channels or tokens."""
+    if pred.size(-1) != channels:
+        raise ValueError(f'{channels} channels or tokens of the target, but num_classes={pred.size(-1)} of the neck')
 
 
 @MODELS.register_module()
@@ -102,18 +98,17 @@ class CAEv2Head(BaseModule):
         self.on_visible, self.on_masked = supervision != 'masked', supervision != 'visible'
         self.on_cls = with_cls and self.on_visible
 
-    def groups(self, target: Tensor, visible_places: Tensor, masked_places: Tensor) -> list[Tensor]:
+    def groups(self, target: Tensor, places: Places) -> list[Tensor]:
         """Return the target tokens that are compared: CLS, visible, masked, those of them that are.
 
         Args:
             target: ``(B, 1 + N, C)``, or ``(B, N, C)`` without CLS.
-            visible_places: ``(B, V)``.
-            masked_places: ``(B, M)``.
+            places: Of the visible and the masked patches in the grid.
 
         Raises:
             ValueError: The target has no token per patch, or no CLS where one is needed.
         """
-        num_patches = visible_places.size(1) + masked_places.size(1)
+        num_patches = places.visible.size(1) + places.masked.size(1)
         extra = target.size(1) - num_patches
         if target.dim() != 3 or extra not in (0, 1):
             raise ValueError(f'a target of shape {tuple(target.shape)} for {num_patches} patches, with or without CLS')
@@ -121,13 +116,13 @@ class CAEv2Head(BaseModule):
             raise ValueError('the target has no CLS token: set with_cls=False in the head')
         patches = target[:, extra:]
         groups = [target[:, :1]] if self.on_cls else []
-        groups += [take(patches, visible_places)] if self.on_visible else []
-        return groups + ([take(patches, masked_places)] if self.on_masked else [])
+        groups += [tokens_at(patches, places.visible)] if self.on_visible else []
+        return groups + ([tokens_at(patches, places.masked)] if self.on_masked else [])
 
     def loss(self, pred: list[Tensor], target: list[Tensor]) -> Tensor:
         """Weighted loss of predicted and target tokens, each a list of ``(B, K, C)``, one per kind of token."""
         for ours, theirs in zip(pred, target, strict=True):
-            check_channels(ours, theirs)
+            check_channels(ours, theirs.size(-1))
         distances = [1 - F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(pred, target, strict=True)]
         if self.balance == 'token':
             distances = [torch.cat(distances, dim=1)]

@@ -5,16 +5,22 @@ Shapes: ``B`` images, ``N`` patches, ``C`` channels.
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .tokens import common_count
 
-def require_finite(what: str, tensor: Tensor, advice: str) -> None:
-    """Raise ``FloatingPointError`` if a tensor holds NaN or infinity."""
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise FloatingPointError(f'{bad} of {tensor.numel()} values of {what} are NaN or infinite; {advice}')
+
+def note_num_masked(preprocessor: nn.Module, args: tuple) -> None:
+    """Count the masked patches of a batch that is about to go to a device, from where the host would wait for them."""
+    samples = args[0].get('data_samples') or []
+    if all('mask' in sample for sample in samples) and samples:
+        num_masked = common_count(torch.stack([sample.mask for sample in samples]).flatten(1))
+        for sample in samples:
+            sample.set_metainfo(dict(num_masked=num_masked))
 
 
 def is_from_file(target: nn.Module) -> bool:
@@ -42,15 +48,18 @@ class PretrainMixin:
 
     The target network is frozen and in evaluation mode whatever ``train()`` says. If it has a file of its own
     (``init_cfg=dict(type='Pretrained', …)``) it stays out of the checkpoints, which are then a third smaller.
+
+    ``check_interval``: in the first step and each so many steps a loss that is NaN or infinite is an error. 0: never.
+    Looking makes the host wait for the device, so it is not done in each step.
     """
 
-    def set_up(self, check_finite: bool) -> None:
+    def set_up(self, check_interval: int) -> None:
         """Check that the parts fit; freeze the target.
 
         Raises:
             ValueError: Backbone and neck disagree about the grid or the channels, or there is no target.
         """
-        self.check_finite = check_finite
+        self.check_interval, self.num_steps = check_interval, 0
         grid, channels = tuple(self.backbone.patch_resolution), self.backbone.embed_dims
         if grid != self.neck.grid_size:
             raise ValueError(f'grid_size={self.neck.grid_size} of the neck, but the backbone has {grid} patches')
@@ -60,6 +69,7 @@ class PretrainMixin:
         if self.target_generator is None:
             raise ValueError(f'{type(self).__name__} needs a target_generator')
         self.target_generator.requires_grad_(False)
+        self.data_preprocessor.register_forward_pre_hook(note_num_masked)
         self._register_state_dict_hook(_drop_target)
         self.register_load_state_dict_post_hook(_forgive_target)
 
@@ -83,35 +93,39 @@ class PretrainMixin:
             data_samples: Each with a ``mask`` ``(h, w)``.
 
         Raises:
-            ValueError: A sample has no mask.
+            ValueError: A sample has no mask, or one of another grid.
         """
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if any('mask' not in sample for sample in data_samples):
             raise ValueError('a sample has no mask: put InclusiveBlockMask before PackInputs in the pipeline')
-        mask = torch.stack([sample.mask for sample in data_samples]).flatten(1)
-        return views[0], views[-1], mask.to(views[0].device, torch.bool)
+        mask = torch.stack([sample.mask for sample in data_samples])
+        grid = tuple(self.backbone.patch_resolution)
+        if tuple(mask.shape[1:]) != grid:
+            raise ValueError(
+                f'masks of shape {tuple(mask.shape[1:])} for a grid of {grid} patches, both (rows, columns): set '
+                f'input_size={grid} in the mask of the pipeline'
+            )
+        dtype = self.backbone.cls_token.dtype  # not float32 where the whole model was cast
+        return views[0].to(dtype), views[-1], mask.flatten(1).to(views[0].device, torch.bool)
 
     @torch.no_grad()
     def make_target(self, images: Tensor) -> Tensor:
-        """Run the frozen target on images ``(B, 3, H, W)``.
+        """Run the frozen target on images ``(B, 3, H, W)``."""
+        parameter = next(self.target_generator.parameters(), images)
+        return self.target_generator(images.to(parameter.dtype))
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the losses, as the host does.
 
         Raises:
-            FloatingPointError: It gave NaN or infinity.
+            FloatingPointError: One is NaN or infinite; see ``check_interval``.
         """
-        target = self.target_generator(images)
-        if self.check_finite:
-            advice = "look at the images and at the target's weights and precision"
-            require_finite(f'the target of {type(self.target_generator).__name__}', target, advice)
-        return target
-
-    def checked(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses.
-
-        Raises:
-            FloatingPointError: One is NaN or infinite.
-        """
-        if self.check_finite:
-            values = torch.stack([loss.detach().float() for loss in losses.values()])
-            text = ', '.join(f'{name}={value:g}' for name, value in zip(losses, values.tolist(), strict=True))
-            require_finite(f'the loss ({text})', values, 'try a lower learning rate, gradient clipping or bfloat16')
-        return losses
+        if self.check_interval and self.num_steps % self.check_interval == 0:
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            if not all(map(isfinite, values.values())):
+                raise FloatingPointError(
+                    f'a loss is NaN or infinite ({values}): look at the images and the target, try a lower learning '
+                    f'rate, gradient clipping or bfloat16'
+                )
+        self.num_steps += 1
+        return super().parse_losses(losses)

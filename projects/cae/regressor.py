@@ -21,7 +21,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from .layers import NORM_CFG, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
-from .tokens import sincos_table, split_places, take
+from .tokens import Places, sincos_table, split_places, tokens_at
 from .vit import rescale
 
 
@@ -130,28 +130,27 @@ class CAERegressorNeck(CAENeck):
         """Bring latents ``(B, K, D)`` of the encoder to ``(B, K, R)``."""
         return x if self.projection is None else self.norm_projection(self.projection(x))
 
-    def regress(self, visible: Tensor, visible_places: Tensor, masked_places: Tensor) -> Tensor:
+    def regress(self, visible: Tensor, places: Places) -> Tensor:
         """Predict the latents of the masked patches; CAE then normalizes them, CAE v2 does not.
 
         Args:
             visible: ``(B, V, R)`` projected latents without CLS; the same for each block.
-            visible_places: ``(B, V)`` places in the grid.
-            masked_places: ``(B, M)`` places in the grid.
+            places: Of the visible and the masked patches in the grid.
 
         Returns:
             ``(B, M, R)``, not normalized.
         """
         pos = self.pos_embed[:, 1:]
-        pos_masked, pos_visible = take(pos, masked_places), take(pos, visible_places)
+        pos_masked, pos_visible = tokens_at(pos, places.masked), tokens_at(pos, places.visible)
         pos_all = torch.cat([pos_visible, pos_masked], dim=1)
-        masked = self.mask_token.expand(len(visible), masked_places.size(1), -1)
+        masked = self.mask_token.expand(len(visible), places.masked.size(1), -1)
         for regressor in self.regressors:
             masked = regressor(masked, torch.cat([visible, masked], dim=1), pos_masked, pos_all)
         return masked
 
     def decode(self, latents: Tensor, masked_places: Tensor) -> Tensor:
         """Turn normalized latents ``(B, M, R)`` into predictions ``(B, M, num_classes)``; no visible token helps."""
-        x = latents + take(self.pos_embed[:, 1:], masked_places)
+        x = latents + tokens_at(self.pos_embed[:, 1:], masked_places)
         for decoder in self.decoders:
             x = decoder(x)
         return self.read_out(x)
@@ -160,18 +159,17 @@ class CAERegressorNeck(CAENeck):
         """Normalize and map ``(B, K, R)`` to ``(B, K, num_classes)``; all that is left of CAE v2's decoder."""
         return self.head(self.norm_decoder(x))
 
-    def forward(self, tokens: Tensor, mask: Tensor, decode: bool = True) -> tuple[Tensor, Tensor | None]:
+    def forward(self, tokens: Tensor, mask: Tensor | Places, decode: bool = True) -> tuple[Tensor, Tensor | None]:
         """CAE: predict latents and contents of the masked patches.
 
         Args:
             tokens: ``(B, 1 + V, D)`` from the encoder; CLS is not used.
-            mask: ``(B, N)``, True where a patch is masked.
+            mask: ``(B, N)``, True where a patch is masked; or the places themselves.
             decode: False: stop at the latents.
 
         Returns:
             Latents ``(B, M, R)`` and predictions ``(B, M, num_classes)`` or None.
         """
-        visible_places, masked_places = split_places(mask)
-        latents = self.regress(self.project(tokens[:, 1:]), visible_places, masked_places)
-        latents = self.norm_regressor(latents)
-        return latents, self.decode(latents, masked_places) if decode else None
+        places = split_places(mask)
+        latents = self.norm_regressor(self.regress(self.project(tokens[:, 1:]), places))
+        return latents, self.decode(latents, places.masked) if decode else None

@@ -5,16 +5,26 @@ Shapes: ``B`` images, ``N`` patches of a grid, ``M`` of them masked, ``V = N - M
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from torch import Tensor
 
 
-def split_places(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places of visible ``(B, V)`` and of masked ``(B, M)`` tokens, both in raster order.
+class Places(NamedTuple):
+    """Places in the grid of visible tokens ``(B, V)`` and of masked ones ``(B, M)``, both in raster order."""
 
-    Args:
-        mask: ``(B, N)``, True where a patch is masked; the same number in each row.
+    visible: Tensor
+    masked: Tensor
+
+    def swapped(self) -> Places:
+        """Return the places of the complementary mask."""
+        return Places(self.masked, self.visible)
+
+
+def common_count(mask: Tensor) -> int:
+    """Return how many patches each row of a mask ``(B, N)`` covers.
 
     Raises:
         ValueError: The rows differ in number, or no patch or every patch is masked.
@@ -25,11 +35,27 @@ def split_places(mask: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f'all masks of a batch must cover the same number of patches, got {low} to {high}')
     if not 0 < low < mask.size(1):
         raise ValueError(f'between 1 and {mask.size(1) - 1} of {mask.size(1)} patches must be masked, got {low}')
+    return low
+
+
+def split_places(mask: Tensor | Places, num_masked: int | None = None) -> Places:
+    """Return the places of visible and of masked tokens.
+
+    Args:
+        mask: ``(B, N)``, True where a patch is masked, the same number in each row; or what this function returned.
+        num_masked: ``M``, where it is known; counting it in a mask on a GPU makes the host wait.
+
+    Raises:
+        ValueError: See :func:`common_count`.
+    """
+    if isinstance(mask, Places):
+        return mask
+    num_visible = mask.size(1) - (common_count(mask) if num_masked is None else num_masked)
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    return order[:, : mask.size(1) - low], order[:, mask.size(1) - low :]
+    return Places(order[:, :num_visible], order[:, num_visible:])
 
 
-def take(tokens: Tensor, places: Tensor) -> Tensor:
+def tokens_at(tokens: Tensor, places: Tensor) -> Tensor:
     """Return the tokens ``(B, K, C)`` of ``(B, N, C)`` at ``places`` ``(B, K)``; ``tokens`` may have ``B = 1``."""
     index = places[..., None].expand(-1, -1, tokens.size(-1))
     return tokens.expand(len(places), -1, -1).gather(1, index)

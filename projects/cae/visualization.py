@@ -92,13 +92,13 @@ class ReconstructionHook(Hook):
         finally:
             model.train(was_training)
         size = images.shape[-2:]
-        columns = [F.interpolate(column.float().cpu(), size=size, mode='nearest') for column in columns]
+        columns = [F.interpolate(as_rgb(column.float().cpu()), size=size, mode='nearest') for column in columns]
         rows = torch.cat([F.pad(column, (0, 4, 0, 4), value=1.0) for column in columns], dim=3)
         picture = rows.permute(0, 2, 3, 1).flatten(0, 1)[:-4, :-4].clamp(0, 1)
         return (255 * picture).round().to(torch.uint8).numpy()
 
     def columns(self, model: nn.Module, images: Tensor, target_images: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the columns, each (B, 3, H, W) or (B, 3, h, w), RGB in [0, 1]."""
+        """Return the columns, each (B, C, H, W) or (B, C, h, w), RGB in [0, 1]."""
         preprocessor, grid, target = model.data_preprocessor, model.backbone.patch_resolution, model.target_generator
         image = ((images * preprocessor.std.to(images) + preprocessor.mean.to(images)) / 255).clamp(0, 1)
         hidden = F.interpolate(mask.view(-1, 1, *grid).to(image), size=image.shape[-2:], mode='nearest').bool()
@@ -111,7 +111,7 @@ class ReconstructionHook(Hook):
             found = fill(found.flatten(2), mask).unflatten(-1, found.shape[2:])
         elif hasattr(target, 'denormalize'):  # pixels, in the statistics of the patches that are to be found
             values = fill(pred, mask), target(target_images)
-            size = (3, target.patch_size, target.patch_size)
+            size = (-1, target.patch_size, target.patch_size)
             found, best = (target.denormalize(value, target_images).unflatten(-1, size) for value in values)
         else:
             return columns + pca_columns(fill(latents, mask), fill(model.align_target(images, mask), mask), grid)
@@ -119,6 +119,11 @@ class ReconstructionHook(Hook):
         shown = F.interpolate(columns[1], size=found.shape[-2:], mode='bilinear', antialias=True)
         hidden = F.interpolate(hidden.to(found), size=found.shape[-2:], mode='nearest').bool()
         return [*columns, torch.where(hidden, found, shown), torch.where(hidden, best, shown)]
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Return ``(B, 3, H, W)`` of images ``(B, C, H, W)``: gray as gray, of more channels the first three."""
+    return images[:, :3] if images.size(1) >= 3 else images[:, :1].expand(-1, 3, -1, -1)
 
 
 def fill(masked: Tensor, mask: Tensor) -> Tensor:
@@ -137,10 +142,9 @@ def lay_out(patches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def grouped(model: nn.Module, images: Tensor, target_images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Predicted and target tokens of CAE v2, (B, N, C) each, unit length; NaN where a token is not supervised."""
-    places = split_places(mask)
     pairs = zip(
         model.predict_groups(images, mask),
-        model.head.groups(model.make_target(target_images), *places),
+        model.head.groups(model.make_target(target_images), split_places(mask)),
         strict=True,
     )
     pairs = [(F.normalize(one, dim=-1), F.normalize(other, dim=-1)) for one, other in pairs][int(model.head.on_cls) :]

@@ -45,7 +45,8 @@ def test_alignment_target_is_the_encoder_on_the_masked_patches(small_model, smal
     _, _, mask = model.read_batch(images, samples)
     target = model.align_target(images, mask)
     assert target.shape == (2, 7, 48) and not target.requires_grad
-    torch.testing.assert_close(target, model.backbone.encode(model.backbone.cut(images), split_places(mask)[1])[:, 1:])
+    pixels, hidden = model.backbone.patch_pixels(images), split_places(mask).masked
+    torch.testing.assert_close(target, model.backbone.encode(pixels, hidden)[:, 1:])
 
 
 def test_both_passes_use_each_patch_once(small_model, small_batch, monkeypatch):
@@ -128,9 +129,13 @@ def test_no_copy_without_momentum(small_model):
 def test_moving_average(small_model, small_batch):
     model, batch = small_model(momentum=0.75), small_batch()
     before = {name: value.clone() for name, value in model.teacher.named_parameters()}
-    for parameter in model.backbone.parameters():
-        parameter.data.add_(1)
     model.loss(*batch)
+    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1.0)
+    for parameter in model.backbone.parameters():
+        parameter.grad = -torch.ones_like(parameter)
+    optimizer.step()
+    for _ in range(3):  # batches that are gathered for one step
+        model.loss(*batch)
     for name, value in model.teacher.named_parameters():
         torch.testing.assert_close(value.data, before[name] + 0.25, atol=1e-5, rtol=1e-5)
         assert not value.requires_grad
@@ -162,19 +167,44 @@ class Broken(torch.nn.Module):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')], ids=str)
-def test_targets_must_be_finite(small_model, small_batch, value):
-    model = small_model(target_generator=Broken(value))
-    with pytest.raises(FloatingPointError, match='5760 of 5760 values of the target of Broken are NaN or infinite'):
-        model.loss(*small_batch())
-    model = small_model(target_generator=Broken(value), check_finite=False)
-    assert not torch.isfinite(model.loss(*small_batch())['loss_recon'])
+def test_losses_must_be_finite(small_model, small_batch, value):
+    model = small_model(target_generator=Broken(value), check_interval=3)
+    losses, fine = model.loss(*small_batch()), dict(loss_recon=torch.zeros(()))
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="'loss_recon': (nan|inf).*: look at the images and the target"):
+            model.parse_losses(losses)
+        model.parse_losses(fine)
+        for _ in range(2):  # it is not looked at every step
+            model.parse_losses(losses)
+    assert not torch.isfinite(small_model(check_interval=0).parse_losses(losses)[0])
 
 
-def test_losses_must_be_finite(small_model, small_batch):
-    model = small_model()
-    model.neck.norm_regressor.bias.data[0] = float('inf')
-    with pytest.raises(FloatingPointError, match='values of the loss .*loss_align=inf.* are NaN or infinite'):
-        model.loss(*small_batch())
+def test_tokens_must_fit_the_read_out(small_model):
+    target = dict(type='KMeansTokenTarget', codebook='clothing10-p8-k128')
+    with pytest.raises(ValueError, match='128 tokens of the target, but num_classes=127 of the neck'):
+        small_model(neck=dict(num_classes=127), target_generator=target)
+    small_model(neck=dict(num_classes=128), target_generator=target)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_transposed_masks_are_told(small_model, small_batch, version):
+    images, samples = small_batch()
+    samples = [sample.set_mask(sample.mask.T) for sample in samples]
+    with pytest.raises(ValueError, match=r'masks of shape \(5, 3\) for a grid of \(3, 5\) patches'):
+        small_model(version).loss(images, samples)
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_counting_before_gives_the_same_loss(small_model, small_batch, version):
+    model, (images, samples) = small_model(version).eval(), small_batch()
+    expected = model.loss(images, samples)
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
+    assert [sample.num_masked for sample in data['data_samples']] == [7, 7]
+    for name, loss in model.loss(images, data['data_samples']).items():
+        torch.testing.assert_close(loss, expected[name])
+    samples[0].mask[:] = False
+    with pytest.raises(ValueError, match='the same number of patches, got 0 to 7'):
+        model.data_preprocessor(dict(inputs=images, data_samples=samples), True)
 
 
 def test_masks_are_needed(small_model, small_batch):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mmplugins.cae.heads import CAEv1Head, CAEv2Head
-from mmplugins.cae.tokens import split_places, take
+from mmplugins.cae.tokens import split_places, tokens_at
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def places(draw_mask):
 
 
 def pick(target, places, **kwargs):
-    return CAEv2Head(**kwargs).groups(target, *places)
+    return CAEv2Head(**kwargs).groups(target, places)
 
 
 def test_tokens_cross_entropy(places):
@@ -47,8 +47,8 @@ def test_weights_must_leave_something(weights):
 
 
 def test_codebook_larger_than_the_read_out(places):
-    with pytest.raises(ValueError, match='token 20 of the target, but num_classes=20'):
-        CAEv1Head().recon_loss(torch.randn(2, 6, 20), torch.full((2, 15), 20), places[1])
+    with pytest.raises(ValueError, match='21 channels or tokens of the target, but num_classes=20'):
+        CAEv1Head().recon_loss(torch.randn(2, 6, 20), torch.randn(2, 21, 3, 5), places.masked)
 
 
 def test_latent_loss_of_perfect_and_opposite_predictions(places):
@@ -72,7 +72,9 @@ def test_targets_are_ordered_cls_visible_masked(places):
     target = torch.arange(2 * 16 * 3.0).reshape(2, 16, 3)
     cls_token, seen, hidden = pick(target, places)
     assert torch.equal(cls_token, target[:, :1])
-    assert torch.equal(seen, take(target[:, 1:], visible)) and torch.equal(hidden, take(target[:, 1:], masked))
+    assert torch.equal(seen, tokens_at(target[:, 1:], visible)) and torch.equal(
+        hidden, tokens_at(target[:, 1:], masked)
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_bad_targets(places):
         pick(torch.randn(2, 15, 8), places)
     with pytest.raises(ValueError, match=r'shape \(2, 20, 8\) for 15 patches'):
         pick(torch.randn(2, 20, 8), places)
-    with pytest.raises(ValueError, match='7 channels of the target, but num_classes=8'):
+    with pytest.raises(ValueError, match='7 channels or tokens of the target, but num_classes=8'):
         CAEv2Head().loss([torch.randn(2, 3, 8)], [torch.randn(2, 3, 7)])
 
 

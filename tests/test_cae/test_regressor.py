@@ -5,7 +5,7 @@ import torch
 from mmpretrain.models.necks import CAENeck
 
 from mmplugins.cae.regressor import CAERegressorNeck
-from mmplugins.cae.tokens import sincos_table, split_places, take
+from mmplugins.cae.tokens import sincos_table, split_places, tokens_at
 
 SIZES = dict(num_classes=20, embed_dims=48, grid_size=(3, 5), regressor_depth=3, decoder_depth=2, num_heads=4)
 
@@ -37,7 +37,7 @@ def test_equals_the_host_where_it_can_be_built(neck, draw_mask):
     tokens, mask = torch.randn(2, 10, 48), draw_mask(2, 15, 6)
     visible_places, masked_places = split_places(mask)
     table = sincos_table((3, 5), 48)[:, 1:]
-    pred, latents = host(tokens[:, 1:], take(table, masked_places), take(table, visible_places))
+    pred, latents = host(tokens[:, 1:], tokens_at(table, masked_places), tokens_at(table, visible_places))
     ours = neck(tokens, mask)
     torch.testing.assert_close(ours[0], latents, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours[1], pred, atol=1e-5, rtol=1e-5)
@@ -75,7 +75,7 @@ def test_latents_are_normalized_and_decoding_can_be_left_out(neck, draw_mask):
     tokens, mask = torch.randn(2, 10, 48), draw_mask(2, 15, 6)
     latents, pred = neck(tokens, mask, decode=False)
     assert pred is None
-    raw = neck.regress(tokens[:, 1:], *split_places(mask))
+    raw = neck.regress(tokens[:, 1:], split_places(mask))
     torch.testing.assert_close(latents, neck.norm_regressor(raw))
 
 
@@ -97,7 +97,7 @@ def test_no_decoder(draw_mask):
     neck.init_weights()
     mask = draw_mask(2, 15, 6)
     latents, pred = neck(torch.randn(2, 10, 48), mask)
-    moved = latents + take(neck.pos_embed[:, 1:], split_places(mask)[1])
+    moved = latents + tokens_at(neck.pos_embed[:, 1:], split_places(mask)[1])
     torch.testing.assert_close(pred, neck.head(neck.norm_decoder(moved)))
 
 

@@ -1,10 +1,13 @@
 """Targets without files."""
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.models.selfsup import HOGGenerator
+from mmpretrain.models.selfsup.cae import DALLEEncoder
 
 from mmplugins.cae.targets.codebook import windows_of
+from mmplugins.cae.targets.dalle import DALLETokenTarget
 from mmplugins.cae.targets.pixels import HOGTarget, KMeansTokenTarget, PixelTarget
 
 
@@ -67,3 +70,44 @@ def test_patches_must_divide_the_image(target):
 def test_cells_must_divide_the_patch():
     with pytest.raises(ValueError, match='cells of 8 pixels do not divide patches of 12'):
         HOGTarget(12)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 5])
+def test_pixels_and_tokens_of_any_number_of_channels(tmp_path, channels):
+    images = torch.rand(2, channels, 16, 24)
+    assert PixelTarget(8)(images).shape == (2, 6, channels * 64)
+    centers = torch.rand(7, channels * 64)
+    np.savez(tmp_path / 'book.npz', centers=centers.numpy(), patch_size=8, window=8)
+    target = KMeansTokenTarget(tmp_path / 'book.npz')
+    assert torch.equal(target(images), torch.cdist(windows_of(images, 8, 8), centers[None]).argmin(-1))
+    assert target.patches(target(images)).shape == (2, 6, channels, 8, 8)
+
+
+def test_wrong_number_of_channels_is_told(tokens):
+    with pytest.raises(ValueError, match='images of 1 channels for a codebook of 3'):
+        tokens(torch.rand(1, 1, 16, 16))
+    with pytest.raises(ValueError, match='images of 1 channels; histograms'):
+        HOGTarget(8, pool=4)(torch.rand(1, 1, 16, 16))
+
+
+def test_a_cast_of_the_model_leaves_tokens_alone(tokens):
+    images = torch.rand(4, 3, 24, 40)
+    expected = tokens(images)
+    model = torch.nn.ModuleDict(dict(target=tokens)).bfloat16()
+    assert torch.equal(model.target(images), expected) and model.target.centers.dtype == torch.float32
+
+
+def test_dall_e_reads_openais_file(tmp_path):
+    source = DALLEEncoder(n_hid=8, vocab_size=32)
+    torch.save(source.state_dict(), tmp_path / 'encoder.pkl')  # the pickled module itself: test_house/test_weights.py
+    cfg = dict(n_hid=8, vocab_size=32, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'encoder.pkl')))
+    target = DALLETokenTarget(**cfg)
+    target.init_weights()
+    images = torch.rand(2, 3, 16, 24)
+    assert torch.equal(target(images), source(images)) and target.num_tokens == 32
+    assert torch.equal(target.bfloat16()(images), source(images))  # its tokens stay those of single precision
+    state = source.state_dict()
+    del state['blocks.output.conv.w']
+    torch.save(state, tmp_path / 'encoder.pkl')
+    with pytest.raises(ValueError, match=r'encoder.pkl does not fit DALLETokenTarget: 1 weights differ'):
+        target.init_weights()

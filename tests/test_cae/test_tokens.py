@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmplugins.cae.tokens import sincos_table, split_places, take
+from mmplugins.cae.tokens import sincos_table, split_places, tokens_at
 
 
 def test_places_are_in_raster_order(draw_mask):
@@ -14,11 +14,11 @@ def test_places_are_in_raster_order(draw_mask):
         assert hidden.tolist() == row.nonzero().flatten().tolist()
 
 
-def test_take_equals_boolean_indexing(draw_mask):
+def test_tokens_at_equals_boolean_indexing(draw_mask):
     tokens, mask = torch.randn(3, 12, 4), draw_mask(3, 12, 5)
     visible, masked = split_places(mask)
-    assert torch.equal(take(tokens, masked), tokens[mask].reshape(3, 5, 4))
-    assert torch.equal(take(tokens[:1], visible), tokens[:1].expand(3, -1, -1)[~mask].reshape(3, 7, 4))
+    assert torch.equal(tokens_at(tokens, masked), tokens[mask].reshape(3, 5, 4))
+    assert torch.equal(tokens_at(tokens[:1], visible), tokens[:1].expand(3, -1, -1)[~mask].reshape(3, 7, 4))
 
 
 @pytest.mark.parametrize('value', [True, False], ids=['all', 'none'])

@@ -11,6 +11,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from mmplugins.cae.targets.codebook import fit_kmeans, windows_of
+from mmplugins.cae.tokens import split_places
 from mmplugins.cae.visualization import ReconstructionHook, fixed_chance, pca_columns
 
 ARCH = dict(embed_dims=24, num_layers=1, num_heads=4, feedforward_channels=48)
@@ -113,10 +114,9 @@ def test_v2_shows_features_and_leaves_unsupervised_places_gray(runner, monkeypat
     batch = hook.read_images(runner)
 
     def perfect(images, mask):  # any positive factor: only directions count
-        order = mask.int().argsort(dim=1, stable=True)
         views = torch.stack(batch['inputs'][1] if isinstance(batch['inputs'][1], list) else list(batch['inputs'][1]))
         target = model.make_target(views.flip(1).float() / 255)
-        return [3 * group for group in model.head.groups(target, order[:, :3], order[:, 3:])]
+        return [3 * group for group in model.head.groups(target, split_places(mask))]
 
     monkeypatch.setattr(model, 'predict_groups', perfect)
     picture = hook.draw(model, batch)

@@ -58,7 +58,7 @@ def test_all_patches_visible_equals_the_host(vit):
     host = BEiTViT(**TINY, use_abs_pos_emb=True, use_rel_pos_bias=False, final_norm=True, out_type='raw')
     host.load_state_dict(vit.state_dict())
     x = torch.randn(2, 3, 24, 40)
-    pixels = vit.cut(x)
+    pixels = vit.patch_pixels(x)
     everywhere = torch.arange(15).expand(2, -1)
     torch.testing.assert_close(vit.encode(pixels, everywhere), host(x)[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(vit(x)[0], host(x)[0], atol=1e-5, rtol=1e-5)
@@ -169,7 +169,7 @@ def test_bad_arguments(change, message):
 
 
 def test_masked_images_need_the_right_grid(vit, draw_mask):
-    with pytest.raises(ValueError, match=r'\(3, 5\); got images of \(3, 4\)'):
-        vit(torch.randn(1, 3, 24, 32), draw_mask(1, 12, 5))
+    with pytest.raises(ValueError, match=r'\(24, 40\) \(height, width\); got \(40, 24\)'):
+        vit(torch.randn(1, 3, 40, 24), draw_mask(1, 15, 5))
     with pytest.raises(ValueError, match='mask of shape'):
         vit(torch.randn(1, 3, 24, 40), draw_mask(1, 12, 5))

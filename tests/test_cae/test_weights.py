@@ -99,7 +99,7 @@ def test_v2_checkpoint_gives_the_features_of_the_reference(authors_cae, draw_mas
     images, mask = torch.randn(2, 3, 32, 32), draw_mask(2, 16, 7)
     with torch.no_grad():
         tokens = model.neck.project(model.backbone(images, mask))
-        masked = model.neck.regress(tokens[:, 1:], *split_places(mask))
+        masked = model.neck.regress(tokens[:, 1:], split_places(mask))
         predicted = F.normalize(model.neck.read_out(torch.cat([tokens, masked], 1)), dim=-1)
         torch.testing.assert_close(predicted, theirs(images, mask).predicted, atol=1e-5, rtol=0)
 

@@ -2,7 +2,7 @@
 
 Not in the papers: CAE takes the tokens of DALL-E's encoder, whose weights can be had but not assumed.
 
-Shapes: ``B`` images, ``N`` patches, ``K`` tokens, ``P`` values of a window (3 x window x window, RGB in [0, 1]).
+Shapes: ``B`` images, ``N`` patches, ``K`` tokens, ``P`` values of a window (C x window x window, RGB in [0, 1]).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def windows_of(images: Tensor, patch_size: int, window: int) -> Tensor:
     """Cut out a window around each patch; the border repeats the edge.
 
     Args:
-        images: ``(B, 3, H, W)``; ``H`` and ``W`` are multiples of the patch size.
+        images: ``(B, C, H, W)``; ``H`` and ``W`` are multiples of the patch size.
         patch_size: Pixels.
         window: Pixels, the patch size or larger by an even number.
 
@@ -155,7 +155,7 @@ def load_codebook(name: str | Path) -> tuple[Tensor, int, int]:
             raise ValueError(f'{path} is no codebook: it holds {sorted(data.files)}')
         centers = torch.from_numpy(data['centers'].astype(np.float32))
         patch_size, window = int(data['patch_size']), int(data['window'])
-    if centers.dim() != 2 or centers.size(1) != 3 * window**2 or not torch.isfinite(centers).all():
+    if centers.dim() != 2 or centers.size(1) % window**2 or not torch.isfinite(centers).all():
         raise ValueError(
             f'{path}: centers of shape {tuple(centers.shape)} for windows of {window} pixels, or not finite'
         )

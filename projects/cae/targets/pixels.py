@@ -1,6 +1,6 @@
 """Targets that need no file: tokens of a codebook, pixels, histograms of gradients.
 
-Not in the papers, which take DALL-E's tokens (CAE; the host's ``DALL-E``) and CLIP's features (CAE v2). All are
+Not in the papers, which take DALL-E's tokens (CAE; ``DALLETokenTarget``) and CLIP's features (CAE v2). All are
 modules from target images to ``(B, N)`` ids, ``(B, N, C)`` or ``(B, 1 + N, C)`` values, patches in raster order.
 
 Shapes: ``B`` images, ``N`` patches, ``K`` tokens, ``C`` channels.
@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .codebook import load_codebook, nearest, windows_of
+from .precision import SinglePrecision
 
 
 @MODELS.register_module()
-class KMeansTokenTarget(BaseModule):
-    """Token of a patch: the nearest center of a codebook. ``(B, 3, H, W)`` RGB in [0, 1] to ids ``(B, N)``.
+class KMeansTokenTarget(SinglePrecision, BaseModule):
+    """Token of a patch: the nearest center of a codebook. ``(B, C, H, W)`` RGB in [0, 1] to ids ``(B, N)``.
 
     Images in [0, 1] are what ``TwoNormDataPreprocessor`` gives with ``second_mean=[0, 0, 0]`` and
     ``second_std=[255, 255, 255]``.
@@ -44,21 +45,28 @@ class KMeansTokenTarget(BaseModule):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Return ids ``(B, N)`` of images ``(B, 3, H, W)``."""
+        """Return ids ``(B, N)`` of images ``(B, C, H, W)``.
+
+        Raises:
+            ValueError: The codebook is for another number of channels.
+        """
+        if x.size(1) * self.window**2 != self.centers.size(1):
+            channels = self.centers.size(1) // self.window**2
+            raise ValueError(f'images of {x.size(1)} channels for a codebook of {channels}: fit one to such images')
         with torch.autocast(x.device.type, enabled=False):  # half precision would mix up near centers
             windows = windows_of(x.float(), self.patch_size, self.window)
             return torch.stack([nearest(image, self.centers) for image in windows])
 
     def patches(self, ids: Tensor) -> Tensor:
-        """Return the pixels ``(…, 3, patch, patch)`` in [0, 1] that ids ``(…)`` stand for."""
+        """Return the pixels ``(…, C, patch, patch)`` in [0, 1] that ids ``(…)`` stand for."""
         margin = (self.window - self.patch_size) // 2
-        pixels = self.centers[ids].unflatten(-1, (3, self.window, self.window))
+        pixels = self.centers[ids].unflatten(-1, (-1, self.window, self.window))
         return pixels[..., margin : margin + self.patch_size, margin : margin + self.patch_size]
 
 
 @MODELS.register_module()
 class PixelTarget(BaseModule):
-    """Pixels of each patch. ``(B, 3, H, W)`` to ``(B, N, 3 p p)``, channels first within a patch.
+    """Pixels of each patch. ``(B, C, H, W)`` to ``(B, N, C p p)``, channels first within a patch.
 
     Args:
         patch_size: ``p``.
@@ -72,7 +80,7 @@ class PixelTarget(BaseModule):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(B, N, 3 p p)`` of images ``(B, 3, H, W)``."""
+        """Return ``(B, N, C p p)`` of images ``(B, C, H, W)``."""
         patches = windows_of(x.float(), self.patch_size, self.patch_size)
         if self.normalize:
             variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
@@ -80,7 +88,7 @@ class PixelTarget(BaseModule):
         return patches
 
     def denormalize(self, pred: Tensor, x: Tensor) -> Tensor:
-        """Give predictions ``(B, N, 3 p p)`` the mean and deviation of the patches of images ``(B, 3, H, W)``."""
+        """Give predictions ``(B, N, C p p)`` the mean and deviation of the patches of images ``(B, C, H, W)``."""
         if not self.normalize:
             return pred
         variance, mean = torch.var_mean(windows_of(x.float(), self.patch_size, self.patch_size), dim=-1, keepdim=True)
@@ -88,7 +96,7 @@ class PixelTarget(BaseModule):
 
 
 @MODELS.register_module()
-class HOGTarget(HOGGenerator):
+class HOGTarget(SinglePrecision, HOGGenerator):
     """Histograms of gradients of each patch, for CAE v2 where no image encoder is at hand.
 
     The host's (MaskFeat) is for grids of 14 x 14 and images of 224 pixels. CLS is the mean of the patches.
@@ -115,6 +123,8 @@ class HOGTarget(HOGGenerator):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, 1 + N, C)`` of images ``(B, 3, H, W)``."""
+        if x.size(1) != 3:
+            raise ValueError(f'images of {x.size(1)} channels; histograms of gradients are made of three')
         if any(side % self.patch_size for side in x.shape[-2:]):
             raise ValueError(f'patches of {self.patch_size} pixels do not divide images of shape {tuple(x.shape)}')
         with torch.autocast(x.device.type, enabled=False):  # the host's scatter wants one type

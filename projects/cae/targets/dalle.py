@@ -1,0 +1,38 @@
+"""The tokenizer of DALL-E, the paper's own target of CAE (sec. 4.1 of arXiv 2202.03026)."""
+
+from __future__ import annotations
+
+from mmpretrain.models.selfsup.cae import DALLEEncoder
+from mmpretrain.registry import MODELS
+
+from mmplugins.utils.weights import load_strictly, read_weights
+
+from .frozen import is_pretrained
+from .precision import SinglePrecision
+
+
+@MODELS.register_module()
+class DALLETokenTarget(SinglePrecision, DALLEEncoder):
+    """Encoder of DALL-E's discrete VAE: images ``(B, 3, 8 h, 8 w)`` to logits ``(B, 8192, h, w)`` of the tokens.
+
+    The host's ``DALL-E`` with a reader of OpenAI's own file. The images are pixels in [0, 1], mapped by
+    ``0.8 x + 0.1``: ``second_mean=[-31.875] * 3`` and ``second_std=[318.75] * 3`` of ``TwoNormDataPreprocessor``.
+
+    Args:
+        **kwargs: The host's: ``n_hid``, ``vocab_size``, and ``init_cfg=dict(type='Pretrained', checkpoint=…)``,
+            OpenAI's ``encoder.pkl``, or a state dict of it, as mmpretrain's. All weights must be there.
+
+    Raises:
+        ValueError: The file lacks weights, or would run code.
+    """
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the vocabulary, which is ``num_classes`` of the neck."""
+        return len(self.blocks.output.conv.b)
+
+    def init_weights(self) -> None:
+        """Read the file of ``init_cfg``."""
+        if is_pretrained(self.init_cfg):
+            source = self.init_cfg['checkpoint']
+            load_strictly(self, read_weights(source), source)
