@@ -13,10 +13,11 @@ from mmengine.utils import ManagerMixin
 
 from mmplugins.utils.running import launch
 
-# Keys of a model that hold numbers of iterations.
-STEPS = ('steps', 'train_steps', 'test_steps', 'num_steps', 'inner_steps')
+# Keys of a model that hold numbers of iterations, of boxes that are looked at, of those a detector learns from.
+ITERATIONS = dict.fromkeys(('steps', 'train_steps', 'test_steps', 'num_steps', 'inner_steps'), 2)
+LIMITS = dict(**ITERATIONS, nms_pre=100, max_per_img=50, num=32)
 # Keys of transforms and of the preprocessor that hold sides in pixels.
-SIDES = ('scale', 'scales', 'crop_size', 'size', 'size_divisor', 'pad_size_divisor', 'img_scale')
+SIDES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 
 
 def dicts(node: object) -> Iterator[dict]:
@@ -61,9 +62,13 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
             elif 'tests/data' in node.get('data_root', '') and 'num_episodes' not in loader.dataset:
                 node['indices'] = 4
         if shrink > 1:
-            shrink_sides([loader, cfg.model.get('data_preprocessor')], shrink)
+            shrink_sides(loader, shrink)
+    if shrink > 1:
+        shrink_sides(cfg.model.get('data_preprocessor'), shrink)
     for node in dicts(cfg.model):
-        node.update({key: min(node[key], 2) for key in STEPS if node.get(key)})
+        node.update({key: min(node[key], limit) for key, limit in LIMITS.items() if node.get(key)})
+        if 'score_thr' in node:
+            node['score_thr'] = 0.0  # what has learned for two iterations is sure of nothing
     set_length(cfg)
 
 
@@ -73,7 +78,8 @@ def set_length(cfg: Config, resumed: bool = False) -> None:
         return
     # A schedule without an end goes on to that of the training, which must stay where the config has it.
     length = cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters'))
-    for scheduler in cfg.get('param_scheduler') or []:
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         scheduler.setdefault('end', length)
     if 'max_iters' in cfg.train_cfg:
         cfg.train_cfg.update(max_iters=3 if resumed else 2, val_interval=2)

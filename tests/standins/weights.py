@@ -46,7 +46,7 @@ class Weights:
         self.root, self.read_config = root, read_config
         # The first that matches; groups of the pattern are arguments.
         self.makers: list[tuple[str, Callable]] = [
-            (r'torchvision://(\w+)', self.of_torchvision),
+            (r'torchvision://(resnet\d+)', self.of_torchvision),
             (r'work_dirs/(fcos|retinanet)_r18-w16_1xb8-12e_bccd/.*', self.of_member),
             (r'work_dirs/([^/]+)/(?:epoch|iter)_\d+\.pth', self.of_config),
             (r'work_dirs/metr_as_dino\.pth', self.of_to_dino),
@@ -79,7 +79,8 @@ class Weights:
         file = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(get_torchvision_models()[name]).path).name)
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(torchvision.models.get_model(name, weights=None).state_dict(), file)
+            model = torchvision.models.get_model(name, weights=None, zero_init_residual=True)  # see `save_model`
+            torch.save(model.state_dict(), file)
 
     def of_config(self, path: Path, node: dict, name: str) -> Path:
         """Write a checkpoint of another config of ours; return that config."""
@@ -172,6 +173,8 @@ def save_model(model: dict, scope: str, path: Path, rename: Callable[[str], str]
     """Build a model with random weights and save them as a checkpoint."""
     init_default_scope(scope)
     built = MODELS.build({key: value for key, value in model.items() if key != 'init_cfg'})
+    # Residual branches that start at zero, among others: any other random net with frozen batch norms overflows.
+    built.init_weights()
     state = {rename(name): value for name, value in built.state_dict().items()}
     torch.save(dict(meta={}, state_dict=state), path)
 
