@@ -155,6 +155,10 @@ def test_not_finite_names_the_tap(make_vit, make_active):
     vit.layers[1].ffn.layers[1].bias[3] = float('inf')
     with pytest.raises(FloatingPointError, match="'layers.1'"):
         provider(torch.randn(IMAGES), make_active())
+    for _ in range(49):
+        provider(torch.randn(IMAGES), make_active())
+    with pytest.raises(FloatingPointError, match="'layers.1'"):
+        provider(torch.randn(IMAGES), make_active())
 
 
 def test_unknown_tap_names_those_that_are_there(make_vit):
