@@ -159,7 +159,7 @@ class RobustMAML(BaseModel):
             support_labels=support_labels,
             query=query,
             query_labels=query_labels,
-            seed=torch.as_tensor(seed),
+            seed=torch.as_tensor(seed, device='cpu'),  # once, and not for each task and attack
         )
         if mode == 'loss':
             return self.loss(episode)
