@@ -4,9 +4,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.cluster import KMeans
 
-from mmplugins.cae.targets.codebook import fit_codebook, fit_kmeans, load_codebook, nearest, windows_of
+from mmplugins.cae.targets import codebook
+from mmplugins.cae.targets.codebook import (
+    fit_codebook,
+    fit_kmeans,
+    load_codebook,
+    nearest,
+    random_windows,
+    read_image,
+    windows_of,
+)
 
 
 def test_windows_are_patches_in_raster_order():
@@ -83,6 +93,36 @@ def test_file_round_trip(photos, tmp_path):
     assert 0 <= centers.min() and centers.max() <= 1
 
 
+def test_windows_of_files_are_drawn_evenly(photos):
+    whole = torch.cat([windows_of(read_image(photo, (8, 16)), 4, 6)[0] for photo in photos])
+    assert torch.equal(random_windows(photos, (8, 16), 4, 6, most=100, seed=0), whole)  # 4 x 8: there are no more
+    counts = torch.zeros(32)
+    for seed in range(200):
+        some = random_windows(photos, (8, 16), 4, 6, most=10, seed=seed)
+        rows = torch.cdist(some, whole).argmin(1)
+        assert torch.equal(some, whole[rows]) and len(rows.unique()) == 10
+        counts[rows] += 1
+    assert counts.min() > 30 and counts.max() < 100  # 62.5 is expected
+
+
+def test_only_what_is_drawn_is_read(photos, monkeypatch):
+    read, most = [], []
+    reader = codebook.read_image
+    monkeypatch.setattr(codebook, 'read_image', lambda file, size: read.append(file) or reader(file, size))
+    monkeypatch.setattr(codebook, 'fit_kmeans', lambda points, *args: most.append(len(points)) or points)
+    fit_codebook([*photos] * 500, photos[0].with_name('a.npz'), 2, 4, (8, 16), max_patches=50)
+    assert len(read) <= 50 and most == [50]
+
+
+@pytest.mark.parametrize('name', ['text.png', 'half.jpg', 'half.png'])
+def test_corrupt_files_are_named(photos, tmp_path, name):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(b'no image' if name == 'text.png' else whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf'{name} is not an image that can be read'):
+        fit_codebook([*photos, tmp_path / name], tmp_path / 'x.npz', 2, 4, (8, 16))
+
+
 def test_colors_are_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / 'red.png'), np.full((8, 8, 3), (0, 0, 255), dtype=np.uint8))  # cv2 writes BGR
     centers = fit_codebook([tmp_path / 'red.png'], tmp_path / 'red.npz', 2, 4, (8, 8))
@@ -103,6 +143,5 @@ def test_bad_files(tmp_path):
     np.savez(tmp_path / 'wrong.npz', centers=np.zeros((4, 5)), patch_size=2, window=2)
     with pytest.raises(ValueError, match=r'shape \(4, 5\) for windows of 2 pixels'):
         load_codebook(tmp_path / 'wrong.npz')
-    (tmp_path / 'text.png').write_text('no image')
     with pytest.raises(ValueError, match='no images'):
         fit_codebook([], tmp_path / 'x.npz')

@@ -141,11 +141,11 @@ def test_weight_decay_spares_what_has_one_dimension(load):
 
 def test_codebook_is_that_of_the_training_photos(repo, tmp_path, load):
     """The shipped codebook comes from the command that its README names."""
-    from mmplugins.cae.targets.codebook import fit_codebook, load_codebook, nearest, read_images, windows_of
+    from mmplugins.cae.targets.codebook import fit_codebook, load_codebook, nearest, random_windows
 
     photos = sorted((repo / 'tests/data/clothing10/train').glob('*/*'))[::8]
     shipped, patch_size, window = load_codebook('clothing10-p8-k128')
-    points = windows_of(read_images(photos, (48, 48)), patch_size, window).flatten(0, 1)
+    points = random_windows(photos, (48, 48), patch_size, window, most=100_000, seed=0)
     fresh = fit_codebook(photos, tmp_path / 'fresh.npz', 128, 8, (48, 48))
 
     def spread(centers):

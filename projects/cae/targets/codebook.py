@@ -7,12 +7,12 @@ Shapes: ``B`` images, ``N`` patches, ``K`` tokens, ``P`` values of a window (C x
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,31 +67,60 @@ def fit_kmeans(points: Tensor, num_tokens: int, iterations: int = 20, seed: int 
         raise ValueError('the patches hold NaN or infinity')
     generator = torch.Generator().manual_seed(seed)
 
-    def some(count: int) -> Tensor:
+    def random_points(count: int) -> Tensor:
         return points[torch.randperm(len(points), generator=generator)[:count]]
 
-    centers = some(num_tokens)
+    centers = random_points(num_tokens)
     for _ in range(iterations):
         owner = torch.cat([nearest(part, centers) for part in points.split(65536)])
         counts = torch.bincount(owner, minlength=num_tokens)
         sums = torch.zeros_like(centers).index_add_(0, owner, points)
         centers = sums / counts.clamp(min=1)[:, None]
-        centers[counts == 0] = some(int((counts == 0).sum()))
+        centers[counts == 0] = random_points(int((counts == 0).sum()))
     return centers
 
 
-def read_images(files: Iterable[Path], img_size: tuple[int, int]) -> Tensor:
-    """Read images as ``(n, 3, H, W)``, RGB in [0, 1], each resized to ``img_size`` (H, W)."""
-    images = []
-    for file in files:
-        image = mmcv.imread(file, channel_order='rgb')
-        if image is None:
-            raise ValueError(f'{file} is not an image')
-        image = mmcv.imresize(image, img_size[::-1], interpolation='bicubic')
-        images.append(torch.from_numpy(image).permute(2, 0, 1).float() / 255)
-    if not images:
-        raise ValueError('no images to fit a codebook to')
-    return torch.stack(images)
+def read_image(file: Path, img_size: tuple[int, int]) -> Tensor:
+    """Read an image as ``(1, 3, H, W)``, RGB in [0, 1], resized to ``img_size`` (H, W) without aliasing.
+
+    Raises:
+        ValueError: It cannot be read; the file is named.
+    """
+    try:
+        with Image.open(file) as image:
+            image = image.convert('RGB').resize(img_size[::-1], Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError) as error:  # PIL raises the latter for broken PNGs
+        raise ValueError(f'{file} is not an image that can be read: {error}') from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def random_windows(
+    files: Sequence[Path], img_size: tuple[int, int], patch_size: int, window: int, most: int, seed: int
+) -> Tensor:
+    """Read the windows around random patches of image files, one file at a time.
+
+    Args:
+        files: Images; those of which no patch is drawn are not read.
+        img_size: Each image is resized to ``(H, W)`` first.
+        patch_size: Pixels.
+        window: Pixels around a patch that count.
+        most: How many windows, if there are so many; each set of them is equally probable.
+        seed: Of the random choice.
+
+    Returns:
+        ``(n, P)``, in the order of the files.
+    """
+    each = (img_size[0] // patch_size) * (img_size[1] // patch_size)
+    total = len(files) * each
+    drawn = np.random.default_rng(seed).choice(total, min(most, total), replace=False, shuffle=False)
+    drawn.sort()
+    images, first = np.unique(drawn // each, return_index=True)
+    return torch.cat(
+        [
+            windows_of(read_image(files[image], img_size), patch_size, window)[0, rows % each]
+            for image, rows in zip(images, np.split(drawn, first[1:]), strict=True)
+        ]
+    )
 
 
 def fit_codebook(
@@ -114,17 +143,21 @@ def fit_codebook(
         patch_size: Pixels.
         img_size: Each image is resized to ``(H, W)`` first.
         window: Pixels around a patch that count; default: the patch.
-        max_patches: A random part is taken where there are more.
+        max_patches: A random part is taken where there are more; all that is held in memory.
         iterations: Of k-means.
         seed: Of the random parts.
 
     Returns:
         Centers ``(K, P)``, as written.
+
+    Raises:
+        ValueError: There are no images, a file is none, or there are fewer patches than tokens.
     """
+    if not files:
+        raise ValueError('no images to fit a codebook to')
     window = window or patch_size
-    points = windows_of(read_images(files, img_size), patch_size, window).flatten(0, 1)
-    keep = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:max_patches]
-    centers = fit_kmeans(points[keep], num_tokens, iterations, seed).half()
+    points = random_windows(files, img_size, patch_size, window, max_patches, seed)
+    centers = fit_kmeans(points, num_tokens, iterations, seed).half()
     with replacing(Path(out).with_suffix('.npz')) as path:
         np.savez_compressed(path, centers=centers.numpy(), patch_size=patch_size, window=window)
     return centers.float()
