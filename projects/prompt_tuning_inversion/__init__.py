@@ -1,9 +1,10 @@
 """Prompt Tuning Inversion (arXiv 2305.04441): text-driven editing of real images, on mmengine and diffusers' parts."""
 
-from .baselines import DDIMInversionEditor, NullTextInversionEditor, SDEditEditor
+from .baselines import DDIMInversionEditor, NegativePromptEditor, NullTextInversionEditor, SDEditEditor
 from .cache import InversionCache
 from .diffusion.parts import DiffusionParts
 from .diffusion.schedule import DDIMSchedule
+from .edit_friendly import EditFriendlyEditor
 from .editor import InversionEditor
 from .evaluation.hook import SaveEditGridHook
 from .evaluation.metrics import EditMSE, EditPSNR, EditSSIM
@@ -35,6 +36,7 @@ __all__ = [
     'DiffusionParts',
     'EditCLIPScore',
     'EditDataSample',
+    'EditFriendlyEditor',
     'EditLPIPS',
     'EditMSE',
     'EditPSNR',
@@ -45,6 +47,7 @@ __all__ = [
     'InversionCache',
     'InversionEditor',
     'LoadEditImage',
+    'NegativePromptEditor',
     'NullTextInversion',
     'NullTextInversionEditor',
     'PromptTuningInversion',

@@ -72,6 +72,27 @@ class NullTextInversionEditor(TuningEditor):
 
 
 @MODELS.register_module()
+class NegativePromptEditor(NullTextInversionEditor):
+    """Negative-prompt inversion (arXiv 2305.16807) of ``(B, 3, H, W)``: null-text inversion without any update.
+
+    The prompt of the image stands in the place of the empty one, so both branches are equal until the prompt is edited.
+
+    Args:
+        **kwargs: Of :class:`NullTextInversionEditor`, without those of the updates.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, inner_steps=0, **kwargs)
+
+    def embeddings(
+        self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The prompt of the image everywhere; ``(B, L, D)`` each."""
+        source = self.parts.encode_text(source_prompts)
+        return source, source, source
+
+
+@MODELS.register_module()
 class SDEditEditor(InversionEditor):
     """SDEdit (arXiv 2108.01073) of ``(B, 3, H, W)``: add noise up to a level, then sample the prompt from there.
 

@@ -20,7 +20,7 @@ from .editor import InversionEditor, Progress
 from .extras import require
 from .inversion import Inversion
 
-VERSION = 2
+VERSION = 3
 
 
 class InversionCache:

@@ -21,6 +21,8 @@ class Inversion:
         embeds: Embeddings of the other branch, one a step, the noisiest first, ``(T, B, L, D)``.
         losses: Mean squared error of each step before and after its updates, ``(T, 2, B)``.
         updates: Updates of each image, ``(B,)``, int64; 0 where nothing was tuned.
+        noises: Of methods with random steps, the noise of each, the noisiest first, ``(T, B, C, h, w)``; else empty,
+            ``(0, B, C, h, w)``, the default.
         settings: Of the editor that made it; editing with another editor is an error.
     """
 
@@ -31,12 +33,15 @@ class Inversion:
     embeds: Tensor
     losses: Tensor
     updates: Tensor
+    noises: Tensor | None = None
     settings: dict = field(default_factory=dict)
 
     # The dimension of the images in each tensor.
-    BATCH_DIMS = dict(source=0, noise=0, recon=0, kept=0, embeds=1, losses=2, updates=0)
+    BATCH_DIMS = dict(source=0, noise=0, recon=0, kept=0, embeds=1, losses=2, updates=0, noises=1)
 
     def __post_init__(self) -> None:
+        if self.noises is None:
+            object.__setattr__(self, 'noises', self.source.new_zeros(0, *self.source.shape))
         # One memory layout, so that an edit of an inversion that was stored and read is the same to the last bit.
         for name, value in self.tensors().items():
             object.__setattr__(self, name, value.contiguous())

@@ -14,9 +14,9 @@ PLUGINS = sorted(path.parent.name for path in ROOT.glob('projects/*/__init__.py'
 PACKAGES = {'mmplugins': ROOT / 'projects', 'experiments': ROOT / 'tools/experiments'}
 # Whoever adds a name asks first whether a user may have a class of that name: both in one registry are a KeyError.
 IN_ROOT_REGISTRIES = {
-    'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditLPIPS', 'EditMSE', 'EditPSNR', 'EditPairDataset',
-    'EditSSIM', 'EditStructureDistance',
-    'FasterCPUProductsHook', 'LoadEditImage', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
+    'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
+    'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'LoadEditImage',
+    'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
     'SPSA', 'SPSAMHSA', 'SPSANet', 'SPSAPoolMixer', 'SPSASGE', 'SPSASimAM', 'SPSASkipMixer', 'SaveEditGridHook',
     'TintedDigitAccuracy', 'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
 }  # fmt: skip

@@ -62,6 +62,24 @@ def test_null_text_needs_the_prompt_of_the_image(make_editor, images):
         make_editor('NullTextInversionEditor', guidance=1)
 
 
+def test_negative_prompt_is_null_text_without_updates(make_editor, images):
+    """With the prompt of the image in both branches guidance has no weight."""
+    editor = make_editor('NegativePromptEditor')
+    inversion = editor.invert(images, TARGETS, SOURCES)
+    source = editor.parts.encode_text(SOURCES)
+    with torch.no_grad(), editor.parts.frozen():
+        path = editor.ddim_inversion(editor.parts.encode_image(images), source)
+        expected = editor.sample(path[-1], source[None], source[None], 1.0)
+    torch.testing.assert_close(inversion.recon, expected, rtol=1e-4, atol=1e-4)
+    assert int(inversion.updates.sum()) == 0
+    target = editor.parts.encode_text(TARGETS)
+    with torch.no_grad(), editor.parts.frozen():
+        expected = editor.parts.decode(editor.sample(path[-1], target[None], source[None], 3.0))
+    torch.testing.assert_close(editor.edit(inversion, TARGETS, 1.0), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='NegativePromptEditor needs a prompt that says what is in the image'):
+        editor.invert(images, TARGETS)
+
+
 def test_sdedit_ends(make_editor, images):
     editor = make_editor('SDEditEditor')
     inversion = editor.invert(images, TARGETS)

@@ -91,7 +91,9 @@ def test_no_cache(here, folder, user_cache):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'args',
-    [('--method', 'ddim'), ('--method', 'sdedit'), ('--method', 'null-text', '--source-prompt', 'a blue one'),
+    [('--method', 'ddim'), ('--method', 'sdedit'), ('--method', 'edit-friendly'),
+     ('--method', 'negative-prompt', '--source-prompt', 'a blue one'),
+     ('--method', 'null-text', '--source-prompt', 'a blue one'),
      ('--low-mem', '--dtype', 'bf16'), ('--init', 'source', '--source-prompt', 'a blue one', '--tokens', 'content'),
      ('--resize', 'stretch', '--size', '32', '--no-lr-decay', '--early-stop', '0', '--edit-guidance', '1.5')],
     ids=lambda args: args[1] if args[0] != '--low-mem' else 'low-mem',

@@ -17,7 +17,7 @@ def level(name: str) -> float:
     if name.startswith('PTI'):
         start = dict(target=0.0, source=0.3, null=0.6)[name.split()[1]]
         return 28 + start - {'N1': 2.0, 'N3': 1.0}.get(name.split()[-1], 0.0)
-    return 27.0 if name.startswith('null') else 25 - guidance
+    return 27.0 if name.startswith('n') else 25 - guidance
 
 
 def found_with(shown: dict[str, tuple] | None = None, **shifts: float) -> Found:
@@ -53,11 +53,11 @@ def verdicts(found: Found) -> list[str]:
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 10
+    assert verdicts(found_with()) == ['holds'] * 12
 
 
 @pytest.mark.parametrize(
-    ('arm', 'shift', 'claim'), [('PTI', -10, 1), ('PTI', -10, 2), ('DDIM', 20, 0), ('null-text', -20, 9)]
+    ('arm', 'shift', 'claim'), [('PTI', -10, 1), ('PTI', -10, 2), ('DDIM', 20, 0), ('null-text', -20, 11)]
 )
 def test_a_claim_fails_where_its_direction_is_wrong(arm, shift, claim):
     assert verdicts(found_with(**{arm: shift}))[claim] == 'does not hold'
@@ -67,16 +67,22 @@ def test_a_claim_fails_where_its_direction_is_wrong(arm, shift, claim):
     ('arm', 'etas', 'claim'),
     [
         ('PTI target w5', (0.3, 1.0), 3),  # more at 1 than at 0, but not with each tenth
-        ('PTI target w5', (0.9, 1.0), 8),  # the empty start turns the color earlier,
-        ('PTI null w5', (0.9, 1.0), 8),  # or later
+        ('PTI target w5', (0.9, 1.0), 10),  # the empty start turns the color earlier,
+        ('PTI null w5', (0.9, 1.0), 10),  # or later
     ],
 )
 def test_a_claim_on_colors_fails_where_they_turn_elsewhere(arm, etas, claim):
     assert verdicts(found_with({arm: etas}))[claim] == 'does not hold'
 
 
+@pytest.mark.parametrize(('rival', 'claim'), [('DDIM null w5', 6), ('negative-prompt w5', 7)])
+def test_a_claim_on_edits_fails_where_a_rival_keeps_the_shape_at_an_early_strength(rival, claim):
+    first = arms.arms()[rival]['etas'][0]
+    assert verdicts(found_with({rival: (first,)}))[claim] == 'does not hold'
+
+
 def test_an_eta_is_judged_on_other_images_than_it_is_chosen_by():
-    judged = [comparison for claim in claims(found_with())[4:6] for comparison in claim.judged]
+    judged = [comparison for claim in claims(found_with())[4:8] for comparison in claim.judged]
     assert judged and all(len(comparison.values) == 6 for comparison in judged)
 
 

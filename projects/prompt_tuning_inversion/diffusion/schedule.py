@@ -78,6 +78,16 @@ class DDIMSchedule:
         # Equation 12 without its random term, sorted by latents and noise.
         return (b / a) ** 0.5 * latents + ((1 - b) ** 0.5 - (b * (1 - a) / a) ** 0.5) * noise
 
+    def random_step(self, latents: Tensor, noise: Tensor, level: int) -> tuple[Tensor, float]:
+        """Mean ``(B, C, H, W)`` and standard deviation of DDPM's step from ``level`` to the next lower one.
+
+        Equation 12 with eta 1; the step to level 0 keeps the little noise that the schedule's last alpha says.
+        """
+        a, b = self.alphas[level].item(), self.alphas[level - 1].item()
+        variance = (1 - b) / (1 - a) * (1 - a / b)
+        image = (latents - (1 - a) ** 0.5 * noise) / a**0.5
+        return b**0.5 * image + max(0.0, 1 - b - variance) ** 0.5 * noise, variance**0.5
+
     def add_noise(self, latents: Tensor, noise: Tensor, level: int) -> Tensor:
         """The forward process: latents ``(B, C, H, W)`` of the image, with noise of ``level``."""
         alpha = self.alphas[level].item()

@@ -18,6 +18,8 @@ from ..tuning import TOKENS
 METHODS = {
     'pti': 'PromptTuningInversion',
     'null-text': 'NullTextInversionEditor',
+    'negative-prompt': 'NegativePromptEditor',
+    'edit-friendly': 'EditFriendlyEditor',
     'ddim': 'DDIMInversionEditor',
     'sdedit': 'SDEditEditor',
 }
@@ -46,7 +48,7 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default auto)')
     parser.add_argument('--dtype', choices=DTYPES, default='fp32', help='of the UNet; tuning is always in fp32')
     parser.add_argument('--low-mem', action='store_true', help='slower, with less memory')
-    parser.add_argument('--seed', type=int, default=0, help='of sdedit; the other methods draw nothing')
+    parser.add_argument('--seed', type=int, default=0, help='of sdedit and edit-friendly; the others draw nothing')
     parser.add_argument('--cache-dir', help="inversions are kept here; default: in the user's cache folder")
     parser.add_argument('--cache-gib', type=float, default=4, help='size of the cache (default 4)')
     parser.add_argument('--no-cache', action='store_true')
@@ -86,7 +88,7 @@ def build_editor(args: argparse.Namespace) -> InversionEditor:
         )
     if args.method in ('pti', 'ddim'):
         config['init'] = args.init
-    if args.method == 'sdedit':
+    if args.method in ('sdedit', 'edit-friendly'):
         config['seed'] = args.seed
     return MODELS.build(config).to(device)
 

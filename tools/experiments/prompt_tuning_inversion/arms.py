@@ -108,9 +108,17 @@ def arms() -> dict[str, dict]:
             kind='PromptTuningInversion', guidance=EDIT_GUIDANCE, init='target', inner_steps=updates
         )  # fmt: skip
     suffix = f'w{EDIT_GUIDANCE:g}'
-    for name in (*(f'PTI {init} {suffix}' for init in INITS), f'null-text {suffix}', f'DDIM source {suffix}'):
+    found[f'DDIM null {suffix}'] = dict(kind='DDIMInversionEditor', guidance=EDIT_GUIDANCE, init='null')
+    found[f'negative-prompt {suffix}'] = dict(kind='NegativePromptEditor', guidance=EDIT_GUIDANCE)
+    for name in (f'{method} {init} {suffix}' for method in ('PTI', 'DDIM') for init in INITS):
+        found[name]['etas'] = ETAS
+    for name in (f'null-text {suffix}', f'negative-prompt {suffix}'):
         found[name]['etas'] = ETAS
     found[f'SDEdit {suffix}'] = dict(kind='SDEditEditor', guidance=EDIT_GUIDANCE, etas=STRENGTHS)
+    # Its authors guide the prompt of the image by 3.5 and that of the edit by 15; the model of digits is guided by 5.
+    found[f'edit-friendly {suffix}'] = dict(
+        kind='EditFriendlyEditor', guidance=1.0, edit_guidance=EDIT_GUIDANCE, etas=STRENGTHS
+    )
     return found
 
 

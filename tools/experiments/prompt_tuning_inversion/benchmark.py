@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.frame import measure
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
 from mmplugins.prompt_tuning_inversion import InversionCache, NullTextInversionEditor, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.diffusion.folder import SKELETONS
@@ -111,10 +111,13 @@ def bench_second(folder: str, device: str) -> dict:
             ('other prompt', 'a cyan nine', 0.5),
         ):
             counted.clear()
-            start = time.process_time()
-            inversion, _ = cache.invert(editor, images, [prompt])
-            editor.edit(inversion, [prompt], eta)
-            found[name] = dict(updates=len(counted), seconds=round(time.process_time() - start, 2))
+
+            def edit(prompt: str = prompt, eta: float = eta) -> None:
+                inversion, _ = cache.invert(editor, images, [prompt])
+                editor.edit(inversion, [prompt], eta)
+
+            seconds = round(measure.seconds_of(edit, device), 2)
+            found[name] = dict(updates=len(counted), seconds=seconds)
     finally:
         torch.optim.Adam.step = step
     return found

@@ -54,7 +54,7 @@ def draw(found: Found, path: Path) -> None:
     left.set(xlabel='guidance', ylabel=PSNR, title='reconstruction')
     left.legend(fontsize=7)
     for panel, place, label in ((middle, 0, 'new color shown'), (right, 1, 'digit kept')):
-        for name in ('PTI target', 'PTI null', 'null-text', 'DDIM source', 'SDEdit'):
+        for name in ('PTI target', 'PTI null', 'DDIM null', 'null-text', 'negative-prompt', 'edit-friendly', 'SDEdit'):
             seen = points(found, f'{name} {W}')
             seen = {eta: point for eta, point in seen.items() if point[2] < 60}  # else nothing was changed
             style = '-' if name.startswith('PTI') else '--'
