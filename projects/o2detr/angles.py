@@ -96,7 +96,8 @@ def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
     """
     height, width = img_shape[:2]
     side = max(height, width)
-    return like.new_tensor([width, height, side, side, math.pi])
+    # Filled in on the device: a list would be copied there, and the host would wait.
+    return torch.stack([like.new_full((), factor) for factor in (width, height, side, side, math.pi)])
 
 
 def refine_boxes(deltas: Tensor, reference: Tensor) -> Tensor:

@@ -173,7 +173,8 @@ class O2DETRHead(DeformableDETRHead):
                 f'{where} has boxes of {boxes.size(-1)} numbers; O2DETRHead needs (cx, cy, w, h, θ): put '
                 "dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')) into the pipeline"
             )
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+        low, high = torch.stack(labels.aminmax()).tolist() if labels.numel() else (0, 0)
+        if not 0 <= low <= high < self.num_classes:
             raise ValueError(
                 f'{where} has the labels {labels.unique().tolist()}, the head has num_classes={self.num_classes}: '
                 'set num_classes of the head (and of all stages of a RoI head) to the number of classes of the data'
@@ -211,7 +212,7 @@ class O2DETRHead(DeformableDETRHead):
         )
         labels, label_weights, box_targets, box_weights = map(torch.cat, targets)
         own_pos = sum(map(len, pos_inds))
-        num_pos = max(float(reduce_mean(cls_scores.new_tensor([own_pos]))), 1.0)
+        num_pos = reduce_mean(cls_scores.new_full((), own_pos)).clamp(min=1)  # stays on the device
 
         cls_factor = num_pos if self.sync_cls_avg_factor else max(own_pos, 1)
         loss_cls = self.loss_cls(cls_scores.flatten(0, 1), labels, label_weights, avg_factor=cls_factor)
@@ -221,8 +222,9 @@ class O2DETRHead(DeformableDETRHead):
         # lost: at 1000 x 0.3 pixels it may be negative, and the loss is not a number.
         dtype = torch.float64 if isinstance(self.loss_iou, GDLoss) else bbox_preds.dtype
         factors = torch.stack([box_factors(meta['img_shape'], bbox_preds) for meta in batch_img_metas])
-        matched = box_weights[:, 0] > 0
-        factors = factors.repeat_interleave(bbox_preds.size(1), dim=0)[matched]
+        num_queries = bbox_preds.size(1)
+        matched = torch.cat([index + image * num_queries for image, index in enumerate(pos_inds)])
+        factors = factors.repeat_interleave(num_queries, dim=0)[matched]
         pred_boxes, true_boxes = (
             clamp_sides(boxes[matched].to(dtype) * factors, MIN_SIZE)
             for boxes in (bbox_preds.flatten(0, 1), box_targets)
