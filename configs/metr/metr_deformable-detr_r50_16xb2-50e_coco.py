@@ -13,4 +13,6 @@ model = dict(
     bbox_head=dict(type='METRHead', num_classes=1),
     train_cfg=dict(_delete_=True),  # the head's own assigners
     test_cfg=dict(max_per_img=100))
+train_pipeline = [dict(type='LoadImageOrSkip'), *_base_.train_pipeline[1:]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 custom_hooks = [dict(type='CheckVocabularyHook')]

@@ -15,6 +15,7 @@ custom = dict(
     metainfo=dict(classes=classes))
 train_dataloader = dict(
     batch_size=2,
+    batch_sampler=dict(_delete_=True, type='AspectRatioBatchSampler'),
     dataset=dict(
         _delete_=True,
         type='MultiVocabConcatDataset',

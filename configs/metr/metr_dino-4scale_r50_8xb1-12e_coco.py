@@ -18,6 +18,9 @@ model = dict(
     train_cfg=dict(_delete_=True),  # the head's own assigners
     test_cfg=dict(max_per_img=100))  # authors' code: 100 for COCO, 300 elsewhere
 
-train_dataloader = dict(batch_size=1)
+# One truncated file does not end a run.
+train_pipeline = [dict(type='LoadImageOrSkip'), *_base_.train_pipeline[1:]]
+# A batch of one image has one shape.
+train_dataloader = dict(batch_size=1, batch_sampler=None, dataset=dict(pipeline=train_pipeline))
 custom_hooks = [dict(type='CheckVocabularyHook')]
 auto_scale_lr = dict(base_batch_size=8)
