@@ -5,7 +5,7 @@
 Shapes: ``B`` images, ``N`` memory tokens, ``V`` names, ``K`` kept names, ``Q`` queries a name, ``D`` channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet.registry import MODELS
@@ -83,19 +83,23 @@ class METRMixin:
             for part in (self.encoder, self.decoder):
                 part.layers = ModuleList([checkpoint_wrapper(layer) for layer in part.layers])
 
-    def set_vocabulary(self, names: Sequence[str]) -> None:
+    def set_vocabulary(self, names: Sequence[str] | str | Mapping) -> None:
         """Detect other categories from now on; for test time.
 
         Labels of the predictions are positions in ``names``. A visualizer that reads ``dataset_meta``, as that of
         ``DetInferencer`` does, shows the new names.
 
         Args:
-            names: Category names; each must be in the embedding file of the model.
+            names: Category names, or one; or a whole vocabulary, with aliases and names that are kept separate: the
+                arguments of :class:`Vocabulary`, such as ``model.vocabulary.to_config()`` gave before. Each name must
+                be in the embedding file of the model.
 
         Raises:
             KeyError: A name has no embedding; the message holds the command that adds it.
+            ValueError: The language model cannot tell two names apart.
         """
-        vocabulary = Vocabulary({'active': list(names)})
+        names = [names] if isinstance(names, str) else names
+        vocabulary = Vocabulary(**names) if isinstance(names, Mapping) else Vocabulary({'active': list(names)})
         self.text_bank.set_names(vocabulary.lookup_names)
         self.vocabulary = vocabulary
         if hasattr(self, 'dataset_meta'):
@@ -125,14 +129,18 @@ class METRMixin:
         num_names = len(self.vocabulary)
         labels = [sample.gt_instances.labels for sample in batch_data_samples]
         flat = torch.cat(labels)
-        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < num_names:
+        low, high = torch.stack(flat.aminmax()).tolist() if len(flat) else (0, 0)
+        if not 0 <= low <= high < num_names:
             bad = next(i for i, row in enumerate(labels) if ((row < 0) | (row >= num_names)).any())
             raise ValueError(
                 f'{batch_data_samples[bad].metainfo.get("img_path", "an image")} has the labels '
                 f'{labels[bad].unique().tolist()}, the vocabulary of the model has {num_names} names: give model and '
                 'data the same one'
             )
-        return torch.stack([row.bincount(minlength=num_names) for row in labels])
+        counts = flat.new_zeros(len(labels), num_names)
+        for count, row in zip(counts, labels, strict=True):
+            count.scatter_add_(0, row, torch.ones_like(row))  # a bincount would wait for the largest
+        return counts
 
     def allowed_categories(self, batch_data_samples: SampleList, device: torch.device) -> Tensor:
         """The names that may be kept, ``(B, V)`` bool.

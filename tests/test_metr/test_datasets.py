@@ -42,6 +42,10 @@ def test_names_are_right_whatever_order_the_config_has(two, classes):
     assert names_by_image(dataset) == [['Dog'], ['traffic_light'] * 2, []]
 
 
+def test_one_class_that_is_no_list(two):
+    assert names_by_image(build({**two['A'], 'metainfo': dict(classes='dog')})) == [['dog'], ['dog']]
+
+
 def test_a_subset_of_the_files_categories(two):
     assert names_by_image(build({**two['A'], 'metainfo': dict(classes=['dog'])})) == [['dog'], ['dog']]
 

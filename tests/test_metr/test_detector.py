@@ -603,6 +603,24 @@ def test_a_name_scores_the_same_beside_fewer_names(build_detector, make_batch, k
     assert logits[2]['cat'] == pytest.approx(logits[4]['cat'], abs=1e-5)
 
 
+@pytest.mark.parametrize('trainable', [False, True])
+def test_a_whole_vocabulary_is_set_and_that_of_training_set_again(
+    build_detector, make_batch, hash_embeddings, trainable
+):
+    text_bank = dict(embeddings=hash_embeddings, trainable=trainable)
+    vocabulary = dict(datasets=dict(pets=['cat', 'dog'], streets=['Dog', 'bus']), keep_separate=['dog'])
+    model = build_detector(vocabulary=vocabulary, text_bank=text_bank).eval()
+    batch = make_batch([(64, 48)])
+    before, training = predictions(model, batch), model.vocabulary.to_config()
+    model.set_vocabulary('zebra')
+    assert model.vocabulary.names == ('zebra',)
+    model.set_vocabulary(dict(datasets=dict(one=['horse', 'Cat']), aliases=dict(horse='cat', one=dict(cat='sheep'))))
+    assert model.vocabulary.names == ('cat', 'sheep')
+    model.set_vocabulary(training)
+    assert model.vocabulary.names == ('cat', 'dog (pets)', 'Dog (streets)', 'bus')
+    assert_same_predictions(predictions(model, batch), before, atol=0)
+
+
 def test_set_vocabulary_tells_the_visualizer(build_detector):
     model = build_detector()
     model.dataset_meta = dict(classes=('cat', 'dog', 'bird', 'traffic_light'), palette=[(1, 2, 3)] * 4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmplugins.metr.text.bank import TextBank
 from mmplugins.metr.text.embeddings import NameEmbeddings, load_embeddings, save_embeddings
@@ -104,6 +105,47 @@ def test_checkpoint_of_other_names_loads(bank):
     new.load_state_dict(old.state_dict(), strict=True)
     torch.testing.assert_close(new()[0], old()[1])
     torch.testing.assert_close(new()[2], old()[0])
+
+
+def learned(model) -> torch.Tensor:
+    """Change the vectors, as training does; return them."""
+    with torch.no_grad():
+        model.vectors.add_(torch.randn_like(model.vectors))
+    return model.vectors.detach().clone()
+
+
+def test_a_trainable_bank_keeps_what_it_learned_when_names_change(bank):
+    model = bank(['cat', 'dog', 'dog', 'bus'], trainable=True)
+    start = bank(['horse']).vectors[0]
+    before = learned(model)
+    model.set_names(['Dog', 'horse'])
+    assert torch.equal(model.vectors, torch.stack([before[1], start]))
+    after = learned(model)
+    model.set_names(['cat', 'dog', 'dog', 'bus', 'horse'])
+    assert torch.equal(model.vectors, torch.stack([before[0], after[0], before[2], before[3], after[1]]))
+
+
+@pytest.mark.parametrize('load', [torch.nn.Module.load_state_dict, load_state_dict], ids=['torch', 'mmengine'])
+def test_a_trainable_bank_finds_its_names_in_a_checkpoint_of_others(bank, load):
+    old, new = bank(['cat', 'dog', 'bus'], trainable=True), bank(['bus', 'zebra', 'cat'], trainable=True)
+    before, zebra = learned(old), new.vectors[1].detach().clone()
+    load(new, old.state_dict(), strict=True)
+    assert torch.equal(new.vectors, torch.stack([before[2], zebra, before[0]]))
+    new.set_names(['dog'])
+    assert torch.equal(new.vectors[0], before[1])
+
+
+def test_names_that_the_encoder_cannot_tell_apart_are_refused(bank, tmp_path, hash_embeddings):
+    """As of a tokenizer without the letters; half precision may round the equal vectors apart."""
+    source = load_embeddings(hash_embeddings)
+    same = (source.embeddings[:1] * (1 + 1e-4)).astype(source.embeddings.dtype)
+    names, values = (*source.names, '猫'), np.concatenate([source.embeddings, same])
+    save_embeddings(tmp_path / 'more.npz', NameEmbeddings(names, values, 'hash', '{name}'))
+    model = bank(['dog', '猫'], embeddings=str(tmp_path / 'more.npz'))  # alone it is as good as any
+    with pytest.raises(ValueError, match="cannot tell 'cat' from '猫'.*multilingual"):
+        model.set_names(['dog', 'cat', '猫'])
+    assert len(model.vectors) == 2
+    model.set_names(['cat', 'dog', 'cat'])  # kept separate: one name, one vector
 
 
 @pytest.mark.parametrize('change', [dict(backend='clip'), dict(template='a {name}')], ids=['backend', 'template'])

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -93,6 +95,24 @@ def test_an_alias_of_one_dataset():
 def test_an_alias_of_a_class_that_the_dataset_has_not(aliases):
     with pytest.raises(ValueError, match='no class of dataset'):
         Vocabulary(dict(openimages=['Mouse']), aliases=aliases)
+
+
+def test_written_out_and_made_again():
+    """Through JSON, as a file holds it."""
+    datasets = dict(a=['oven', 'TV'], b=['Oven', 'tvmonitor', 'mouse'])
+    aliases = {'tvmonitor': 'tv', 'b': {'mouse': 'mouse (animal)'}}
+    vocabulary = Vocabulary(datasets, aliases=aliases, keep_separate=['oven'])
+    again = Vocabulary(**json.loads(json.dumps(vocabulary.to_config())))
+    assert again == vocabulary
+    assert again.names == ('oven (a)', 'TV', 'Oven (b)', 'mouse (animal)')
+    vocabulary.to_config()['datasets'].clear()
+    assert Vocabulary(**vocabulary.to_config()) == again
+
+
+def test_one_bare_string_is_one_name():
+    assert Vocabulary(dict(a=['oven'], b=['Oven']), keep_separate='oven').names == ('oven (a)', 'Oven (b)')
+    with pytest.raises(ValueError, match=r"mmdet knows no dataset 'cow'; a single class is \('cow',\)"):
+        Vocabulary(dict(farm='cow'))
 
 
 def test_metainfo_is_plain_data():

@@ -59,13 +59,14 @@ def categories_of(coco: COCO, classes: Sequence[str] | None, path: str | os.Path
 
     Args:
         coco: The file's index.
-        classes: Class names in any order and spelling. None: all categories.
+        classes: Class names in any order and spelling, or one name. None: all categories.
         path: The file, for messages.
 
     Raises:
         ValueError: If a class is not in the file, or two categories of one name are.
     """
     categories = coco.dataset['categories']
+    classes = [classes] if isinstance(classes, str) else classes
     if classes is not None:
         present = {normalize_name(category['name']) for category in categories}
         missing = [name for name in classes if normalize_name(name) not in present]

@@ -7,6 +7,8 @@ Shapes: ``V`` names in the vocabulary, ``E`` text dimension, ``D`` model dimensi
 """
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +16,8 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule, xavier_init
 from torch import Tensor, nn
 
-from .embeddings import load_embeddings
+from .embeddings import check_distinct, load_embeddings
+from .vocabulary import normalize_name
 
 
 @MODELS.register_module()
@@ -31,7 +34,8 @@ class TextBank(BaseModule):
         embeddings: Name of a packaged cache (``'minilm-l6-v2'``) or path of an ``.npz`` that ``embed-names`` wrote.
         names: The names to hold, in row order; see :meth:`set_names`.
         embed_dims: ``D``.
-        trainable: Whether the vectors are parameters.
+        trainable: Whether the vectors are parameters. What a name has learned is kept when the names change, and found
+            again in a checkpoint of other names.
         normalize: Whether vectors are divided by their L2 norm and multiplied by a learned scale.
         init_cfg: See :class:`mmengine.model.BaseModule`.
     """
@@ -55,6 +59,8 @@ class TextBank(BaseModule):
         if normalize:
             self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer('fingerprint', self._fingerprint())
+        self._keys: list[tuple[str, int]] = []
+        self._learned: dict[tuple[str, int], Tensor] = {}
         self.set_names(names)
 
     def init_weights(self) -> None:
@@ -74,12 +80,23 @@ class TextBank(BaseModule):
 
         Raises:
             KeyError: A name is not in the embedding file; the message holds the command that adds it.
+            ValueError: Different names have one vector.
         """
-        vectors = torch.from_numpy(self.source.lookup(names)).to(self.norm.weight.device)
-        if self.trainable:
-            self.vectors = nn.Parameter(vectors)
-        else:
+        looked_up = self.source.lookup(names)
+        check_distinct(names, looked_up, self.source.source)
+        vectors = torch.from_numpy(looked_up).to(self.norm.weight.device)
+        if not self.trainable:
             self.register_buffer('vectors', vectors, persistent=False)
+            return
+        if self._keys:
+            self._learned.update(zip(self._keys, self.vectors.detach().clone(), strict=True))
+        self._keys = _keys(names)
+        self.vectors = nn.Parameter(self._with_learned(vectors))
+        self.register_buffer('row_names', _to_tensor(names))
+
+    def _with_learned(self, vectors: Tensor) -> Tensor:
+        """Return the vectors ``(V, E)``, where a name has learned its own."""
+        return torch.stack([self._learned.get(key, row).to(row) for key, row in zip(self._keys, vectors, strict=True)])
 
     def forward(self) -> Tensor:
         """Return the prompts ``(V, D)``."""
@@ -101,4 +118,25 @@ class TextBank(BaseModule):
                 f'{self.source.backend!r} / {self.source.template!r}. Give `text_bank.embeddings` the file that '
                 'the checkpoint was trained with, or drop the keys `text_bank.*` from the checkpoint to retrain them.'
             )
+        saved = state_dict.get(prefix + 'row_names')
+        if self.trainable and saved is not None:
+            names = json.loads(saved.cpu().numpy().tobytes())
+            self._learned.update(zip(_keys(names), state_dict[prefix + 'vectors'], strict=True))
+            state_dict[prefix + 'vectors'] = self._with_learned(self.vectors.detach())
+            state_dict[prefix + 'row_names'] = self.row_names
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _keys(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return what tells rows apart: the name, and how often it came before, as names that are kept separate do."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in map(normalize_name, names):
+        keys.append((name, seen[name]))
+        seen[name] += 1
+    return keys
+
+
+def _to_tensor(names: Sequence[str]) -> Tensor:
+    """Return the names as bytes: a checkpoint of tensors alone can be read without running code."""
+    return torch.frombuffer(bytearray(json.dumps(list(names)).encode()), dtype=torch.uint8)

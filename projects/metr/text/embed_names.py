@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .backends import BACKENDS, default_template, encode_texts
-from .embeddings import NameEmbeddings, load_embeddings, save_embeddings
+from .embeddings import NameEmbeddings, check_distinct, load_embeddings, save_embeddings
 from .vocabulary import normalize_name
 
 BUILTIN = {
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     """Embed the names and write the file.
 
     Raises:
-        ValueError: If there is no name, the template has no ``{name}``, or the file to append to has another backend
-            or template.
+        ValueError: If there is no name, the template has no ``{name}``, two names get one vector, or the file to
+            append to has another backend or template.
     """
     template = args.template if args.template is not None else default_template(args.backend)
     if '{name}' not in template:
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.append} has {parts[0].shape[1]} channels, this model {parts[1].shape[1]}')
     values = np.concatenate(parts).astype(args.dtype)
     all_names = (old.names if old else ()) + tuple(new)
+    check_distinct(all_names, values, args.out)
     save_embeddings(args.out, NameEmbeddings(all_names, values, args.backend, template, source=args.out))
     print(f'{args.out}: {len(all_names)} names ({len(new)} new), {values.shape[1]} channels, backend {args.backend}')
 

@@ -22,6 +22,8 @@ from ...utils.atomic import replacing
 from .vocabulary import normalize_name
 
 PACKAGED = Path(__file__).parent
+SAME = 1e-5  # of the cosine; half precision keeps vectors to 1e-7
+ROWS = 1024  # compared with all others at a time
 KEYS = ('names', 'embeddings', 'backend', 'template', 'sha256')
 
 
@@ -87,6 +89,31 @@ class NameEmbeddings:
             )
         rows = [self._row_of[normalize_name(name)] for name in names]
         return self.embeddings[rows].astype(np.float32)
+
+
+def check_distinct(names: Sequence[str], vectors: np.ndarray, source: str) -> None:
+    """Refuse different names with one vector: a tokenizer that knows none of their letters reads both alike.
+
+    Args:
+        names: ``V``; equal ones may have equal vectors.
+        vectors: ``(V, E)``.
+        source: Where they come from, for the message.
+
+    Raises:
+        ValueError: Two names have one vector, but for rounding to half precision; it names them.
+    """
+    names = [normalize_name(name) for name in names]
+    unit = vectors.astype(np.float32) / np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    for start in range(0, len(names), ROWS):
+        alike = unit[start : start + ROWS] @ unit.T > 1 - SAME
+        for row, other in zip(*np.nonzero(np.triu(alike, k=start + 1)), strict=True):
+            first, second = names[start + row], names[other]
+            if first != second:
+                raise ValueError(
+                    f'{source}: the language model cannot tell {first!r} from {second!r}, their vectors are equal; it '
+                    'may not know their letters. Embed the names with a multilingual model: `embed-names --backend '
+                    'sentence-transformers --model <folder>`.'
+                )
 
 
 def load_embeddings(path_or_name: str | os.PathLike) -> NameEmbeddings:

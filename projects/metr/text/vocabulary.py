@@ -8,6 +8,7 @@ Shapes: ``V`` is the number of names in the vocabulary.
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -61,7 +62,7 @@ class Vocabulary:
         self,
         datasets: Mapping[str, Sequence[str] | str],
         aliases: Mapping[str, str | Mapping[str, str]] | None = None,
-        keep_separate: Sequence[str] | None = None,
+        keep_separate: Sequence[str] | str | None = None,
     ) -> None:
         self.datasets = {name: _checked_classes(name, classes) for name, classes in datasets.items()}
         if not self.datasets:
@@ -70,7 +71,9 @@ class Vocabulary:
         self._own_aliases = _checked_own_aliases(nested, self.datasets)
         plain = {name: target for name, target in (aliases or {}).items() if name not in nested}
         self._aliases = _checked_aliases(plain, self.datasets)
-        self._separate = self._checked_separate(keep_separate or ())
+        keep_separate = [keep_separate] if isinstance(keep_separate, str) else keep_separate or ()
+        self._arguments = dict(datasets=self.datasets, aliases=dict(aliases or {}), keep_separate=list(keep_separate))
+        self._separate = self._checked_separate(keep_separate)
         self.names: tuple[str, ...] = ()
         self.lookup_names: tuple[str, ...] = ()
         self._row_of: dict[str, int] = {}  # normalized display name -> row
@@ -146,6 +149,10 @@ class Vocabulary:
         name = metainfo.get('dataset_name')
         return None if name is None else self.annotated_mask(name)
 
+    def to_config(self) -> dict:
+        """Return plain data from which ``Vocabulary(**data)`` makes an equal vocabulary."""
+        return copy.deepcopy(self._arguments)
+
     def to_metainfo(self) -> dict:
         """Return plain Python data for a dataset's metainfo, safe to store in a checkpoint.
 
@@ -204,7 +211,12 @@ class Vocabulary:
 def _checked_classes(dataset_name: str, classes: Sequence[str] | str) -> tuple[str, ...]:
     """Return the class names of a dataset as a tuple, or say what is wrong with them."""
     if isinstance(classes, str):
-        classes = get_classes(classes)
+        try:
+            classes = get_classes(classes)
+        except ValueError as error:
+            raise ValueError(
+                f'dataset {dataset_name!r}: mmdet knows no dataset {classes!r}; a single class is ({classes!r},)'
+            ) from error
     if not all(isinstance(name, str) for name in classes):
         raise TypeError(f'dataset {dataset_name!r}: class names must be a sequence of strings, got {classes!r}')
     if not classes or not all(normalize_name(name) for name in classes):
