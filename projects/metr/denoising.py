@@ -14,6 +14,8 @@ from mmdet.models.layers import CdnQueryGenerator
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from .losses import image_size
+
 
 class GroupCdnQueryGenerator(CdnQueryGenerator):
     """Noised boxes with the content ``e_dn + z_k``; labels are not flipped, because the group fixes them.
@@ -55,10 +57,9 @@ class GroupCdnQueryGenerator(CdnQueryGenerator):
         """
         boxes, labels, indices = [], [], []
         for sample, kept_V in zip(batch_data_samples, kept, strict=True):
-            height, width = sample.img_shape
             gt = sample.gt_instances
             index = kept_V[gt.labels].nonzero().flatten()
-            boxes.append(gt.bboxes[index] / gt.bboxes.new_tensor([width, height, width, height]))
+            boxes.append(gt.bboxes[index] / image_size(sample.metainfo, gt.bboxes))
             labels.append(gt.labels[index])
             indices.append(index)
         max_boxes = max(len(index) for index in indices)

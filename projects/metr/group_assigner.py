@@ -39,7 +39,8 @@ class GroupHungarianAssigner(HungarianAssigner):
         Args:
             pred_instances: ``scores (M, 1)`` logits, ``bboxes (M, 4)`` xyxy in pixels, ``group_labels (M,)``: the
                 category that each query holds, -1 for a query that holds none and is to be ignored. Groups need not
-                be contiguous nor of one size.
+                be contiguous nor of one size. Like ``labels`` they are read on the CPU: who matches several layers
+                gives both there, whatever the device of the rest.
             gt_instances: ``bboxes (G, 4)`` xyxy in pixels, ``labels (G,)``. Boxes of a category that no query holds
                 match nothing; of a category with more boxes than queries the best fitting are matched.
             img_meta: Handed to the costs.
@@ -53,7 +54,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         """
         if 'group_labels' not in pred_instances:
             raise ValueError('GroupHungarianAssigner needs `pred_instances.group_labels`, the category of each query')
-        # Small integers on the CPU: on a GPU each search for indices would wait for the stream.
+        # On a GPU each search for indices would wait for the stream.
         group_labels, gt_labels = (x.cpu().numpy() for x in (pred_instances.group_labels, gt_instances.labels))
         gt_inds = np.where(group_labels < 0, -1, 0)
         present = np.intersect1d(group_labels[group_labels >= 0], gt_labels)
@@ -71,7 +72,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         matched = gt_inds > 0
         labels = np.full_like(gt_inds, -1)
         labels[matched] = gt_labels[gt_inds[matched] - 1]
-        gt_inds, labels = (torch.from_numpy(x).to(gt_instances.labels.device) for x in (gt_inds, labels))
+        gt_inds, labels = torch.from_numpy(np.stack([gt_inds, labels])).to(gt_instances.bboxes.device)
         return AssignResult(num_gts=len(gt_instances), gt_inds=gt_inds, max_overlaps=None, labels=labels)
 
     def _costs(
@@ -93,12 +94,14 @@ class GroupHungarianAssigner(HungarianAssigner):
             ``(groups, most queries of a group, most boxes of a group)``; rows and columns beyond a group's own are
             repetitions of its first.
         """
-        device = gt_instances.labels.device
-        queries, boxes = (torch.from_numpy(_padded(indices)).to(device) for indices in zip(*groups, strict=True))
+        parts = [_padded(indices) for indices in zip(*groups, strict=True)]
+        indices = torch.from_numpy(np.concatenate(parts, axis=1))
+        widths = [part.shape[1] for part in parts]
+        queries, boxes = indices.to(gt_instances.bboxes.device).split(widths, dim=1)
         pred_boxes = InstanceData(bboxes=pred_instances.bboxes[queries])
         gt_boxes = InstanceData(bboxes=gt_instances.bboxes[boxes])
         # A score is compared with the only class, whatever the box is: one column will do.
-        any_box = InstanceData(bboxes=gt_instances.bboxes[:1], labels=gt_instances.labels.new_zeros(1))
+        any_box = InstanceData(bboxes=gt_instances.bboxes[:1], labels=queries.new_zeros(1))
         total = 0
         for cost in self.match_costs:
             if type(cost) in BOX_COSTS:  # a subclass may be anything
@@ -109,7 +112,7 @@ class GroupHungarianAssigner(HungarianAssigner):
                 value = torch.stack(
                     [
                         self._cost_of_group(cost, pred_instances[q], gt_instances[t], img_meta)
-                        for q, t in zip(queries, boxes, strict=True)
+                        for q, t in zip(*indices.split(widths, dim=1), strict=True)
                     ]
                 )
             total = total + value
@@ -118,7 +121,7 @@ class GroupHungarianAssigner(HungarianAssigner):
     @staticmethod
     def _cost_of_group(cost, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None) -> Tensor:
         """A cost of another kind, ``(queries, boxes)``: nothing is known of it but the host's interface."""
-        gt_instances.labels = torch.zeros_like(gt_instances.labels)
+        gt_instances.labels = gt_instances.bboxes.new_zeros(len(gt_instances), dtype=torch.long)
         return cost(pred_instances=pred_instances, gt_instances=gt_instances, img_meta=img_meta)
 
 

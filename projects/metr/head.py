@@ -177,5 +177,6 @@ class METRHead(GroupLosses, DINOHead):
         if rescale:
             boxes = boxes / boxes.new_tensor(meta['scale_factor']).repeat(2)
             height, width = meta['ori_shape'][:2]
-        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+        boxes[:, 0::2].clamp_(0, width)
+        boxes[:, 1::2].clamp_(0, height)
         return InstanceData(bboxes=boxes, scores=scores, labels=labels[index])

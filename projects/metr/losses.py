@@ -13,6 +13,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .cem import Categories
 
@@ -85,6 +86,10 @@ class GroupLosses:
             avg_factor = max(reduce_mean(num_boxes).item(), 1.0)
         batch = (batch_gt_instances, batch_img_metas)
         group_labels = self.group_labels(categories, all_layers_cls_scores.size(2) - num_dn)
+        # The assigner reads them on the CPU, in each layer.
+        to_match = [InstanceData(bboxes=gt.bboxes, labels=gt.labels.cpu()) for gt in batch_gt_instances]
+        labels_to_match = group_labels.cpu()
+        dn_matched = dn_meta and (dn_meta['gt_inds'] > 0).nonzero(as_tuple=True)
         exhaustive = categories.exhaustive
         negatives = None if exhaustive is None else exhaustive.gather(1, group_labels.clamp(min=0))[..., None]
 
@@ -96,7 +101,7 @@ class GroupLosses:
             prefix = '' if layer == last else f'd{layer}.'
             dn_scores, scores = scores[:, :num_dn], scores[:, num_dn:]
             dn_boxes, boxes = boxes[:, :num_dn], boxes[:, num_dn:]
-            gt_inds = self._assign(self.assigner, scores, boxes, *batch, group_labels)
+            gt_inds = self._assign(self.assigner, scores, boxes, to_match, batch_img_metas, labels_to_match)
             losses.update(self._loss(scores, boxes, gt_inds, *batch, avg_factor, prefix, negatives=negatives))
             if num_dn:
                 losses.update(
@@ -107,11 +112,13 @@ class GroupLosses:
                         *batch,
                         avg_factor * dn_meta['num_denoising_groups'],
                         f'{prefix}dn_',
+                        matched=dn_matched,
                     )
                 )
         enc_scores, enc_boxes = enc_cls_scores.float(), enc_bbox_preds.float()
         allowed_gt = [
-            gt[allowed[gt.labels]] for gt, allowed in zip(batch_gt_instances, categories.allowed, strict=True)
+            gt[allowed[gt.labels].nonzero().flatten()]
+            for gt, allowed in zip(batch_gt_instances, categories.allowed, strict=True)
         ]
         gt_inds = self._assign(self.proposal_assigner, enc_scores, enc_boxes, allowed_gt, batch_img_metas)
         losses.update(
@@ -161,6 +168,7 @@ class GroupLosses:
         prefix: str,
         class_weight: Tensor | None = None,
         negatives: Tensor | None = None,
+        matched: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Focal, L1 and GIoU loss of one set of queries.
 
@@ -175,21 +183,20 @@ class GroupLosses:
             class_weight: ``(B, 1, V)``, 0 at names that are not annotated in the image. None: one class.
             negatives: Bool, broadcastable to ``(B, M, C)``: where a negative counts, ``exhaustive`` of
                 :class:`Categories`. None: everywhere.
+            matched: Images and queries with a box, each ``(P,)``, if they are known.
         """
+        images, queries = (gt_inds > 0).nonzero(as_tuple=True) if matched is None else matched
+        index = gt_inds[images, queries] - 1
+        labels = pad_sequence([gt.labels for gt in batch_gt_instances], batch_first=True)[images, index]
+        boxes = pad_sequence([gt.bboxes for gt in batch_gt_instances], batch_first=True)[images, index]
+        size = torch.stack([image_size(meta, bbox_preds) for meta in batch_img_metas])[images]
+        pred, target = bbox_preds[images, queries], bbox_xyxy_to_cxcywh(boxes / size)
         targets = torch.zeros_like(cls_scores)
         weight = (gt_inds >= 0)[..., None].to(cls_scores)
         weight = weight.expand_as(targets) if class_weight is None else weight * class_weight
-        pred, target, size = [], [], []
-        for i, (gt, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
-            queries = (gt_inds[i] > 0).nonzero().flatten()
-            matched = gt_inds[i, queries] - 1
-            targets[i, queries, 0 if class_weight is None else gt.labels[matched]] = 1
-            pred.append(bbox_preds[i, queries])
-            target.append(bbox_xyxy_to_cxcywh(gt.bboxes[matched] / image_size(meta, bbox_preds)))
-            size.append(image_size(meta, bbox_preds).expand(len(queries), 4))
+        targets[images, queries, 0 if class_weight is None else labels] = 1
         if negatives is not None:
             weight = weight * (negatives | (targets > 0))
-        pred, target, size = torch.cat(pred), torch.cat(target), torch.cat(size)
         num_classes = targets.size(-1)
         return {
             f'{prefix}loss_cls': self.loss_cls(
@@ -208,4 +215,7 @@ class GroupLosses:
 def image_size(meta: dict, like: Tensor) -> Tensor:
     """``(w, h, w, h)`` of the unpadded network input, pixels."""
     height, width = meta['img_shape'][:2]
-    return like.new_tensor([width, height, width, height])
+    # Filled in on the device: a list would be copied there, and the host would wait.
+    size = like.new_full((4,), width)
+    size[1::2] = height
+    return size
