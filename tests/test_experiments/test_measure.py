@@ -86,6 +86,44 @@ def test_peak_is_what_was_allocated():
     assert measure.peak_bytes(build, (2**25,), (10,), 'cpu') == pytest.approx(2**27, rel=0.05)
 
 
+class PretendedEvent:
+    clock = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = PretendedEvent.clock
+
+    def elapsed_time(self, end):
+        return end.time - self.time
+
+
+def test_time_on_a_gpu_is_that_between_two_events(monkeypatch):
+    def call():
+        PretendedEvent.clock += 30  # ms
+
+    monkeypatch.setattr(torch.cuda, 'Event', PretendedEvent)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    assert measure.seconds_of(call, 'cuda') == pytest.approx(0.03)
+
+
+def test_peak_on_a_gpu_is_that_of_the_allocator(monkeypatch):
+    bytes_now = dict(now=100, most=0)
+
+    def build(size):
+        def call():
+            bytes_now['most'] = max(bytes_now['most'], bytes_now['now'] + size)
+
+        return call
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda: bytes_now['now'])
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: bytes_now['most'])
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats', lambda: bytes_now.update(most=0))
+    assert measure.peak_bytes(build, (7,), (1000,), 'cuda') == 7
+
+
 def test_what_was_counted_is_freed():
     freed = []
 

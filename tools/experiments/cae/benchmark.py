@@ -154,14 +154,16 @@ def _backward(model: nn.Module, batch: tuple) -> float:
 
 
 def check(options: Options) -> None:
-    """Compare ours with the host on the same weights.
+    """Compare ours with the host on the same weights, in float64, where rounding is the same on each device.
 
     Raises:
         AssertionError: They differ by more than 1e-5.
     """
     register_all_modules()
-    batch = make_batch(2, options.device)
-    ours, host = (build(arm, 'tiny' if options.quick else 'small', *batch[2:]) for arm in ('ours', 'host'))
+    views, *rest = make_batch(2, options.device)
+    batch = ([view.double() for view in views], *rest)
+    size = 'tiny' if options.quick else 'small'
+    ours, host = (build(arm, size, *batch[2:]).double() for arm in ('ours', 'host'))
     spread_weights(ours)
     copy_weights(ours, host)
     differences = compare(ours, host, batch)

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -115,7 +115,7 @@ class Benchmark:
 
     Attributes:
         cases: ``cases(options)`` makes them one at a time, so that one can be freed before the next.
-        bounds: From what was measured, by case, arm and measure, to what is promised.
+        bounds: From what was measured on a device, by case, arm and measure, to what is promised.
         check: Compares the arms' results before anything is timed; raises if they differ.
         data: Default of ``--data``.
         devices: On which it runs.
@@ -204,27 +204,38 @@ def run(benchmark: Benchmark, args: argparse.Namespace) -> None:
     """Measure, compare with the bounds, write, print.
 
     Raises:
-        SystemExit: Data are missing, or the run would overwrite the shipped results with those of something else.
+        SystemExit: Data or the GPU are missing, or the run would overwrite the shipped results with those of something
+            else.
     """
     if (args.quick or args.data) and not args.out:
         raise SystemExit('the shipped results are neither of --quick nor of other data: say with --out where these go')
     data = args.data or benchmark.data
     if data and not data.is_dir():
         raise SystemExit(f'{data} does not exist: name the folder with --data, see tools/experiments/{args.plugin}')
-    torch.set_num_threads(args.threads)
-    start = time.time()
     devices = [args.device] if args.device else ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
+    devices = [device for device in devices if device in benchmark.devices]
+    if not devices:
+        print(f'{args.plugin} has nothing to measure on {args.device}: it runs on {", ".join(benchmark.devices)}')
+        return
+    if 'cuda' in devices and not torch.cuda.is_available():
+        raise SystemExit('--device cuda: this torch sees no GPU')
+    torch.set_num_threads(args.threads)
+    torch.backends.cudnn.allow_tf32 = False  # what is compared in float32 is computed in it
+    start = time.time()
     measured: Measured = {}
     bases: dict[str, str] = {}
-    for device in [device for device in devices if device in benchmark.devices]:
+    bounds: list[dict] = []
+    for device in devices:
         options = Options(device, args.quick, args.repeats, data)
+        suffix = '' if device == 'cpu' else ', CUDA'
         if benchmark.check:
             benchmark.check(options)
+        found: Measured = {}
         for case in benchmark.cases(options):
-            name = case.name if device == 'cpu' else f'{case.name}, CUDA'
-            measured[name], bases[name] = run_case(case, options), case.base
-            print(f'{name}: done after {time.time() - start:.0f} s', flush=True)
-    bounds = [bound.to_json() for bound in benchmark.bounds(measured)]
+            found[case.name], bases[case.name + suffix] = run_case(case, options), case.base
+            print(f'{case.name}{suffix}: done after {time.time() - start:.0f} s', flush=True)
+        bounds += [replace(bound, what=bound.what + suffix).to_json() for bound in benchmark.bounds(found)]
+        measured.update({name + suffix: arms for name, arms in found.items()})
     record = dict(
         **origin(time.time() - start, *benchmark.packages),
         threads=args.threads,

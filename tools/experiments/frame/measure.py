@@ -126,31 +126,37 @@ def resident(key: str) -> int:
     return int(re.search(rf'{key}:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
 
 
-def _peak(build: Callable[..., Callable[[], object]], args: tuple, warm: tuple, device: str) -> int:
+def _resident_peak(build: Callable[..., Callable[[], object]], args: tuple, warm: tuple) -> int:
     torch.set_num_threads(1)
     if sys.platform == 'linux':
         # M_MMAP_THRESHOLD: give what is freed back at once, or the peak is that of glibc's heap, not of the tensors.
         ctypes.CDLL(None).mallopt(-3, 2**16)
     build(*warm)()  # libraries take memory of their own at their first call
-    if device == 'cpu':
-        before = resident('VmRSS')
-        build(*args)()
-        return resident('VmHWM') - before
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
+    before = resident('VmRSS')
+    build(*args)()
+    return resident('VmHWM') - before
+
+
+def _allocated_peak(build: Callable[..., Callable[[], object]], args: tuple, warm: tuple) -> int:
+    build(*warm)()
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     build(*args)()
     return torch.cuda.max_memory_allocated() - before
 
 
 def peak_bytes(build: Callable[..., Callable[[], object]], args: tuple, warm: tuple, device: str) -> int:
-    """Most memory that a process needs for ``build(*args)()``, over what it had before.
+    """Most memory that ``build(*args)()`` needs, over what there was before.
 
     Args:
         build: A function of a module: makes models and inputs and returns the call. Weights count.
         args: Of ``build``.
         warm: Arguments of a smaller case that is run before.
-        device: ``'cpu'`` (resident memory of a fresh process; Linux) or ``'cuda'`` (torch's allocator).
+        device: ``'cpu'`` (resident memory of a fresh process; Linux) or ``'cuda'`` (torch's allocator, which counts
+            tensors and needs no fresh process).
     """
+    if device == 'cuda':
+        return _allocated_peak(build, args, warm)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
-        return pool.submit(_peak, build, args, warm, device).result()
+        return pool.submit(_resident_peak, build, args, warm).result()

@@ -69,15 +69,18 @@ def build_step(arm: str, depth: int, size: int, share: float, device: str) -> Ca
 
 
 def check(options: Options) -> None:
-    """Compare all maps in float64, where rounding is small."""
+    """Compare all maps in float64, where rounding is small; on CUDA spconv has none, and is compared in float32."""
     depth, size = work(options)
     images, cells = make_inputs(size, SHARES[0], options.device)
     maps = {}
     for arm in ARMS:
+        dtype = torch.float32 if (arm, options.device) == ('spconv', 'cuda') else torch.float64
         with torch.no_grad():
-            maps[arm] = make_net(arm, depth).to(options.device).double()(images.double(), cells)
+            maps[arm] = make_net(arm, depth).to(options.device, dtype)(images.to(dtype), cells)
     for arm in ARMS[1:]:
-        torch.testing.assert_close(maps[arm], maps[HOST], rtol=1e-9, atol=1e-9)
+        for found, expected in zip(maps[arm], maps[HOST], strict=True):
+            tolerance = 1e-9 if found.dtype == torch.float64 else 1e-3 * float(expected.abs().max())
+            torch.testing.assert_close(found.double(), expected, rtol=1e-9, atol=tolerance)
 
 
 def work(options: Options) -> tuple[int, int]:

@@ -120,8 +120,11 @@ def check(options: Options) -> None:
     expected: dict[str, Tensor] = {}
     for engine in (*ENGINES, FUNC):
         model, episode = make(MIDDLE, engine, 3)
-        episode = {name: value.double() if value.is_floating_point() else value for name, value in episode.items()}
-        grads = gradient(model.double(), episode, engine)
+        episode = {
+            name: value.to(options.device, torch.float64 if value.is_floating_point() else value.dtype)
+            for name, value in episode.items()
+        }
+        grads = gradient(model.to(options.device, torch.float64), episode, engine)
         expected = expected or grads  # the loop is the first
         for name, value in grads.items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=f'{engine}: {name}')
