@@ -125,7 +125,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """Write the network, pixels to scores and boxes, as ONNX of a fixed size, and compare the outputs."""
+    """Write the network, pixels to scores and boxes, as ONNX for any number of images of one size; compare outputs."""
     from mmdet.apis import init_detector
 
     from .export import export_onnx

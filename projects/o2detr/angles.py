@@ -81,6 +81,34 @@ def clamp_sides(boxes: Tensor, min_size: float) -> Tensor:
     return torch.cat([boxes[..., :2], boxes[..., 2:4].clamp(min=min_size), boxes[..., 4:]], dim=-1)
 
 
+def scale_boxes(boxes: Tensor, factors: Sequence[float]) -> Tensor:
+    """Boxes of a picture whose width and height were scaled by different factors.
+
+    A rectangle becomes a parallelogram; the result is the smallest rectangle around it, which lies along its longer
+    side, as what ``ConvertBoxType`` makes of scaled corners. The host's ``RotatedBoxes.rescale_`` turns the angle the
+    wrong way (mmrotate #965).
+
+    Args:
+        boxes: ``(..., 5)``, pixels and radians.
+        factors: Of width and height.
+
+    Returns:
+        ``(..., 5)``, the longer side first, any angle.
+    """
+    across, down = factors
+    x, y, w, h, theta = boxes.unbind(-1)
+    cos, sin = theta.cos(), theta.sin()
+    along = torch.stack([w * cos * across, w * sin * down], dim=-1)
+    other = torch.stack([-h * sin * across, h * cos * down], dim=-1)
+    swap = along.square().sum(-1, keepdim=True) < other.square().sum(-1, keepdim=True)
+    along, other = along.where(~swap, other), other.where(~swap, along)
+    length = along.norm(dim=-1).clamp(min=MIN_SIZE**2)
+    overhang = (along * other).sum(-1).abs() / length
+    height = (along[..., 0] * other[..., 1] - along[..., 1] * other[..., 0]).abs() / length
+    angle = torch.atan2(along[..., 1], along[..., 0])
+    return torch.stack([x * across, y * down, length + overhang, height, angle], dim=-1)
+
+
 def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
     """What normalized boxes of an image are multiplied by, for pixels and radians.
 

@@ -184,9 +184,11 @@ class O2DETRCascade(O2DETR):
         """
         base_maps, roi_maps = self.extract_feat(batch_inputs)
         _, proposals = self.forward_base(base_maps, batch_data_samples)
-        results = self.roi_head.predict(roi_maps, proposals, batch_data_samples, rescale=rescale)
-        for result in results:
-            result.bboxes = regularize(result.bboxes, self.bbox_head.angle_version)
+        # Not rescaled by the host: its rotated boxes are wrong where width and height are scaled differently.
+        results = self.roi_head.predict(roi_maps, proposals, batch_data_samples, rescale=False)
+        for result, sample in zip(results, batch_data_samples, strict=True):
+            boxes = regularize(result.bboxes, self.bbox_head.angle_version)
+            result.bboxes = self.bbox_head.rescale_boxes(boxes, sample.metainfo) if rescale else boxes
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple:

@@ -1,7 +1,7 @@
-"""ONNX of a whole O²DETR, from pixels to scores and boxes, at a fixed size.
+"""ONNX of a whole O²DETR, from pixels to scores and boxes: images of a fixed size, any number at once.
 
-There is no NMS to export. The encoder has convolutions, pooling and resizing only; the decoder's deformable attention
-becomes ``GridSample``, which needs opset 16.
+There is no NMS to export, and what makes proposals distinct is a few tensor operations. The encoder has convolutions,
+pooling and resizing only; the decoder's deformable attention becomes ``GridSample``, which needs opset 16.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .cascade import O2DETRCascade
 from .detector import O2DETR
 
 TOLERANCE = 1e-3  # of scores, and of boxes in parts of the image
+# Traced with two images, so that no dimension of one is taken for a constant; compared with fewer and with more.
+TRACED, COMPARED = 2, (1, 3)
 
 
 class ExportedO2DETR(nn.Module):
@@ -49,7 +51,8 @@ class ExportedO2DETR(nn.Module):
         preprocessor = self.model.data_preprocessor
         if preprocessor._channel_conversion:
             images = images.flip(1)
-        images = (images - preprocessor.mean) / preprocessor.std
+        if preprocessor._enable_normalize:
+            images = (images - preprocessor.mean) / preprocessor.std
         logits, boxes = self.model(images, mode='tensor')
         meta = dict(img_shape=tuple(int(side) for side in images.shape[-2:]))
         return logits[-1].sigmoid(), self.model.bbox_head.decode_boxes(boxes[-1].flatten(0, 1), meta).view_as(boxes[-1])
@@ -62,7 +65,7 @@ def export_onnx(model: O2DETR, path: str | Path, size: tuple[int, int], *, check
         model: From ``mmdet.apis.init_detector``.
         path: File to write; it appears only if the comparison succeeds.
         size: Height and width of the images; the file takes no others.
-        check: Whether to compare, on random pixels.
+        check: Whether to compare, on random pixels, with one image and with three.
 
     Returns:
         Largest difference of scores and of boxes in parts of the image, None without ``check``.
@@ -78,18 +81,24 @@ def export_onnx(model: O2DETR, path: str | Path, size: tuple[int, int], *, check
         raise ImportError('export needs onnx: pip install onnx onnxruntime') from error
     network = ExportedO2DETR(model).eval()
     device = next(model.parameters()).device
-    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).mul(255).to(device)
+    generator = torch.Generator().manual_seed(0)
+    pictures = {
+        number: torch.rand(number, 3, *size, generator=generator).mul(255).to(device) for number in (TRACED, *COMPARED)
+    }
     with torch.no_grad(), replacing(path) as temporary:
         torch.onnx.export(
             network,
-            (images,),
+            (pictures[TRACED],),
             str(temporary),
             input_names=['images'],
             output_names=['scores', 'boxes'],
+            dynamic_axes={name: {0: 'batch'} for name in ('images', 'scores', 'boxes')},
             dynamo=False,
             opset_version=16,
         )
-        return largest_difference(network, images, temporary) if check else None
+        if check:
+            return max(largest_difference(network, pictures[number], temporary) for number in COMPARED)
+    return None
 
 
 def largest_difference(network: ExportedO2DETR, images: Tensor, path: str | Path) -> float:

@@ -9,6 +9,7 @@ Shapes: ``B`` images, ``M`` queries, ``C`` classes, ``D`` channels, ``G`` true b
 
 import torch
 from mmcv.cnn import Linear
+from mmcv.ops import batched_nms
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.utils import multi_apply
 from mmdet.structures.bbox import get_box_tensor
@@ -16,10 +17,9 @@ from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from mmrotate.models.losses import GDLoss, RotatedIoULoss
 from mmrotate.registry import MODELS
-from mmrotate.structures import RotatedBoxes
 from torch import Tensor, nn
 
-from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize
+from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize, scale_boxes
 from .match_costs import assign_cheapest
 
 
@@ -42,7 +42,8 @@ class O2DETRHead(DeformableDETRHead):
             costs of the assigner; 1 for the assigner itself.
         sync_cls_avg_factor: Whether the classification loss is divided by the mean number of matched queries over all
             GPUs, as the other losses are.
-        **kwargs: Of the host's ``DeformableDETRHead``. ``test_cfg.max_per_img`` may exceed ``M C``.
+        **kwargs: Of the host's ``DeformableDETRHead``. ``test_cfg.max_per_img`` may exceed ``M C``; ``test_cfg.nms``,
+            e.g. ``dict(type='nms_rotated', iou_threshold=0.1)``, is for those who want it: a DETR has none.
 
     Raises:
         ValueError: Unknown angle version, or a classification loss without sigmoid.
@@ -272,7 +273,7 @@ class O2DETRHead(DeformableDETRHead):
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
     ) -> InstanceData:
-        """Best pairs of query and class of one image; no NMS.
+        """Best pairs of query and class of one image; rotated NMS if ``test_cfg`` has ``nms``.
 
         Args:
             cls_score: ``(M, C)`` logits.
@@ -285,10 +286,13 @@ class O2DETRHead(DeformableDETRHead):
         """
         scores = cls_score.float().sigmoid().flatten()
         scores, best = scores.topk(min(self.test_cfg.get('max_per_img', len(cls_score)), len(scores)))
-        boxes = self.decode_boxes(bbox_pred[best // self.num_classes], img_meta)
+        boxes, labels = self.decode_boxes(bbox_pred[best // self.num_classes], img_meta), best % self.num_classes
+        if nms := self.test_cfg.get('nms'):
+            kept = batched_nms(boxes, scores, labels, nms)[1]
+            boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         if rescale:
             boxes = self.rescale_boxes(boxes, img_meta)
-        return InstanceData(bboxes=boxes, scores=scores, labels=best % self.num_classes)
+        return InstanceData(bboxes=boxes, scores=scores, labels=labels)
 
     def decode_boxes(self, bbox_pred: Tensor, img_meta: dict) -> Tensor:
         """Return boxes in pixels of the network's input, centers inside the image.
@@ -320,6 +324,5 @@ class O2DETRHead(DeformableDETRHead):
         """
         if 'scale_factor' not in img_meta:
             raise KeyError("rescaling needs 'scale_factor' in the meta keys of PackDetInputs")
-        scaled = RotatedBoxes(boxes)
-        scaled.rescale_([1 / factor for factor in img_meta['scale_factor'][:2]])
-        return regularize(scaled.tensor, self.angle_version)
+        factors = [1 / factor for factor in img_meta['scale_factor'][:2]]
+        return regularize(scale_boxes(boxes, factors), self.angle_version)

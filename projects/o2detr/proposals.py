@@ -62,11 +62,11 @@ def distinct_tokens(scores: Tensor, boxes: Tensor, image_sides: Tensor, num: int
     Returns:
         Positions ``(B, num)``.
     """
-    logits, candidates = scores.topk(min(CANDIDATES * num, scores.size(1)), dim=1)  # best first
+    candidates = scores.topk(min(CANDIDATES * num, scores.size(1)), dim=1).indices  # best first
     chosen = boxes.gather(1, candidates[..., None].expand(-1, -1, 5))
     # In parts of the longer side, as the sides are.
     center = chosen[..., :2] * (image_sides / image_sides.amax(-1, keepdim=True))[:, None]
     chosen = torch.cat([center, chosen[..., 2:4], chosen[..., 4:] * math.pi], dim=-1)
     repeats = (probabilistic_iou(chosen) > overlap_thr).tril(-1).any(-1)
-    order = (logits.sigmoid() - repeats.to(logits)).topk(num, dim=1).indices
-    return candidates.gather(1, order)
+    places = torch.arange(repeats.size(1), device=repeats.device) + repeats * repeats.size(1)
+    return candidates.gather(1, places.topk(num, dim=1, largest=False).indices)

@@ -3,6 +3,8 @@
 import math
 from copy import deepcopy
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +36,21 @@ def random_boxes():
         return torch.cat([center, long, short, torch.rand(n, 1, dtype=dtype) * math.pi], dim=1)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def scaled_rectangles():
+    """Return a function that scales the corners of ``(n, 5)`` boxes and gives OpenCV's smallest rectangles of them."""
+
+    def scale(boxes: torch.Tensor, factors: tuple[float, float]) -> torch.Tensor:
+        rectangles = []
+        for x, y, w, h, theta in boxes.double().tolist():
+            corners = cv2.boxPoints(((x, y), (w, h), math.degrees(theta))) * np.float32(factors)
+            center, sides, degrees = cv2.minAreaRect(corners)
+            rectangles.append([*center, *sides, math.radians(degrees)])
+        return torch.tensor(rectangles)
+
+    return scale
 
 
 D, LEVELS, CLASSES, QUERIES = 32, 4, 3, 12

@@ -16,6 +16,7 @@ from mmplugins.o2detr.angles import (
     enclosing_sides,
     refine_boxes,
     regularize,
+    scale_boxes,
     wrap_angle,
 )
 from mmplugins.o2detr.match_costs import gaussian_kld
@@ -40,6 +41,24 @@ def test_eight_points_and_back(random_boxes, angle):
     # Corners that are 0.00025 short sides apart at most: an IoU above 0.999.
     assert corner_distance(boxes, back).max() < 2.5e-4
     assert angle_distance(boxes[:, 4], back[:, 4]).max() < 1e-3
+
+
+@pytest.mark.parametrize('factors', [(0.5, 0.5), (0.5, 1.0), (1.0, 0.3), (2.0, 0.7)], ids=str)
+def test_scaled_boxes_are_the_smallest_rectangles_around_the_scaled_corners(random_boxes, scaled_rectangles, factors):
+    boxes = random_boxes(200, (512, 512))
+    boxes[:20, 4] = torch.tensor([0, math.pi / 2]).repeat(10)
+    found, expected = (regularize(x) for x in (scale_boxes(boxes, factors), scaled_rectangles(boxes, factors)))
+    assert torch.allclose(found[:, 2:4], expected[:, 2:4], atol=1e-2)
+    assert corner_distance(expected, found).max() < 1e-2
+
+
+def test_a_vehicle_at_half_width_stands_up():
+    # 60 x 12 at 30°: its axis rises as much on half the way.
+    box = torch.tensor([[100.0, 50, 60, 12, math.pi / 6]])
+    assert math.degrees(scale_boxes(box, (0.5, 1.0))[0, 4]) == pytest.approx(49.1, abs=0.05)
+    host = RotatedBoxes(box.clone())
+    host.rescale_((0.5, 1.0))
+    assert math.degrees(host.tensor[0, 4]) == pytest.approx(16.1, abs=0.05)  # what mmrotate #965 is about
 
 
 @pytest.mark.parametrize('version', VERSIONS)

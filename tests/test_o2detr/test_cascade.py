@@ -84,6 +84,19 @@ def test_zero_deltas_give_the_proposals(build_model, cascade_changes, prepared, 
         assert len(distance) and (distance.amin(1) < 1e-4).all()
 
 
+def test_prediction_of_a_picture_whose_sides_were_scaled_differently(
+    build_model, cascade_changes, prepared, scaled_rectangles
+):
+    model = build_model(**cascade_changes()).eval()
+    inputs, samples = prepared(model)
+    for sample in samples:
+        sample.set_metainfo(dict(scale_factor=(0.5, 0.8)))
+    seen = [sample.pred_instances.bboxes for sample in model.predict(inputs, samples, rescale=False)]
+    found = [sample.pred_instances.bboxes for sample in model.predict(inputs, samples, rescale=True)]
+    for before, after in zip(seen, found, strict=True):
+        assert len(before) and (gaussian_kld(after, scaled_rectangles(before, (2.0, 1.25))).diagonal() < 1e-3).all()
+
+
 def test_prediction_is_regular_and_free_of_overlaps(build_model, cascade_changes, prepared):
     model = build_model(**cascade_changes()).eval()
     for result in model.predict(*prepared(model)):

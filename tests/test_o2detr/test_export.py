@@ -1,4 +1,4 @@
-"""Tracing and ONNX at a fixed size: the encoder, and the whole network from pixels to classes and boxes."""
+"""Tracing and ONNX: the encoder, and the whole network from pixels to scores and boxes for any number of images."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmplugins.o2detr import DWSepEncoder
+from mmplugins.o2detr.export import ExportedO2DETR, export_onnx
 
 SHAPES = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
@@ -75,25 +76,35 @@ class TestEncoder:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-@pytest.mark.parametrize('changes', [{}, dict(with_box_refine=True)], ids=['base', 'refine'])
+@pytest.mark.parametrize(
+    'changes', [{}, dict(with_box_refine=True, as_two_stage=True)], ids=['base', 'refine_two_stage']
+)
 class TestNetwork:
     @pytest.fixture
-    def network(self, build_model, changes):
-        model = build_model(**changes)
+    def model(self, build_model, changes):
+        model = build_model(**changes).eval()
         for branch in model.bbox_head.reg_branches:
             nn.init.normal_(branch[-1].weight, std=0.2)
-        return Network(model).eval()
+        for branch in model.bbox_head.cls_branches:
+            nn.init.normal_(branch.weight, std=0.2)
+        return model
 
-    def test_trace(self, network):
+    def test_trace(self, model):
+        network = Network(model)
         traced = torch.jit.trace(network, torch.rand(1, 3, 64, 96))
         images = torch.rand(1, 3, 64, 96)
         for found, expected in zip(traced(images), network(images), strict=True):
             assert torch.allclose(found, expected, atol=1e-5)
 
-    def test_onnx(self, network, tmp_path):
+    def test_onnx_of_any_number_of_images(self, model, tmp_path):
         path = tmp_path / 'network.onnx'
-        graph = export(network, (torch.rand(1, 3, 64, 96),), path)
+        assert export_onnx(model, path, (128, 192)) < 1e-3  # two rows at least: ONNX has no linspace of one
+        graph = pytest.importorskip('onnx').load(str(path))
         assert {node.domain for node in graph.graph.node} <= {'', 'ai.onnx'}
-        images = torch.rand(1, 3, 64, 96)
-        for found, expected in zip(run(path, (images,)), network(images), strict=True):
-            assert np.allclose(found, expected.detach().numpy(), atol=1e-4)
+        for number in (1, 3):
+            # Different pictures, so that results of another one would be seen.
+            images = torch.rand(number, 3, 128, 192) * 255 * torch.arange(1, number + 1).view(-1, 1, 1, 1) / number
+            alone = [ExportedO2DETR(model)(image[None]) for image in images]
+            for found, expected in zip(run(path, (images,)), zip(*alone, strict=True), strict=True):
+                expected = torch.cat(expected).detach().numpy()
+                assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-2

@@ -10,7 +10,6 @@ from mmengine.structures import InstanceData
 from mmrotate.models.losses import GDLoss
 from mmrotate.registry import MODELS
 from mmrotate.structures import RotatedBoxes
-from mmrotate.structures.bbox import rbbox_overlaps
 
 from mmplugins.o2detr import PeriodicRBoxL1Loss
 from mmplugins.o2detr.angles import box_factors, regularize
@@ -231,18 +230,31 @@ class TestPredict:
         size = torch.tensor([SHAPE[1] / scale[0], SHAPE[0] / scale[1]])
         assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] <= size + 1e-3).all()
 
-    @pytest.mark.parametrize('angle', [0.0, math.pi / 2], ids=['horizontal', 'vertical'])
-    def test_anisotropic_rescaling(self, make_head, angle):
+    def test_rescaling_by_different_factors(self, make_head, random_boxes, scaled_rectangles):
         # The network saw the picture at half its width and four fifths of its height.
-        original = torch.tensor([[150.0, 60, 80, 30, angle], [200, 80, 40, 20, angle], [90, 50, 60, 10, angle]])
-        scaled = RotatedBoxes(original)
-        scaled.rescale_((0.5, 0.8))
-        logits, pred = perfect(scaled.tensor, [0, 1, 2])
+        seen = random_boxes(30, SHAPE)
+        logits, pred = perfect(seen, [0] * 30, queries=30)
         meta = dict(META, scale_factor=(0.5, 0.8))
-        found = make_head(test_cfg=dict(max_per_img=3))._predict_by_feat_single(logits, pred, meta, rescale=True)
-        boxes = found.bboxes[found.labels.argsort()]
-        # A hundredth of a pixel aside: mmcv's IoU of boxes that coincide may be 0.33.
-        assert (rbbox_overlaps(boxes + torch.tensor([0.02, 0.02, 0, 0, 0]), original, is_aligned=True) > 0.99).all()
+        head = make_head(test_cfg=dict(max_per_img=30))
+        found = head._predict_by_feat_single(logits, pred, meta, rescale=True).bboxes
+        corners = [
+            RotatedBoxes.rbox2corner(boxes).flatten(1) for boxes in (found, scaled_rectangles(seen, (1 / 0.5, 1 / 0.8)))
+        ]
+        # Each true rectangle is found, in some order of its corners.
+        distance = torch.cdist(corners[1].view(-1, 1, 4, 2), corners[0].view(1, -1, 4, 2)).amin(-1).amax(-1)
+        assert (distance.amin(1) < 0.05).all() and len(set(distance.argmin(1).tolist())) == 30
+
+    @pytest.mark.parametrize('nms', [None, dict(type='nms_rotated', iou_threshold=0.1)], ids=['none', 'nms'])
+    def test_nms_is_an_option(self, make_head, nms):
+        boxes = torch.tensor([[x, 40.0, 24, 10, 0.3] for x in (20, 50, 80, 110)])
+        twice = torch.cat([boxes, boxes + torch.tensor([0.5, 0.5, 0, 0, 0])])
+        logits, pred = perfect(twice, [0, 1, 2, 0] * 2)
+        logits[4:] -= 1
+        test_cfg = dict(max_per_img=8) | (dict(nms=nms) if nms else {})
+        found = make_head(test_cfg=test_cfg)._predict_by_feat_single(logits, pred, META, rescale=False)
+        expected = 8 if nms is None else 4
+        assert len(found) == expected and (found.scores.diff() <= 0).all()
+        assert sorted(found.labels.tolist()) == sorted([0, 0, 1, 2] * (expected // 4))
 
     def test_long_slanted_boxes_keep_their_length(self, make_head):
         box = torch.tensor([[80.0, 48.0, 159.0, 8.0, math.atan(0.6)]])
