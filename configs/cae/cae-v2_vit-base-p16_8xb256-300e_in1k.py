@@ -26,6 +26,7 @@ model = dict(
     target_generator=dict(
         type='CLIPVisionTarget',
         arch='ViT-B/16',
+        activation='quick_gelu',
         init_cfg=dict(type='Pretrained', checkpoint='data/clip/ViT-B-16.pt')))
 
 train_pipeline = [

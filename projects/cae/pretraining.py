@@ -11,6 +11,8 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmplugins.utils.encoders import is_pretrained
+
 from .tokens import common_count
 
 
@@ -24,9 +26,10 @@ def note_num_masked(preprocessor: nn.Module, args: tuple) -> None:
 
 
 def is_from_file(target: nn.Module) -> bool:
-    """Tell whether the weights of a target, or of a part of it, are read from a checkpoint."""
-    configs = [getattr(module, 'init_cfg', None) for module in target.modules()]
-    return any(isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' for cfg in configs)
+    """Tell whether the weights of a target, or of a part of it, are read from where they were published."""
+    return any(
+        getattr(part, 'published', False) or is_pretrained(getattr(part, 'init_cfg', None)) for part in target.modules()
+    )
 
 
 def _drop_target(model: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

@@ -15,6 +15,8 @@ from .checkpoint import PickledModule, load_without_code
 
 # Where checkpoints keep the weights: mmengine and plain torch, most authors' code, DeepSpeed, DINO.
 WRAPPERS = ('state_dict', 'model', 'module', 'teacher')
+# Of a network inside a model of mmengine, of one of timm there, of CLIP's image tower.
+PREFIXES = ('', 'backbone.', 'backbone.timm_model.', 'timm_model.', 'visual.')
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -79,14 +81,14 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str, pr
         module: To fill.
         weights: By name; those that the module has no place for are left out.
         source: Where they come from, for the message.
-        prefix: Only weights that start with it, which is cut off, as ``'backbone.'``. None: ``'backbone.'`` if any
-            weight starts with it, else none.
+        prefix: Only weights that start with it, which is cut off. None: the one of ``PREFIXES`` behind which most of
+            the module's names are found.
 
     Raises:
         ValueError: A weight is missing or has another shape.
     """
     if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
+        prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in weights for name in module.state_dict()))
     weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     wrong = []
     for name, own in module.state_dict().items():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmpretrain.models.utils.clip_generator_helper import VisionTransformer
 
-from mmplugins.cae.targets.frozen import CLIPVisionTarget, FrozenFeatureTarget, grid_of
+from mmplugins.cae.targets.frozen import CLIPVisionTarget, FrozenFeatureTarget
+from mmplugins.utils.encoders import grid_of
 
 SMALL_CLIP = dict(input_resolution=32, patch_size=8, width=64, layers=2, heads=2, output_dim=20)
 VIT = dict(
@@ -32,7 +33,7 @@ def pretrained(path, **kwargs):
 def test_clip_equals_the_hosts_tower(clip, tmp_path, wrapped):
     tower, state = clip
     torch.save({'state_dict': state} if wrapped else state, tmp_path / 'clip.pth')
-    target = CLIPVisionTarget(**pretrained(tmp_path / 'clip.pth', arch=SMALL_CLIP))
+    target = CLIPVisionTarget(**pretrained(tmp_path / 'clip.pth', activation='quick_gelu', arch=SMALL_CLIP))
     target.init_weights()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(target(images), tower(images)[0], atol=1e-5, rtol=1e-5)
@@ -73,14 +74,16 @@ def test_patches_of_14_at_196_fit_a_grid_of_14():
 
 def test_file_of_another_size(clip, tmp_path):
     torch.save(clip[1], tmp_path / 'clip.pth')
-    target = CLIPVisionTarget(**pretrained(tmp_path / 'clip.pth', arch={**SMALL_CLIP, 'width': 32}))
+    target = CLIPVisionTarget(
+        **pretrained(tmp_path / 'clip.pth', activation='quick_gelu', arch={**SMALL_CLIP, 'width': 32})
+    )
     with pytest.raises(ValueError, match=r'clip.pth, read as CLIP .* does not fit CLIPTower: \d+ weights differ'):
         target.init_weights()
 
 
 def test_file_of_something_else(tmp_path):
     torch.save({'conv.weight': torch.zeros(3)}, tmp_path / 'other.pth')
-    target = CLIPVisionTarget(**pretrained(tmp_path / 'other.pth', arch=SMALL_CLIP))
+    target = CLIPVisionTarget(**pretrained(tmp_path / 'other.pth', activation='quick_gelu', arch=SMALL_CLIP))
     with pytest.raises(ValueError, match='class_embedding: .* expected, nothing found'):
         target.init_weights()
 

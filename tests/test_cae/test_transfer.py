@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmplugins.cae.weights.convert import read_weights
+from mmplugins.utils.weights import read_weights
 
 PRETRAINING = 'cae-v1_vit-tiny-p8_1xb64-20e_clothing10'
 DOWNSTREAM = [

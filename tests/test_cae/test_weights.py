@@ -15,8 +15,8 @@ from mmplugins.cae.regressor import CAERegressorNeck
 from mmplugins.cae.targets.codebook import load_codebook
 from mmplugins.cae.tokens import split_places
 from mmplugins.cae.transfer.finetune_vit import CAEFinetuneViT
-from mmplugins.cae.weights.convert import read_weights
 from mmplugins.cae.weights.layouts import encoder_of, from_ours, layout_of, to_ours
+from mmplugins.utils.weights import read_weights
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=192)
 PUBLISHED = {  # in all, trainable: counted in the authors' code

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.registry import MODELS
 
+from mmplugins.utils.encoders import is_pretrained
 from mmplugins.utils.weights import load_strictly, read_weights
 
-from .frozen import is_pretrained
 from .precision import SinglePrecision
 
 

@@ -1,4 +1,4 @@
-"""Targets from a frozen image encoder: CLIP's image tower, or any backbone of mmpretrain or timm.
+"""Targets from a frozen image encoder: CLIP's image tower, or any network of mmpretrain, timm or transformers.
 
 CAE v2 (arXiv 2211.09799) compares with CLIP ViT-B/16: last block, normalization and projection, for each token.
 
@@ -7,92 +7,39 @@ Shapes: ``B`` images, ``N`` patches of a grid ``(h, w)``, ``C`` channels.
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
-
 import torch
 from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
 from mmpretrain.models.utils import resize_pos_embed, to_2tuple
 from mmpretrain.models.utils.clip_generator_helper import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """Read a state dict: of mmengine, of plain torch, or of a TorchScript archive, as OpenAI's CLIP files are."""
-    if Path(path).is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            is_script = any(name.endswith('/constants.pkl') for name in archive.namelist())
-        if is_script:
-            return torch.jit.load(path, map_location='cpu').state_dict()
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    for key in ('state_dict', 'model'):
-        checkpoint = checkpoint.get(key, checkpoint)
-    return checkpoint
-
-
-def load_all(module: nn.Module, weights: dict[str, Tensor], prefix: str, source: str) -> None:
-    """Load every weight of a frozen module; the host's loading would only log what does not fit.
-
-    Args:
-        module: The module.
-        weights: A state dict; what does not start with ``prefix`` is left out, if anything does.
-        prefix: As ``'backbone.'``.
-        source: Named in the error.
-
-    Raises:
-        ValueError: A weight is missing, or has another shape.
-    """
-    if any(name.startswith(prefix) for name in weights):
-        weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
-    wrong = []
-    for name, own in module.state_dict().items():
-        found = tuple(weights[name].shape) if name in weights else 'nothing'
-        if found != tuple(own.shape):
-            wrong.append(f'{name}: {tuple(own.shape)} expected, {found} found')
-    if wrong:
-        text = '; '.join(wrong[:3])
-        raise ValueError(f'{source} does not fit {type(module).__name__}: {len(wrong)} weights differ ({text}, …)')
-    module.load_state_dict({name: weights[name] for name in module.state_dict()})
-
-
-def is_pretrained(init_cfg: dict | list | None) -> bool:
-    """Tell whether ``init_cfg`` names a file."""
-    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
-
-
-def grid_of(num_patches: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the grid ``(h, w)`` of ``num_patches`` that has the shape of the image ``(H, W)``.
-
-    Raises:
-        ValueError: There is none.
-    """
-    height = round((num_patches * image_size[0] / image_size[1]) ** 0.5)
-    width = num_patches // max(height, 1)
-    if not num_patches or height * width != num_patches or height * image_size[1] != width * image_size[0]:
-        raise ValueError(f'{num_patches} patches do not make a grid of the shape of an image of {image_size}')
-    return height, width
+from mmplugins.utils.encoders import features_of, is_pretrained, is_published
+from mmplugins.utils.weights import is_torchscript, load_strictly, read_weights
 
 
 @MODELS.register_module()
 class FrozenFeatureTarget(BaseModule):
     """Features of a frozen network, ViT or CNN; ``(B, 3, H, W)`` to ``(B, 1 + N, C)``.
 
-    Args:
-        backbone: Of mmpretrain, also ``TIMMBackbone``. Its last output is taken: tokens ``(B, extra + N', C)``
-            (mmpretrain: ``out_type='raw'``) or a map ``(B, C, h', w')``.
-        grid_size: Grid ``(h, w)`` of the student; the features are resized to it. None: as they come.
-        init_cfg: ``dict(type='Pretrained', checkpoint=…)``: all weights of the backbone must be in it, with or
-            without ``backbone.`` before their names.
+    The CLS token is the network's own if it has one, else the mean of the patches; registers are left out.
 
-    The CLS token is the network's own if it has one, else the mean of the patches.
+    Args:
+        backbone: Of mmpretrain (a ViT with ``out_type='raw'``), of timm (``dict(type='TIMMBackbone', model_name=…,
+            pretrained=True)``) or of transformers (``dict(type='HuggingFaceBackbone', source=…)``).
+        grid_size: Grid ``(h, w)`` of the student; the features are resized to it. None: as they come.
+        init_cfg: ``dict(type='Pretrained', checkpoint=…)``: a file with all weights of the backbone, also
+            ``.safetensors``; see :func:`mmplugins.utils.weights.read_weights`.
+
+    Raises:
+        ValueError: The file does not fit, or see :func:`mmplugins.utils.encoders.features_of`.
     """
 
     def __init__(self, backbone: dict, grid_size: tuple[int, int] | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
+        self.published = is_pretrained(init_cfg) or (isinstance(backbone, dict) and is_published(self.backbone))
         self.grid_size = None if grid_size is None else tuple(grid_size)
         self.requires_grad_(False)
 
@@ -101,35 +48,21 @@ class FrozenFeatureTarget(BaseModule):
         if not is_pretrained(self.init_cfg):
             return super().init_weights()
         source = self.init_cfg['checkpoint']
-        return load_all(self.backbone, read_weights(source), self.init_cfg.get('prefix', 'backbone.'), source)
+        network = getattr(self.backbone, 'timm_model', self.backbone)
+        return load_strictly(network, read_weights(source), source, self.init_cfg.get('prefix'))
 
     def train(self, mode: bool = True) -> FrozenFeatureTarget:
         """Stay in evaluation mode."""
         return super().train(False)
 
-    @property
-    def num_extra_tokens(self) -> int:
-        """Tokens of the backbone that are no patches."""
-        model = getattr(self.backbone, 'timm_model', self.backbone)
-        return getattr(model, 'num_extra_tokens', getattr(model, 'num_prefix_tokens', 0))
-
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, 1 + N, C)`` of images ``(B, 3, H, W)``."""
-        out = self.backbone(x)
-        out = out[-1] if isinstance(out, (list, tuple)) else out
-        cls_token = None
-        if out.dim() == 3:
-            extra = self.num_extra_tokens
-            cls_token, out = (out[:, :1] if extra else None), out[:, extra:]
-            out = out.transpose(1, 2).unflatten(2, grid_of(out.size(1), tuple(x.shape[-2:])))
-        if out.dim() != 4:
-            name = type(self.backbone).__name__
-            raise ValueError(f'{name} gives {tuple(out.shape)}: neither tokens (set out_type="raw") nor a feature map')
-        if self.grid_size not in (None, tuple(out.shape[-2:])):
-            out = F.interpolate(out.float(), self.grid_size, mode='bilinear', antialias=True, align_corners=False)
-        patches = out.flatten(2).transpose(1, 2)
-        cls_token = patches.mean(dim=1, keepdim=True) if cls_token is None else cls_token
+        extra, maps = features_of(self.backbone, x)
+        if self.grid_size not in (None, tuple(maps.shape[-2:])):
+            maps = F.interpolate(maps.float(), self.grid_size, mode='bilinear', antialias=True, align_corners=False)
+        patches = maps.flatten(2).transpose(1, 2)
+        cls_token = extra[:, :1] if extra.size(1) else patches.mean(dim=1, keepdim=True)
         return torch.cat([cls_token.to(patches.dtype), patches], dim=1)
 
 
@@ -164,10 +97,14 @@ class CLIPVisionTarget(BaseModule):
             ``input_resolution``, ``patch_size``, ``width``, ``layers``, ``heads`` and ``output_dim`` (``C``).
         resolution: Size of the images, ``(H, W)`` or one number; the position embedding is resized. For a student
             with a grid of 14 x 14, a tower with patches of 14 needs 196. None: that of ``arch``.
-        init_cfg: ``dict(type='Pretrained', checkpoint=…)``: OpenAI's file, or any state dict with its names.
+        activation: ``'quick_gelu'`` (OpenAI's, and models of open_clip with ``quickgelu`` in their name) or ``'gelu'``
+            (the other models of open_clip, as those of LAION and DataComp). No weight shows it, and the wrong one
+            loads in silence. None: that of OpenAI, whose own file, a TorchScript archive, is expected.
+        init_cfg: ``dict(type='Pretrained', checkpoint=…)``: OpenAI's file, or a file with its names, as open_clip's.
 
     Raises:
-        ValueError: ``arch`` is unknown, its patches do not divide ``resolution``, or the file is for another one.
+        ValueError: ``arch`` or ``activation`` is unknown, or must be said; the patches do not divide ``resolution``;
+            or the file is for another ``arch``.
     """
 
     archs = {
@@ -186,24 +123,35 @@ class CLIPVisionTarget(BaseModule):
         self,
         arch: str | dict = 'ViT-B/16',
         resolution: int | tuple[int, int] | None = None,
+        activation: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if activation not in (None, 'quick_gelu', 'gelu'):
+            raise ValueError(f"activation={activation!r}; 'quick_gelu' or 'gelu'")
         if isinstance(arch, str) and arch not in self.archs:
             raise ValueError(f'arch={arch!r}; one of {sorted(self.archs)}, or a dict')
-        self.arch = arch
+        self.arch, self.activation = arch, activation
         sizes = self.archs[arch] if isinstance(arch, str) else arch
         self.resolution = tuple(to_2tuple(sizes['input_resolution'] if resolution is None else resolution))
         if any(side % sizes['patch_size'] for side in self.resolution):
             raise ValueError(f'patches of {sizes["patch_size"]} pixels do not divide resolution={self.resolution}')
         self.tower = CLIPTower(**sizes)
+        if activation == 'gelu':
+            for block in self.tower.transformer.resblocks:
+                block.mlp.gelu = nn.GELU()
         self.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Read the file of ``init_cfg``."""
         if is_pretrained(self.init_cfg):
             source = self.init_cfg['checkpoint']
-            load_all(self.tower, read_weights(source), 'visual.', f'{source}, read as CLIP {self.arch},')
+            if self.activation is None and not is_torchscript(source):
+                raise ValueError(
+                    f"{source} is not OpenAI's own archive and does not say its activation: set activation='gelu' "
+                    f"(open_clip: LAION, DataComp) or 'quick_gelu' (OpenAI; open_clip: *-quickgelu)"
+                )
+            load_strictly(self.tower, read_weights(source), f'{source}, read as CLIP {self.arch},')
 
     def train(self, mode: bool = True) -> CLIPVisionTarget:
         """Stay in evaluation mode."""

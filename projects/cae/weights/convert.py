@@ -9,33 +9,9 @@ import torch
 from torch import Tensor
 
 from mmplugins.utils.atomic import replacing
-from mmplugins.utils.checkpoint import load_without_code
+from mmplugins.utils.weights import read_weights
 
 from .layouts import encoder_of, from_ours, layout_of, to_ours
-
-
-def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint without running code from it.
-
-    Args:
-        path: File of mmengine (``state_dict``), of the authors (``model``, with the arguments of their run beside
-            it), or with weights only.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds other things than weights, logs and arguments, or no weights.
-    """
-    content = load_without_code(path)
-    for key in ('state_dict', 'model', 'module'):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    items = content.items() if isinstance(content, dict) else ()
-    state = {key: value for key, value in items if isinstance(value, Tensor)}
-    if not state:
-        raise ValueError(f'{path} holds no weights')
-    prefix = 'module.'  # of a model in DDP
-    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def write_weights(state: dict[str, Tensor], path: str | os.PathLike, layout: str) -> None:
