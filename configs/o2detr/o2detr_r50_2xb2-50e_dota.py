@@ -72,6 +72,7 @@ model = dict(
             ])),
     test_cfg=dict(max_per_img=500))
 
+patch_size = 1024  # of the pictures to train on; `detect` cuts larger ones so
 # The host's pipelines, but the boxes become rotated ones after Resize: corners stay right where width and height are scaled
 # differently, the host's rotated boxes do not.
 train_pipeline = [

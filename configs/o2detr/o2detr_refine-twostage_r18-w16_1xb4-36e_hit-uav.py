@@ -67,7 +67,8 @@ model = dict(
 
 data_root = '{{ fileDirname }}/../../tests/data/hit_uav/'
 metainfo = dict(classes=('vehicle', 'bicycle', 'person'), palette=[(255, 80, 80), (80, 220, 80), (80, 160, 255)])
-scale = (224, 224)  # crops are 160x160; people are 10x15 pixels there
+patch_size = 160  # of the crops; `detect` cuts larger pictures so
+scale = (224, 224)  # people are 10x15 pixels in a crop
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -4,6 +4,7 @@ _base_ = './o2detr_refine-twostage_r50_2xb2-50e_dota.py'
 model = dict(num_queries=300, bbox_head=dict(num_classes=20), test_cfg=dict(max_per_img=300))
 
 data_root = 'data/DIOR/'
+patch_size = 800
 scale = (800, 800)
 train_pipeline = [
     dict(type='mmdet.LoadImageFromFile'),

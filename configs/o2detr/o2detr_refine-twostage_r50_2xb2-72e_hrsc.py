@@ -4,6 +4,7 @@ _base_ = './o2detr_refine-twostage_r50_2xb2-50e_dota.py'
 model = dict(num_queries=100, bbox_head=dict(num_classes=1), test_cfg=dict(max_per_img=100))
 
 data_root = 'data/hrsc/'  # with FullDataSet/ and ImageSets/
+patch_size = 800
 scale = (800, 800)  # keeps the ratio; ships are long, so the long side counts
 train_pipeline = [
     dict(type='mmdet.LoadImageFromFile'),

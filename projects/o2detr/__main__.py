@@ -31,8 +31,8 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument('images', nargs='+', type=Path, help='pictures of any size')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder for <name>.json and <name>.jpg')
-    parser.add_argument('--patch', type=int, default=1024, help='side of a patch in pixels (default 1024)')
-    parser.add_argument('--overlap', type=int, default=200, help='of neighboring patches in pixels (default 200)')
+    parser.add_argument('--patch', type=int, help='side of a patch in pixels (default: as training showed pictures)')
+    parser.add_argument('--overlap', type=int, help='of neighboring patches in pixels (default: a fifth of a patch)')
     parser.add_argument('--ratios', type=float, nargs='+', default=[1.0], help='scales, e.g. 0.5 1.0 1.5 (default 1)')
     parser.add_argument('--score-thr', type=float, default=0.05, help='lowest score written (default 0.05)')
     parser.add_argument('--draw-thr', type=float, default=0.3, help='lowest score drawn (default 0.3)')
@@ -51,13 +51,21 @@ def run_detect(args: argparse.Namespace) -> None:
     from mmrotate.registry import VISUALIZERS
 
     from ..utils.atomic import replacing, write_text
-    from .large_image import detect_large_image
+    from .large_image import default_patch, detect_large_image, shown_scale
 
     check_files(args.config, args.checkpoint, *args.images)
     stems = [path.stem for path in args.images]
     if len(set(stems)) < len(stems):
         raise ValueError('two of the pictures have the same name: their results would overwrite each other')
     model = init_detector(args.config, args.checkpoint, device=args.device or get_device())
+    trained = default_patch(model.cfg)
+    patch = args.patch or trained
+    overlap = patch // 5 if args.overlap is None else args.overlap
+    scales = [f'{shown_scale(model.cfg, side):.3g}' for side in (patch, trained)]
+    print(
+        f'patches of {patch} pixels, overlap {overlap}, enlarged {scales[0]} times'
+        + (f'; those of {trained} that training shows, {scales[1]} times' if patch != trained else '')
+    )
     visualizer = VISUALIZERS.build(dict(type='mmrotate.RotLocalVisualizer', name=f'detect_{id(model)}'))
     visualizer.dataset_meta = model.dataset_meta
     classes = model.dataset_meta['classes']
@@ -68,8 +76,8 @@ def run_detect(args: argparse.Namespace) -> None:
         sample = detect_large_image(
             model,
             image,
-            args.patch,
-            args.overlap,
+            patch,
+            overlap,
             ratios=args.ratios,
             score_thr=args.score_thr,
             nms_iou=args.nms,

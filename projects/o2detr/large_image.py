@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -36,12 +37,38 @@ def patch_pipeline(model: nn.Module) -> Compose:
     return Compose([dict(type='mmrotate.LoadPatchFromNDArray'), *rest])
 
 
+def shown_scale(cfg: Config, patch: int) -> float:
+    """Return by how much the test pipeline of a config enlarges square patches of a side."""
+    from mmrotate.utils import get_test_pipeline_cfg
+
+    steps = [step for step in get_test_pipeline_cfg(cfg) if step['type'].rpartition('.')[2] == 'Resize']
+    return min(steps[0]['scale']) / patch if steps else 1.0
+
+
+def default_patch(cfg: Config) -> int:
+    """Return the side of patches that shows objects as large as training did.
+
+    That is ``patch_size`` of the config, the side of the pictures that it trains on; without it, the side at which the
+    test pipeline changes nothing.
+
+    Raises:
+        ValueError: The config has neither.
+    """
+    side = cfg.get('patch_size') or round(shown_scale(cfg, 1))
+    if side == 1:
+        raise ValueError(
+            'the config has neither patch_size nor a Resize in its test pipeline: give --patch, '
+            'the side in pixels of the pictures that it was trained on'
+        )
+    return side
+
+
 @torch.no_grad()
 def detect_large_image(
     model: nn.Module,
     image: np.ndarray,
-    patch: int = 1024,
-    overlap: int = 200,
+    patch: int,
+    overlap: int,
     *,
     ratios: Sequence[float] = (1.0,),
     score_thr: float = 0.05,
@@ -53,7 +80,8 @@ def detect_large_image(
     Args:
         model: From ``mmdet.apis.init_detector``.
         image: ``(H, W, 3)``, BGR, 0–255.
-        patch: Side of the patches in pixels, at ratio 1.
+        patch: Side of the patches in pixels, at ratio 1, see :func:`default_patch`; a smaller picture is padded to it,
+            so that its objects are shown as large.
         overlap: Of neighboring patches in pixels, at ratio 1; at least the longest object finds a patch that holds it.
         ratios: Patches of ``patch / ratio`` pixels are used too; the test pipeline resizes them.
         score_thr: Boxes of a lower score do not reach the merging.
@@ -75,7 +103,9 @@ def detect_large_image(
         raise ValueError(f'the image must be (H, W, 3), not {image.shape}')
     height, width = image.shape[:2]
     pipeline = patch_pipeline(model)
-    windows = slide_window(width, height, *get_multiscale_patch([patch], [patch - overlap], ratios))
+    # The host drops windows that a picture fills by less than 0.6, among them all of a larger ratio.
+    sizes_and_steps = get_multiscale_patch([patch], [patch - overlap], ratios)
+    windows = slide_window(width, height, *sizes_and_steps, img_rate_thr=0.0)
     results, offsets = [], []
     for start in range(0, len(windows), batch_size):
         chosen = windows[start : start + batch_size]

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmplugins.o2detr.__main__ import main
-from mmplugins.o2detr.large_image import detect_large_image
+from mmplugins.o2detr.large_image import default_patch, detect_large_image, shown_scale
 from mmplugins.o2detr.submission import check_patch_names, patch_files, submission_config
 
 PIPELINE = [
@@ -100,7 +100,37 @@ def test_several_scales():
     detect_large_image(model, spots(120, 150, PLACES), 64, 24, ratios=(0.5, 1.0))
     plain = BrightPixels()
     detect_large_image(plain, spots(120, 150, PLACES), 64, 24)
-    assert len(model.sizes) > len(plain.sizes)
+    # Windows of 64 pixels every 40, of 128 every 80; the picture fills the larger ones by less than 0.6 where it ends.
+    assert (len(plain.sizes), len(model.sizes)) == (12, 12 + 2)
+
+
+@pytest.mark.parametrize(('ratios', 'windows'), [((1.0,), 1), ((0.25,), 1), ((0.25, 0.5, 1.0), 3), ((1.0, 2.0), 1 + 9)])
+def test_no_ratio_is_dropped(ratios, windows):
+    # A picture that fills a sixteenth of the largest window.
+    model = BrightPixels()
+    detect_large_image(model, spots(64, 64, [(20, 10)]), 64, 16, ratios=ratios)
+    assert len(model.sizes) == windows
+
+
+def test_objects_are_shown_as_large_as_in_training():
+    cfg = ConfigDict(BrightPixels().cfg)
+    assert default_patch(cfg) == 64 and shown_scale(cfg, 64) == 1 and shown_scale(cfg, 256) == 0.25
+    cfg.patch_size = 40
+    assert default_patch(cfg) == 40 and shown_scale(cfg, 40) == 1.6
+    without = ConfigDict(test_dataloader=dict(dataset=dict(pipeline=[PIPELINE[0], PIPELINE[-1]])))
+    with pytest.raises(ValueError, match='neither patch_size nor a Resize.*--patch'):
+        default_patch(without)
+
+
+def test_a_small_picture_is_shown_at_the_scale_of_a_patch():
+    class Scale(BrightPixels):
+        def test_step(self, data):
+            self.scales = [sample.scale_factor for sample in data['data_samples']]
+            return super().test_step(data)
+
+    model = Scale()
+    detect_large_image(model, spots(20, 30, [(20, 10)]), 40, 8)
+    assert model.scales == [(1.6, 1.6)]
 
 
 @pytest.mark.parametrize('overlap', [0, 64, 100])
@@ -152,6 +182,7 @@ def test_submission_is_refused_before_any_work(repo, tmp_path, capsys):
 
 def test_detect_writes_json_and_polygons(monkeypatch, tmp_path, capsys):
     model = BrightPixels()
+    model.cfg.patch_size = 80
     model.dataset_meta = dict(classes=('spot',), palette=[(255, 0, 0)])
     monkeypatch.setattr('mmdet.apis.init_detector', lambda *args, **kwargs: model)
     for name in ('c.py', 'w.pth'):
@@ -160,6 +191,8 @@ def test_detect_writes_json_and_polygons(monkeypatch, tmp_path, capsys):
     command = ['detect', tmp_path / 'c.py', tmp_path / 'w.pth', tmp_path / 'frame.png', '-o', tmp_path / 'out']
     arguments = [*map(str, command), '--patch', '64', '--overlap', '24']
     assert main(arguments) == 0, capsys.readouterr().err
+    expected = 'patches of 64 pixels, overlap 24, enlarged 1 times; those of 80 that training shows, 0.8 times'
+    assert expected in capsys.readouterr().out
     data = json.loads((tmp_path / 'out/frame.json').read_text())
     assert data['classes'] == ['spot'] and [len(box) for box in data['bboxes']] == [5] * 5 and data['labels'] == [0] * 5
     drawn = cv2.imread(str(tmp_path / 'out/frame.jpg')).astype(int)
