@@ -7,7 +7,7 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
-from . import to_dino
+from . import from_dino, to_dino
 from .prepare import verb as prepare
 from .text import embed_names
 
@@ -27,6 +27,10 @@ def build_parser() -> argparse.ArgumentParser:
     convert = verbs.add_parser('to-dino', help=help_to_dino, description=help_to_dino)
     to_dino.add_arguments(convert)
     convert.set_defaults(run=to_dino.run)
+    help_from_dino = "checkpoint of mmdet's DINO -> what METR starts from"
+    start = verbs.add_parser('from-dino', help=help_from_dino, description=help_from_dino)
+    from_dino.add_arguments(start)
+    start.set_defaults(run=from_dino.run)
     return parser
 
 

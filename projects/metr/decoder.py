@@ -16,6 +16,8 @@ from mmdet.models.layers import (
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from .positions import RefPointHead
+
 
 class METRDecoderLayer(DeformableDetrTransformerDecoderLayer):
     """Deformable decoder layer with self-attention inside groups."""
@@ -65,6 +67,10 @@ class GroupedLayersMixin:
 
 class METRDecoder(GroupedLayersMixin, DinoTransformerDecoder):
     """DINO's decoder (look forward twice) over groups. Shapes as in the host, with ``M`` queries an image."""
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.ref_point_head = RefPointHead(self.embed_dims)
 
     def forward(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """As the host's, whose one mask for all queries is not used: ``dn_mask`` goes to the layers."""

@@ -22,10 +22,12 @@ from torch import Tensor
 from ..utils.atomic import replacing, write_text
 from ..utils.checkpoint import load_without_code
 from .head import FOCAL_COSTS
+from .positions import matched
 
 DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
 HOSTS = {'METR': ('DINO', 'DINOHead'), 'DeformableMETR': ('DeformableDETR', 'DeformableDETRHead')}
-METR_ONLY = ('vocabulary', 'text_bank', 'cem', 'num_categories', 'mask_unannotated')
+POSITIONS = 'decoder.ref_point_head.layers.0.weight'
+METR_ONLY = ('vocabulary', 'text_bank', 'cem', 'num_categories', 'mask_unannotated', 'with_cp')
 
 
 def host_config(model: ConfigDict, num_classes: int, num_queries: int) -> ConfigDict:
@@ -75,6 +77,8 @@ def convert(state_dict: dict[str, Tensor], model: ConfigDict) -> dict[str, Tenso
     # A copy: building writes into the config, and what it writes cannot be built again.
     expected = {key: value.shape for key, value in MODELS.build(copy.deepcopy(model)).state_dict().items()}
     kept = {key: value for key, value in state_dict.items() if not key.startswith(DROPPED)}
+    if POSITIONS in kept:
+        kept[POSITIONS] = matched(kept[POSITIONS], expected[POSITIONS][1])
     wrong = [key for key, value in kept.items() if expected.get(key) != value.shape]
     absent = [key for key in expected if key not in kept and not key.startswith(DROPPED)]
     if wrong or absent:
@@ -115,6 +119,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--out must end in .pth, got {args.out}')
     with replacing(out) as temporary:
         torch.save(dict(state_dict=weights, meta={}), temporary)
-    write_text(out.with_suffix('.py'), Config(dict(model=model, load_from=str(out))).pretty_text)
+    # Not `load_from`: mmengine refuses a key that two files in `_base_` have, and default_runtime.py has it.
+    write_text(out.with_suffix('.py'), Config(dict(model=model)).pretty_text)
     print(f'{len(weights)} weights for {model.type}: {out}')
-    print(f'model config: {out.with_suffix(".py")}; name it in `_base_` beside your data set and schedule')
+    print(f'model config: {out.with_suffix(".py")}; name it in `_base_` beside your data set, schedule and runtime')
+    print(f'and write below: load_from = {str(out)!r}')

@@ -13,7 +13,9 @@ from mmengine.model import ModuleList
 from torch import nn
 
 from mmplugins.metr.decoder import DeformableMETRDecoder, METRDecoder, METRDecoderLayer
+from mmplugins.metr.positions import matched
 
+POSITIONS = 'ref_point_head.layers.0.weight'
 B, K, Q, P, D, HEADS = 2, 3, 4, 6, 16, 4
 SHAPES = torch.tensor([[4, 5], [2, 3]])
 N = int(SHAPES.prod(1).sum())
@@ -162,7 +164,10 @@ def decoders(ours_type, host_type):
     cfg = dict(num_layers=2, layer_cfg=LAYER, return_intermediate=True, post_norm_cfg=None)
     ours = randomize(ours_type(**copy.deepcopy(cfg)))
     host = host_type(**copy.deepcopy(cfg))
-    host.load_state_dict(ours.state_dict())
+    state = ours.state_dict()
+    if POSITIONS in state:
+        state[POSITIONS] = matched(state[POSITIONS], host.state_dict()[POSITIONS].size(1))
+    host.load_state_dict(state)
     branches = randomize(ModuleList([nn.Linear(D, 4) for _ in range(2)]))
     return ours, host, branches
 

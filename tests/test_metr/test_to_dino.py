@@ -8,7 +8,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from mmplugins.metr.__main__ import main
-from mmplugins.metr.to_dino import DROPPED, convert, host_config, load_state_dict
+from mmplugins.metr.positions import matched
+from mmplugins.metr.to_dino import DROPPED, POSITIONS, convert, host_config, load_state_dict
 
 HOST = {'METR': 'DINO', 'DeformableMETR': 'DeformableDETR'}
 
@@ -32,16 +33,28 @@ def test_host_takes_over_all_but_its_own_parts(trained):
     arguments = [folder / 'metr.py', folder / 'metr.pth', '--num-classes', 7, '--num-queries', 12]
     assert main(['to-dino', *map(str, arguments), '--out', str(folder / 'host.pth')]) == 0
     host = Config.fromfile(folder / 'host.py')
+    assert list(host) == ['model']  # so that it can stand in `_base_` beside any other file
     assert host.model.type == HOST[cfg.model.type]
     detector = MODELS.build(host.model)
-    result = detector.load_state_dict(torch.load(host.load_from, weights_only=True)['state_dict'], strict=False)
+    result = detector.load_state_dict(torch.load(folder / 'host.pth', weights_only=True)['state_dict'], strict=False)
     assert not result.unexpected_keys
     assert all(key.startswith(DROPPED) for key in result.missing_keys)
     for part in ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head.reg_branches', 'memory_trans_fc', 'level_embed'):
         taken = {key: value for key, value in detector.state_dict().items() if key.startswith(part)}
         assert taken
         for key, value in taken.items():
-            assert torch.equal(value.float(), state[key]), key
+            expected = matched(state[key], value.size(1)) if key == POSITIONS else state[key]
+            assert torch.equal(value.float(), expected), key
+
+
+@pytest.mark.parametrize('trained', ['METR'], indirect=True)
+def test_its_config_stands_beside_the_runtime(trained):
+    _, folder, _ = trained
+    arguments = [folder / 'metr.py', folder / 'metr.pth', '--num-classes', 7, '--out', folder / 'host.pth']
+    assert main(['to-dino', *map(str, arguments)]) == 0
+    child = folder / 'child.py'
+    child.write_text("_base_ = ['host.py', 'mmdet::_base_/default_runtime.py']\nload_from = 'host.pth'\n")
+    assert Config.fromfile(child).model.type == 'DINO'
 
 
 @pytest.mark.parametrize('trained', ['METR'], indirect=True)

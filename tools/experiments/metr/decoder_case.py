@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.frame.measure import kept_bytes
 from mmplugins.metr.decoder import METRDecoder
+from mmplugins.metr.positions import matched
 
 FULL = dict(groups=20, queries=100, images=2, dims=256, layers=6, image_size=512)
 QUICK = dict(groups=3, queries=10, images=2, dims=32, layers=2, image_size=128)
@@ -62,7 +63,10 @@ class DecoderCase:
             # The start values make all queries look at the same places; these do not.
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.2 if 'sampling_offsets' in name else 0.03)
-        self.decoders['plain'].load_state_dict(self.decoders['ours'].state_dict())
+        state, plain = self.decoders['ours'].state_dict(), self.decoders['plain']
+        first = 'ref_point_head.layers.0.weight'
+        state[first] = matched(state[first], plain.ref_point_head.layers[0].in_features)
+        plain.load_state_dict(state)
         self.box_branches = nn.ModuleList([nn.Linear(dims, 4) for _ in range(layers)]).to(**made)
         self.query = torch.randn(images, groups * queries, dims, **made, requires_grad=True)
         self.memory = torch.randn(images, int(tokens.sum()), dims, **made, requires_grad=True)
