@@ -32,6 +32,7 @@ def flat_vit(width: int, heads: int) -> dict:
 
 
 SHALLOW = {'model.encoder.num_layers': 2, 'model.decoder.num_layers': 2}
+QUERIES = {'model.num_queries': 20}
 THIN = {'model.decode_head.channels': 64, 'model.auxiliary_head.channels': 64}
 WEIGHTS = 'up to 300 million weights in 24 layers'
 TABLE = [
@@ -39,7 +40,7 @@ TABLE = [
         'o2detr/*_r50*', 'patches of 1024 pixels, ships and fields of 800; 900 queries in six layers', SHALLOW, shrink=8
     ),
     Row('o2detr/*_r101*', 'patches of 1024 pixels; 900 queries in six layers', SHALLOW, shrink=8),
-    Row('metr/*_r50_*', 'sides up to 1333 pixels; 2000 queries in six layers', SHALLOW, shrink=8),
+    Row('metr/*_r50_*', 'sides up to 1333 pixels; 2000 queries in six layers', {**SHALLOW, **QUERIES}, shrink=8),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row('cae/*_vit-tiny-p16_*', WEIGHTS, flat_vit(192, 12)),
     Row('cae/*_vit-small-p16_*', WEIGHTS, flat_vit(384, 12)),
@@ -50,6 +51,8 @@ TABLE = [
     Row('cae/*-p16_mask-rcnn_*', "mmcv's CPU code for NMS takes no bfloat16", {'optim_wrapper.type': 'OptimWrapper'}),
     Row('cae/*-p16_mask-rcnn_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
     Row('cae/*-p16_upernet_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
+    Row('*/*_bccd*', 'fields of 640 pixels', {}, shrink=4),
+    Row('metr/*_samples', 'fields of 640 pixels', {}, shrink=2),
     Row('*/*_coco*', 'sides up to 1333 pixels', {}, shrink=8),
     Row('*/*upernet*_ade20k*', 'crops of 512 pixels, heads of up to 1024 channels', THIN, shrink=8),
     Row('prompt_tuning_inversion/*_pie-bench', 'pictures of 512 and 768 pixels', {}, shrink=8),

@@ -1,4 +1,4 @@
-"""Random weights in the place of files that a config loads, written by the code that would have written them."""
+"""What a config loads from other runs, mostly random weights, written by the code that would have written it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .rehearsal import run
 
 
 def references(node: object) -> Iterator[tuple[str, dict]]:
-    """Yield every file of weights in a nested config, with the dict that names it or owns its ``init_cfg``."""
+    """Yield every file of a nested config that others write, with the dict that names it or owns its ``init_cfg``."""
     if isinstance(node, dict):
         init = node.get('init_cfg')
         if isinstance(init, dict) and init.get('checkpoint'):
             yield init['checkpoint'], node
-        for key in ('checkpoint', 'load_from', 'calibration', 'pretrained'):
+        for key in ('checkpoint', 'load_from', 'calibration', 'pretrained', 'ann_file'):
             if isinstance(node.get(key), str):
                 yield node[key], node
         node = [value for key, value in node.items() if key != 'init_cfg']
@@ -54,6 +54,7 @@ class Weights:
             (r'work_dirs/hgkd/resnet18-w16\.pth', self.of_export('hgkd_sparse-r18-w16_mae_1xb40-20e_clothing10')),
             (r'work_dirs/(prae_fcos-retinanet_bccd)/calib\.json', self.of_fit_config),
             (r'work_dirs/prae_fcos-x101.*/calib\.json', self.of_fit),
+            (r'data/objects365v2/annotations/objects365v2_(\w+)\.json', self.of_prepare),
             (r'checkpoints/.*', self.of_teacher_or_member),
             (r'data/clip/.*', self.of_clip),
             (r'data/dall-e/.*', self.of_owner),
@@ -132,6 +133,10 @@ class Weights:
         boxes.write_text(json.dumps([dict({key: box[key] for key in keys}, score=0.5) for box in found]))
         names = [f'--det={member["name"]}={boxes}' for member in node['detectors']]
         run_verb('prae', 'fit', '--ann', annotations, *names, '-o', path)
+
+    def of_prepare(self, path: Path, node: dict, part: str) -> None:
+        """Bring published annotations into the form that METR reads."""
+        run_verb('metr', 'prepare', 'objects365', path.parents[1])
 
     def of_teacher_or_member(self, path: Path, node: dict) -> None:
         """Write the teacher of a hook, or a member of an ensemble that has a config of mmdet."""
