@@ -23,7 +23,8 @@ class GroupCdnQueryGenerator(CdnQueryGenerator):
     Args:
         embed_dims: ``D``.
         box_noise_scale: As in DINO.
-        group_cfg: As in DINO: ``dict(dynamic=True, num_dn_queries=100)``.
+        group_cfg: As in DINO: ``dict(dynamic=True, num_dn_queries=100)``. Of an image with more boxes than
+            ``num_dn_queries``, so many are drawn.
     """
 
     def __init__(self, embed_dims: int, box_noise_scale: float = 1.0, group_cfg: dict | None = None) -> None:
@@ -36,6 +37,17 @@ class GroupCdnQueryGenerator(CdnQueryGenerator):
             box_noise_scale=box_noise_scale,
             group_cfg=group_cfg,
         )
+
+    def drawn(self, index: Tensor) -> Tensor:
+        """Return at most ``num_dn_queries`` of the boxes ``(G,)`` of an image, in their order.
+
+        The host makes a pair of queries of each box at least: a thousand boxes are 2,000 queries, and a mask of four
+        million entries for each head.
+        """
+        limit = self.num_dn_queries if self.dynamic_dn_groups else len(index)
+        if len(index) <= limit:
+            return index
+        return index[torch.randperm(len(index), device=index.device)[:limit].sort().values]
 
     def __call__(
         self, batch_data_samples: SampleList, class_vectors: Tensor, kept: Tensor
@@ -58,7 +70,7 @@ class GroupCdnQueryGenerator(CdnQueryGenerator):
         boxes, labels, indices = [], [], []
         for sample, kept_V in zip(batch_data_samples, kept, strict=True):
             gt = sample.gt_instances
-            index = kept_V[gt.labels].nonzero().flatten()
+            index = self.drawn(kept_V[gt.labels].nonzero().flatten())
             boxes.append(gt.bboxes[index] / image_size(sample.metainfo, gt.bboxes))
             labels.append(gt.labels[index])
             indices.append(index)

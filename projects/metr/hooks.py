@@ -4,7 +4,7 @@ import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -62,23 +62,42 @@ class PseudoBoxHook(Hook):
     they are not. Works for any batch size.
 
     Args:
-        start_epoch: First epoch, counted from 0.
+        start_epoch: First epoch, counted from 0. For runs that count epochs.
+        start_iter: First iteration, counted from 0; then ``start_epoch`` is not read. None: none.
         score_thr: Least score of a pseudo box.
         iou_thr: IoU of the NMS among pseudo boxes of one name.
         jitter: Noise of each coordinate, as a share of the box's width or height.
     """
 
     def __init__(
-        self, start_epoch: int = 7, score_thr: float = 0.1, iou_thr: float = 0.9, jitter: float = 0.005
+        self,
+        start_epoch: int = 7,
+        start_iter: int | None = None,
+        score_thr: float = 0.1,
+        iou_thr: float = 0.9,
+        jitter: float = 0.005,
     ) -> None:
         self.start_epoch = start_epoch
+        self.start_iter = start_iter
         self.score_thr = score_thr
         self.iou_thr = iou_thr
         self.jitter = jitter
 
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a run in which the first epoch never comes.
+
+        Raises:
+            ValueError: The run counts iterations and ``start_iter`` is not given.
+        """
+        if self.start_iter is None and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                f'PseudoBoxHook waits for epoch {self.start_epoch}; IterBasedTrainLoop counts none: give `start_iter`'
+            )
+
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Add pseudo boxes to the batch in place."""
-        if runner.epoch < self.start_epoch:
+        early = runner.epoch < self.start_epoch if self.start_iter is None else runner.iter < self.start_iter
+        if early:
             return
         model = _model(runner)
         model.eval()

@@ -7,10 +7,13 @@ Shapes: ``L`` decoder layers, ``B`` images, ``P`` denoising queries, ``K`` group
 ``V`` names, ``D`` channels. Boxes are cxcywh in [0, 1] of the unpadded image unless said otherwise.
 """
 
+import math
+
 import torch
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import InstanceList, reduce_mean
+from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +27,8 @@ class GroupLosses:
     Called of the head: ``forward`` and ``group_labels``, ``assigner`` (groups) and ``proposal_assigner``, ``loss_cls``,
     ``loss_bbox``, ``loss_iou``.
     """
+
+    num_crowded = 0  # images with more boxes of a name than queries
 
     def loss(
         self,
@@ -89,6 +94,7 @@ class GroupLosses:
         # The assigner reads them on the CPU, in each layer.
         to_match = [InstanceData(bboxes=gt.bboxes, labels=gt.labels.cpu()) for gt in batch_gt_instances]
         labels_to_match = group_labels.cpu()
+        self._count_crowded(to_match, group_labels.size(1) // categories.keep.size(1))
         dn_matched = dn_meta and (dn_meta['gt_inds'] > 0).nonzero(as_tuple=True)
         exhaustive = categories.exhaustive
         negatives = None if exhaustive is None else exhaustive.gather(1, group_labels.clamp(min=0))[..., None]
@@ -135,6 +141,19 @@ class GroupLosses:
             )
         )
         return losses
+
+    def _count_crowded(self, batch_gt_instances: InstanceList, num_queries: int) -> None:
+        """Say, at the 1st, 10th, 100th, … image of a kind, that it has boxes that no query is left for."""
+        for gt in batch_gt_instances:
+            most = int(gt.labels.bincount().max()) if len(gt) else 0
+            if most <= num_queries:
+                continue
+            self.num_crowded += 1
+            if math.log10(self.num_crowded).is_integer():
+                MMLogger.get_current_instance().warning(
+                    f'{self.num_crowded} images so far have more boxes of one name than num_queries={num_queries}, '
+                    f'this one {most}; the boxes that fit worst are not trained. Raise num_queries.'
+                )
 
     @staticmethod
     @torch.no_grad()

@@ -54,6 +54,23 @@ def slots(meta, num_images=3):
     return meta['gt_inds'].view(num_images, meta['num_denoising_groups'], 2, -1)
 
 
+def test_of_many_boxes_some_are_drawn(generator):
+    """A thousand boxes, and not more queries than DINO has for a hundred."""
+    boxes = torch.rand(1000, 4).sort(dim=1).values * HEIGHT
+    sample = DetDataSample(metainfo=dict(img_shape=(HEIGHT, WIDTH)))
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.arange(1000) % V)
+    vectors, kept = torch.randn(1, V, D), torch.ones(1, V, dtype=torch.bool)
+    kept[0, 3] = False
+    build = generator(group_cfg=dict(dynamic=True, num_dn_queries=100))
+    _, references, meta = build([sample], vectors, kept)
+    positives = slots(meta, 1)[0, 0, 0] - 1
+    assert references.shape == (1, 200, 4)
+    assert len(positives.unique()) == 100
+    assert (positives % V != 3).all()
+    other = slots(build([sample], vectors, kept)[2], 1)[0, 0, 0] - 1
+    assert not torch.equal(other, positives)  # another draw
+
+
 def test_shapes(generator, batch, vectors):
     query, references, meta = generator()(batch[0], vectors, batch[1])
     num = 3 * 2 * 3  # groups, positive and negative, most kept boxes of an image
@@ -143,7 +160,7 @@ def test_dynamic_groups_keep_to_the_budget(generator, vectors, num_boxes, groups
     model = generator(group_cfg=dict(dynamic=True, num_dn_queries=8))
     meta = model([sample], vectors[:1], torch.ones(1, V, dtype=torch.bool))[2]
     assert meta['num_denoising_groups'] == groups
-    assert meta['num_denoising_queries'] == 2 * groups * num_boxes
+    assert meta['num_denoising_queries'] == 2 * groups * min(num_boxes, 8)
 
 
 def test_label_embedding_does_not_depend_on_the_vocabulary(generator):

@@ -230,6 +230,18 @@ def test_nan_logits_give_a_clear_error(make_head, outputs, categories, gt):
         make_head().loss_by_feat(*outputs, gt, METAS, None, categories)
 
 
+def test_more_boxes_of_a_name_than_queries_are_counted(make_head, outputs, categories, gt, monkeypatch):
+    """Image 1 has six boxes of row 3 and four queries for it: said at the 1st and the 10th time."""
+    said = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, text: said.append(text))
+    head = make_head()
+    for _ in range(12):
+        head.loss_by_feat(*outputs, gt, METAS, None, categories)
+    assert head.num_crowded == 12
+    assert [text.split(' have')[0] for text in said] == ['1 images so far', '10 images so far']
+    assert 'num_queries=4, this one 6' in said[0]
+
+
 # -- denoising ------------------------------------------------------------------------------------------------------
 
 

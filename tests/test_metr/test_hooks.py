@@ -10,6 +10,7 @@ from mmdet.registry import HOOKS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.structures import InstanceData
 
 from mmplugins.metr.hooks import CheckVocabularyHook, PseudoBoxHook
@@ -197,10 +198,10 @@ def test_jitter_is_a_share_of_the_size_and_stays_inside(jitter):
 def training(build_detector, mixed_batch):
     """Return a function that gives a runner with a model, and the batch."""
 
-    def make(kind='METR', epoch=7):
+    def make(kind='METR', epoch=7, iteration=0):
         # All names and all queries, so that every image has predictions of names outside its data set.
         model = build_detector(kind, num_categories=4, test_cfg=dict(max_per_img=300))
-        return SimpleNamespace(model=model, epoch=epoch), copy.deepcopy(mixed_batch)
+        return SimpleNamespace(model=model, epoch=epoch, iter=iteration), copy.deepcopy(mixed_batch)
 
     return make
 
@@ -258,6 +259,24 @@ def test_start_epoch(training, epoch, grows):
     PseudoBoxHook(start_epoch=7, score_thr=0.0).before_train_iter(runner, 0, batch)
     after = [len(sample.gt_instances) for sample in batch['data_samples']]
     assert (after > before) == grows
+
+
+@pytest.mark.parametrize(('iteration', 'grows'), [(99, False), (100, True)])
+def test_start_iteration(training, iteration, grows):
+    """Iteration-based runs stay in epoch 0."""
+    runner, batch = training(epoch=0, iteration=iteration)
+    before = [len(sample.gt_instances) for sample in batch['data_samples']]
+    PseudoBoxHook(start_iter=100, score_thr=0.0).before_train_iter(runner, 0, batch)
+    assert ([len(sample.gt_instances) for sample in batch['data_samples']] > before) == grows
+
+
+def test_an_epoch_that_never_comes():
+    runner = SimpleNamespace(train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop))
+    with pytest.raises(ValueError, match='waits for epoch 7.*give `start_iter`'):
+        PseudoBoxHook().before_train(runner)
+    PseudoBoxHook(start_iter=0).before_train(runner)
+    runner.train_loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    PseudoBoxHook().before_train(runner)
 
 
 def test_the_hook_leaves_no_gradient_and_no_other_trace_in_the_batch(training):

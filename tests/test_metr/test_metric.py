@@ -238,3 +238,34 @@ def test_two_ranks_equal_one(tmp_path, ann_files, dataset, predictions):
     # fork: with pytest's importlib mode a spawned process cannot import this file
     torch.multiprocessing.start_processes(_rank, args, nprocs=2, start_method='fork')
     assert [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (dict(metric_items=['mAP', 'AP50']), r"`metric_items` \['AP50'\] are none of"),
+        (dict(proposal_nums=(100, 300)), 'must be three numbers'),
+        (dict(metric='segm'), "metric 'segm': .* have no segmentation"),
+    ],
+    ids=['items', 'numbers', 'masks'],
+)
+def test_what_the_host_would_refuse_at_the_end_is_refused_at_once(ann_files, arguments, text):
+    with pytest.raises(ValueError, match=text):
+        VocabCocoMetric(ann_files['bccd_cells'], 'bccd_cells', **arguments)
+
+
+def test_what_is_no_box_is_left_out(write_coco):
+    """COCO's evaluation fails on it at its end; and takes a match with annotation 0 for none."""
+
+    def edit(data):
+        data['annotations'][0]['bbox'] = [4, 6, 20]
+        data['annotations'][1]['id'] = 0
+
+    cfg = write_coco('A', ['cat'], [[('cat', [4, 6, 20, 10]), ('cat', [30, 6, 20, 10])]], edit=edit)
+    metric = VocabCocoMetric(f'{cfg["data_root"]}/ann.json', 'A', metric_items=['mAP'])
+    evaluator = Evaluator(metric)
+    found = dict(
+        bboxes=torch.tensor([[30.0, 6, 50, 16]]), scores=torch.ones(1), labels=torch.zeros(1, dtype=torch.long)
+    )
+    sample = dict(img_id=1, ori_shape=(48, 64), pred_instances=found)
+    assert evaluate(evaluator, dict(classes=['cat']), [sample])['coco/bbox_mAP'] == 1

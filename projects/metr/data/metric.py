@@ -20,6 +20,10 @@ from ..text.vocabulary import normalize_name
 from .coco_json import CheckedCOCO, categories_of, is_box
 from .federated import excuses, is_federated, judged_categories
 
+ITEMS = {f'mAP{kind}' for kind in ('', '_50', '_75', '_s', '_m', '_l')}
+ITEMS |= {f'AR@{kind}' for kind in ('100', '300', '1000')} | {f'AR_{kind}@1000' for kind in 'sml'}
+"""What COCO's evaluation gives, as mmdet calls it."""
+
 
 @METRICS.register_module()
 class VocabCocoMetric(CocoMetric):
@@ -44,8 +48,8 @@ class VocabCocoMetric(CocoMetric):
 
     Raises:
         FileNotFoundError: If there is no annotation file.
-        ValueError: If it is broken; or, when the evaluator sets ``dataset_meta``, if the file lacks a class of the
-            dataset.
+        ValueError: If it is broken, or the host could not give what is asked for at the end of an evaluation; or, when
+            the evaluator sets ``dataset_meta``, if the file lacks a class of the dataset.
         KeyError: When the evaluator sets ``dataset_meta``: if that has no dataset of this name.
     """
 
@@ -55,6 +59,7 @@ class VocabCocoMetric(CocoMetric):
         self.dataset_name = dataset_name
         with get_local_path(ann_file, backend_args=self.backend_args) as path:
             self._coco_api = CheckedCOCO(path)
+        self._check_arguments()
         self._federated = is_federated(self._coco_api.dataset['images'])
         self._prepare_annotations()
         self._label_of: Tensor | None = None  # (V,), label in the file's order of each row; -1: not of this dataset
@@ -127,6 +132,19 @@ class VocabCocoMetric(CocoMetric):
         if self.dataset_meta is not None and 'datasets' in self.dataset_meta:
             raise KeyError(f'image {sample.get("img_id")} has no `dataset_name`; use MultiVocabConcatDataset')
         return self.dataset_name
+
+    def _check_arguments(self) -> None:
+        """Refuse now what the host refuses after hours of evaluation."""
+        unknown = sorted(set(self.metric_items or ()) - ITEMS)
+        if unknown:
+            raise ValueError(f'`metric_items` {unknown} are none of {sorted(ITEMS)}')
+        if len(self.proposal_nums) != 3:
+            raise ValueError(
+                f"`proposal_nums` must be three numbers, COCO's evaluation needs all: {self.proposal_nums}"
+            )
+        without = [a['id'] for a in self._coco_api.dataset['annotations'] if not a.get('segmentation')]
+        if 'segm' in self.metrics and without:
+            raise ValueError(f"metric 'segm': {len(without)} annotations of {self.ann_file} have no segmentation")
 
     def _prepare_annotations(self) -> None:
         """Drop what is no box, on which COCO's evaluation fails at its end, and excuse what LVIS excuses."""
