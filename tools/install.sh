@@ -4,24 +4,29 @@
 set -Eeuo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-TORCH=(torch==2.11.0 torchvision==0.26.0) # the tested pair; an installed torch is kept
 MIM=openmim==0.3.9
 
 python=
 venv=
 extras=
+system=
 step=
+torch=     # the requirements of torch.txt
 mmcv=      # the requirement of mminstall.txt
 mmcv_plan= # keep, wheel or compile
+scratch=   # folder of the compiler for mmcv's build
 
 usage() {
     cat <<EOF
-usage: bash tools/install.sh [--python PY] [--venv DIR] [--extras LIST]
+usage: bash tools/install.sh [--python PY] [--venv DIR | --system] [--extras LIST]
   --python PY    interpreter to use; default: the first Python 3.10-3.12 of python, python3, python3.11, ...
   --venv DIR     install into this virtual environment, made if missing (an existing one keeps its Python);
                  default: the active environment
+  --system       install into PY itself although it is no environment: for containers
   --extras LIST  extras of setup.py, comma-separated: tests, dev, metr, prae, hgkd, spsa, dsnet, maml, pti
-An installed torch, with or without CUDA, is kept; install another pair before to use that.
+An installed torch, with or without CUDA, is kept; install another pair before to use that (requirements/torch.txt).
+FORCE_CUDA=1 builds mmcv's ops for GPUs on a machine without one, FORCE_CUDA=0 for the CPU on a machine with one;
+MAX_JOBS is how many files are compiled at once (default: by cores and memory).
 EOF
 }
 
@@ -55,6 +60,10 @@ parse_arguments() {
             -h | --help)
                 usage
                 exit 0
+                ;;
+            --system)
+                system=1
+                shift
                 ;;
             --python | --venv | --extras)
                 [ $# -ge 2 ] || die "$1 needs a value"
@@ -97,26 +106,24 @@ enter_environment() {
         "$python" -m venv "$venv" || die "$python cannot make a virtual environment (Debian, Ubuntu: apt-get install python3-venv)"
         python=$venv/bin/python
     fi
-    ask isolated || die "$python is not in a virtual or conda environment; activate one, or use --venv .venv"
+    if [ -n "$system" ]; then
+        export PIP_BREAK_SYSTEM_PACKAGES=1 # what --system asks for
+    else
+        ask isolated ||
+            die "$python is not in a virtual or conda environment; activate one, or use --venv .venv; in a container --system"
+    fi
     run_pip --version >/dev/null 2>&1 || "$python" -m ensurepip --upgrade >/dev/null 2>&1 ||
         die "$python has no pip, and ensurepip cannot bring it (Debian, Ubuntu: apt-get install python3-venv)"
 }
 
-has_nvcc() { command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; }
-
-# The ops are built for the GPU where there is one and its compiler; FORCE_CUDA=1 is for nodes without the GPU.
-wants_cuda_ops() { [ "${FORCE_CUDA:-0}" = 1 ] || { has_nvcc && ask cuda; }; }
-
-ops_work() {
-    if wants_cuda_ops; then ask ops --cuda; else ask ops; fi
-}
-
+# What the build would find out late, or hide: looked at before the large downloads, and again when torch is there.
 check_can_compile() {
+    ask build-problems || die "see above"
     local torch_version include compiler=${CXX:-c++}
     torch_version=$(ask version torch)
     if [[ $torch_version =~ ^([0-9]+)\.([0-9]+) ]] && ((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2] >= 2014)); then
         die "mmcv cannot be built against torch $torch_version: its ops are C++17, torch >= 2.14 needs C++20." \
-            "Use the tested pair: $python -m pip install ${TORCH[*]}"
+            "Use the tested pair: $python -m pip install $torch"
     fi
     command -v "$compiler" >/dev/null || die "no C++ compiler ($compiler): mmcv has no ready wheel for this Python and must be compiled." \
         "Debian, Ubuntu: apt-get install g++; elsewhere set CXX. README.md names the Python, torch and CUDA versions with ready wheels."
@@ -126,10 +133,12 @@ check_can_compile() {
 
 # pip takes what it was cut off in for installed.
 repair() {
-    local requirement
-    for requirement in $(ask partial); do
-        begin "$requirement, which was installed only in part"
-        pip_install --no-deps --ignore-installed "$requirement"
+    local download
+    ask partial | while IFS= read -r download; do
+        begin "${download%% *}, which was installed only in part"
+        # shellcheck disable=SC2086  # a requirement, and for some builds of torch the index that has them
+        pip_install --no-deps --ignore-installed $download </dev/null ||
+            die "${download%% *} is installed only in part and pip does not find it again; install it as you did before"
     done
 }
 
@@ -142,11 +151,12 @@ install_torch() {
     local torch_version
     torch_version=$(ask version torch)
     if [ -z "$torch_version" ]; then
-        begin "${TORCH[*]}"
-        PIP_QUIET=0 pip_install "${TORCH[@]}"
+        begin "$torch"
+        # shellcheck disable=SC2086  # one word a requirement
+        PIP_QUIET=0 pip_install $torch
     elif [ -z "$(ask version torchvision)" ]; then
         begin "torchvision for the installed torch $torch_version"
-        [[ $torch_version =~ ^2\.([0-9]+) ]] || die "torch $torch_version is too old; use ${TORCH[*]}"
+        [[ $torch_version =~ ^2\.([0-9]+) ]] || die "torch $torch_version is too old; use $torch"
         PIP_QUIET=0 pip_install "torch==$torch_version" "torchvision==0.$((BASH_REMATCH[1] + 15)).*"
     else
         say "torch $torch_version is kept"
@@ -157,7 +167,7 @@ install_torch() {
 # a missing compiler is told at once.
 plan_mmcv() {
     mmcv=$(ask hosts | grep '^onedl-mmcv')
-    if [ -n "$(ask version onedl-mmcv)" ] && ops_work; then
+    if [ -n "$(ask version onedl-mmcv)" ] && ask ops; then
         mmcv_plan=keep
         say "mmcv and its ops are kept"
     elif pip_install --dry-run --no-deps --only-binary :all: "$mmcv" >/dev/null 2>&1; then
@@ -172,8 +182,8 @@ install_mmcv() {
     if [ "$mmcv_plan" = wheel ]; then
         begin "mmcv from a ready wheel"
         replace_mmcv --only-binary onedl-mmcv
-        if ! ops_work; then
-            say "that wheel is for another torch or has no ops for the GPU"
+        if ! ask ops; then
+            say "that wheel does not fit"
             check_can_compile
             mmcv_plan=compile
         fi
@@ -184,15 +194,27 @@ install_mmcv() {
 }
 
 compile_mmcv() {
-    local cuda=0
-    if wants_cuda_ops; then
+    local cuda=0 compiler wrapper jobs
+    if ask wants-cuda; then
         cuda=1
-    elif ask cuda; then
-        say "there is a GPU but no nvcc: the ops will run on the CPU only; README.md names ready wheels with CUDA ops"
+    else
+        export CUDA_VISIBLE_DEVICES= # mmcv's build does not hear FORCE_CUDA=0: it asks torch for a GPU
     fi
-    begin "mmcv: compiling its ops (CUDA: $cuda); this takes long, 25 minutes on 2 cores"
+    jobs=${MAX_JOBS:-$(ask jobs)}
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    compiler=$(command -v "${CXX:-c++}")
+    # torch asks by its name whether a compiler will do.
+    case $("$compiler" --version) in *clang*) wrapper=$scratch/clang++ ;; *) wrapper=$scratch/g++ ;; esac
+    cp "$ROOT/tools/install_cxx.sh" "$wrapper"
+    begin "mmcv: compiling its ops (CUDA: $cuda, files at once: $jobs); this takes minutes"
     # Build isolation would build without torch, that is without ops. The cache may hold a wheel for another torch.
-    MMCV_WITH_OPS=1 FORCE_CUDA=$cuda PIP_QUIET=0 replace_mmcv --no-build-isolation --no-cache-dir --no-binary onedl-mmcv
+    # Without ninja on PATH, where an environment that is not activated has none, torch compiles one file after another.
+    # -g0 undoes the -g that Python was built with: debug symbols are half of the time.
+    PATH=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH PIP_QUIET=0 \
+        MMCV_WITH_OPS=1 FORCE_CUDA=$cuda MAX_JOBS=$jobs CFLAGS="${CFLAGS:-} -g0" CXX=$wrapper REAL_CXX=$compiler \
+        replace_mmcv --no-build-isolation --no-cache-dir --no-binary onedl-mmcv
+    unset CUDA_VISIBLE_DEVICES
 }
 
 # Install mmcv even if one that does not work counts as installed, then what it requires.
@@ -204,9 +226,8 @@ replace_mmcv() {
 
 install_hosts() {
     begin "mmengine, mmdet, mmpretrain, mmseg, mmrotate, mim"
-    local requirements
-    mapfile -t requirements < <(ask hosts)
-    pip_install "${requirements[@]}" -r "$ROOT/requirements/mim.txt"
+    # shellcheck disable=SC2046  # one word a requirement
+    pip_install $(ask hosts) -r "$ROOT/requirements/mim.txt"
     [ -n "$(ask version "${MIM%%==*}")" ] || pip_install --no-deps "$MIM" # why: requirements/mim.txt
 }
 
@@ -225,24 +246,28 @@ install_mmplugins() {
 
 verify() {
     begin "check"
-    ops_work || die "mmcv was installed without working ops"
+    ask ops || die "mmcv was installed without working ops"
     ask import-all || die "the imports above fail"
 }
 
 main() {
     parse_arguments "$@"
+    [ -z "$system" ] || [ -z "$venv" ] || die "--system and --venv exclude each other"
     find_python
+    extras=$(ask extras "$extras")
     if ask complete "$extras"; then
         say "all is there: $(ask summary)"
         return
     fi
     enter_environment
-    ask problems || die "see above"
+    ask problems "$extras" || die "see above"
     trap on_error ERR
+    torch=$(ask torch)
     repair
     install_build_tools
     plan_mmcv
     install_torch
+    ask problems "$extras" || die "see above"
     install_mmcv
     install_hosts
     install_aliases
