@@ -8,7 +8,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from mmpretrain.models.selfsup import CAE, BaseSelfSupervisor
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -18,7 +18,7 @@ from .tokens import Places, split_places
 
 
 @MODELS.register_module()
-class CAEv1(PretrainMixin, CAE):
+class CAEv1(PretrainMixin, BaseSelfSupervisor):
     """CAE without a second copy of the encoder.
 
     The alignment target is what the encoder itself makes of the masked patches, without gradient. The host copies all
@@ -53,9 +53,7 @@ class CAEv1(PretrainMixin, CAE):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        # Not the direct parent's: it builds the second encoder.
-        BaseSelfSupervisor.__init__(
-            self,
+        super().__init__(
             backbone=backbone,
             neck=neck,
             head=head,
@@ -81,7 +79,7 @@ class CAEv1(PretrainMixin, CAE):
 
     def init_weights(self) -> None:
         """Initialize all parts; the average starts as the encoder."""
-        BaseSelfSupervisor.init_weights(self)
+        super().init_weights()
         if self.momentum:
             self.teacher.load_state_dict(self.backbone.state_dict())
 

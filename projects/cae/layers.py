@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .relative_position import relative_position_index, resize_bias_table
 
-NORM_CFG = dict(type='LN', eps=1e-6)
+NORM_CFG, ACT_CFG = dict(type='LN', eps=1e-6), dict(type='GELU')
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -123,6 +123,7 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Probability that a branch is skipped, per image.
         bias: ``'qv_bias'``, True or False; see the host's ``BEiTAttention``.
+        act_cfg: Activation of the FFN.
         norm_cfg: Normalization.
         with_cp: Compute activations again in the backward pass instead of keeping them.
         init_cfg: Initialization.
@@ -140,6 +141,7 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         bias: str | bool = 'qv_bias',
+        act_cfg: dict = ACT_CFG,
         norm_cfg: dict = NORM_CFG,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
@@ -163,7 +165,7 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
             embed_dims=embed_dims,
             feedforward_channels=feedforward_channels,
             ffn_drop=drop_rate,
-            act_cfg=dict(type='GELU'),
+            act_cfg=act_cfg,
             add_identity=False,
             dropout_layer=None,  # the branch is dropped once, in forward
         )

@@ -1,4 +1,4 @@
-"""Sizes of images, patches and grids: rows before columns, everywhere."""
+"""Sizes of images, patches and grids, rows before columns everywhere; and of the encoders."""
 
 from __future__ import annotations
 
@@ -6,3 +6,16 @@ from __future__ import annotations
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return ``(h, w)``, of one number a square."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def vit_sizes(dims: int, layers: int, heads: int) -> dict[str, int]:
+    """Return an ``arch`` dict with an FFN of four times the width."""
+    return dict(embed_dims=dims, num_layers=layers, num_heads=heads, feedforward_channels=4 * dims)
+
+
+ARCHS = {
+    **dict.fromkeys(['ti', 'tiny'], vit_sizes(192, 12, heads=12)),
+    **dict.fromkeys(['s', 'small'], vit_sizes(384, 12, heads=12)),
+    **dict.fromkeys(['b', 'base'], vit_sizes(768, 12, heads=12)),
+    **dict.fromkeys(['l', 'large'], vit_sizes(1024, 24, heads=16)),
+}

@@ -5,6 +5,7 @@ Shapes: ``B`` images, ``N`` patches of a grid, ``M`` of them masked, ``V = N - M
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import NamedTuple
 
 import torch
@@ -71,3 +72,22 @@ def sincos_table(grid: tuple[int, int], dims: int) -> Tensor:
         raise ValueError(f'the sine-cosine position embedding needs a multiple of 4 channels, got {dims}')
     # The host's function takes (h, w) but lays the table out as w rows of h: on a square grid nobody can tell.
     return build_2d_sincos_position_embedding(grid[::-1], dims, cls_token=True)
+
+
+def grid_of_table(table: Tensor) -> tuple[int, int]:
+    """Return the grid ``(h, w)`` of a position table ``(1, 1 + h w, D)``.
+
+    A checkpoint does not say it. A sine-cosine table shows it; any other is taken as square.
+
+    Raises:
+        ValueError: The table is not a sine-cosine one and not square.
+    """
+    num_patches = table.size(1) - 1
+    for height in (n for n in range(1, num_patches + 1) if num_patches % n == 0):
+        grid = (height, num_patches // height)
+        if torch.allclose(table.float().cpu(), sincos_table(grid, table.size(2)), atol=1e-2):  # also in bfloat16
+            return grid
+    side = round(sqrt(num_patches))
+    if side**2 != num_patches:
+        raise ValueError(f'pos_embed of {num_patches} patches is neither a sine-cosine table nor square')
+    return side, side

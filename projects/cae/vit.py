@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from math import sqrt
 
 import torch
+from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
-from mmpretrain.models.backbones import BEiTViT
-from mmpretrain.models.selfsup import CAEPretrainViT
-from mmpretrain.models.utils import resize_pos_embed, to_2tuple
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.models.utils import build_norm_layer, resize_pos_embed
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
-from .tokens import Places, sincos_table, split_places, tokens_at
+from .sizes import ARCHS, pair
+from .tokens import Places, grid_of_table, sincos_table, split_places, tokens_at
 
 # Authors' code: convolution and tokens from a normal distribution of 0.02 cut at one sigma, Xavier for each linear.
 INIT_CFG = [
@@ -32,46 +33,45 @@ INIT_CFG = [
 ]
 
 
-def vit_sizes(dims: int, layers: int, heads: int) -> dict[str, int]:
-    """Return an ``arch`` dict with an FFN of four times the width."""
-    return dict(embed_dims=dims, num_layers=layers, num_heads=heads, feedforward_channels=4 * dims)
+OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
 
 
 @MODELS.register_module()
-class CAEViT(CAEPretrainViT):
+class CAEViT(BaseBackbone):
     """ViT of CAE for pretraining, and with ``mask=None`` a plain backbone for whatever comes after.
 
-    Differs from the host's class in: the authors' Ti and S, any grid, ``mask`` may be left out, one DropPath per
-    branch, fused attention, ``layer_scale_init_value=None`` (no LayerScale), relative position tables that start at
-    zero, ``with_cp``.
+    Names of parameters are those of the host's ``CAEPretrainViT``, whose checkpoints fit. Beyond it: the authors' Ti
+    and S, any grid, ``mask`` may be left out, one DropPath a branch, fused attention, no LayerScale, ``with_cp``.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``, or a dict with ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``feedforward_channels``.
         img_size: Height and width of the images, or one number for both; a multiple of the patch size.
         patch_size: Height and width of a patch, or one number.
+        in_channels: Of the images.
         layer_scale_init_value: 0.1 for Ti, S and B, 1e-5 for L (authors' code); None: no LayerScale.
+        drop_rate: Dropout of tokens, after projections and in the FFN.
         drop_path_rate: Of the last layer; grows linearly from 0.
+        bias: Of query, key and value: ``'qv_bias'``, True or False.
+        norm_cfg: Normalization.
+        pre_norm: Normalize the tokens before the first layer, as CLIP does.
+        final_norm: Normalize the tokens after the last layer.
+        use_rel_pos_bias: Learn a relative position bias in each layer; for whole images only.
+        interpolate_mode: How position tables are resized.
         rescale_init: Divide the output weights of both branches of layer ``i`` by ``sqrt(2 i)``, as BEiT does. The
             authors' script for L asks for it (``--fix_init_weight``).
         with_cp: Trade time for memory: compute activations again in the backward pass.
         out_type: What :meth:`forward` returns without a mask: ``'raw'`` (B, 1 + N, D), ``'cls_token'`` (B, D),
             ``'featmap'`` (B, D, h, w) or ``'avg_featmap'`` (B, D), which adds a second normalization ``ln2``.
+        out_indices: Layers whose output is returned without a mask; negative ones count from the end.
         frozen_stages: Number of layers that are frozen, with the patch embedding; -1: none.
         layer_cfgs: More arguments of :class:`CAEEncoderLayer`; one dict, or one per layer.
-        **kwargs: The host's: ``in_channels``, ``out_indices``, ``drop_rate``, ``bias``, ``norm_cfg``, ``final_norm``,
-            ``use_rel_pos_bias``, ``use_shared_rel_pos_bias``, ``interpolate_mode``.
 
     Raises:
-        ValueError: The patches do not divide the image.
+        ValueError: The patches do not divide the image, or an argument is unknown.
     """
 
-    arch_zoo = {
-        **dict.fromkeys(['ti', 'tiny'], vit_sizes(192, 12, heads=12)),
-        **dict.fromkeys(['s', 'small'], vit_sizes(384, 12, heads=12)),
-        **dict.fromkeys(['b', 'base'], vit_sizes(768, 12, heads=12)),
-        **dict.fromkeys(['l', 'large'], vit_sizes(1024, 24, heads=16)),
-    }
+    num_extra_tokens = 1
 
     def __init__(
         self,
@@ -79,8 +79,16 @@ class CAEViT(CAEPretrainViT):
         img_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 16,
         *,
+        in_channels: int = 3,
         layer_scale_init_value: float | None = 0.1,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        bias: str | bool = 'qv_bias',
+        norm_cfg: dict = NORM_CFG,
+        pre_norm: bool = False,
+        final_norm: bool = True,
+        use_rel_pos_bias: bool = False,
+        interpolate_mode: str = 'bicubic',
         rescale_init: bool = False,
         with_cp: bool = False,
         out_type: str = 'raw',
@@ -88,54 +96,60 @@ class CAEViT(CAEPretrainViT):
         frozen_stages: int = -1,
         layer_cfgs: dict | Sequence[dict] | None = None,
         init_cfg: dict | list[dict] | None = INIT_CFG,
-        **kwargs,
     ) -> None:
+        super().__init__(init_cfg)
         if isinstance(arch, str):
-            if arch.lower() not in self.arch_zoo:
-                raise ValueError(f'unknown arch {arch!r}; one of {sorted(self.arch_zoo)}, or a dict')
-            arch = self.arch_zoo[arch.lower()]
-        img_size, patch_size = to_2tuple(img_size), to_2tuple(patch_size)
-        if any(side % patch for side, patch in zip(img_size, patch_size, strict=True)):
-            raise ValueError(f'patches of {patch_size} do not divide an image of {img_size}')
-        depth = arch['num_layers']
-        # The host has no argument for the class of its layers: let it build none, and add ours.
-        super().__init__(
-            arch={**arch, 'num_layers': 0},
-            img_size=img_size,
-            patch_size=patch_size,
-            out_type=out_type,
-            out_indices=0,
+            if arch.lower() not in ARCHS:
+                raise ValueError(f'unknown arch {arch!r}; one of {sorted(ARCHS)}, or a dict')
+            arch = ARCHS[arch.lower()]
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'out_type={out_type!r}; one of {OUT_TYPES}')
+        self.img_size, patch_size = pair(img_size), pair(patch_size)
+        if any(side % patch for side, patch in zip(self.img_size, patch_size, strict=True)):
+            raise ValueError(f'patches of {patch_size} do not divide an image of {self.img_size}')
+        self.embed_dims, self.num_layers = arch['embed_dims'], arch['num_layers']
+        self.out_type, self.out_indices = out_type, self._resolve(out_indices)
+        self.final_norm, self.use_rel_pos_bias = final_norm, use_rel_pos_bias
+        self.interpolate_mode, self.rescale_init = interpolate_mode, rescale_init
+        self.patch_embed = PatchEmbed(
+            in_channels=in_channels,
+            input_size=self.img_size,
+            embed_dims=self.embed_dims,
+            kernel_size=patch_size,
+            stride=patch_size,
+        )
+        self.patch_resolution = tuple(self.patch_embed.init_out_size)
+        self.num_patches = self.patch_resolution[0] * self.patch_resolution[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
+        # A parameter, as in the authors' checkpoints, and fixed, as there.
+        table = sincos_table(self.patch_resolution, self.embed_dims)
+        self.pos_embed = nn.Parameter(table, requires_grad=False)
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.pre_norm = build_norm_layer(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
+        layer_cfgs = layer_cfgs if isinstance(layer_cfgs, Sequence) else [layer_cfgs or {}] * self.num_layers
+        shared = dict(
+            embed_dims=self.embed_dims,
+            num_heads=arch['num_heads'],
+            feedforward_channels=arch['feedforward_channels'],
             layer_scale_init_value=layer_scale_init_value,
-            init_cfg=init_cfg,
-            **kwargs,
+            window_size=self.patch_resolution,
+            use_rel_pos_bias=use_rel_pos_bias,
+            drop_rate=drop_rate,
+            bias=bias,
+            norm_cfg=norm_cfg,
+            with_cp=with_cp,
         )
-        self.arch_settings, self.num_layers = arch, depth
-        self.out_indices = self._resolve(out_indices)
-        self.rescale_init = rescale_init
-        layer_cfgs = layer_cfgs if isinstance(layer_cfgs, Sequence) else [layer_cfgs or {}] * depth
         self.layers = ModuleList(
-            CAEEncoderLayer(
-                **{
-                    'embed_dims': self.embed_dims,
-                    'num_heads': arch['num_heads'],
-                    'feedforward_channels': arch['feedforward_channels'],
-                    'layer_scale_init_value': layer_scale_init_value,
-                    'window_size': self.patch_resolution,
-                    'use_rel_pos_bias': self.use_rel_pos_bias,
-                    'drop_rate': kwargs.get('drop_rate', 0.0),
-                    'drop_path_rate': rate,
-                    'bias': kwargs.get('bias', 'qv_bias'),
-                    'norm_cfg': kwargs.get('norm_cfg', NORM_CFG),
-                    'with_cp': with_cp,
-                    **cfg,
-                }
-            )
-            for rate, cfg in zip(drop_path_rates(drop_path_rate, depth), layer_cfgs, strict=True)
+            CAEEncoderLayer(**{**shared, 'drop_path_rate': rate, **cfg})
+            for rate, cfg in zip(drop_path_rates(drop_path_rate, self.num_layers), layer_cfgs, strict=True)
         )
-        self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))
+        if final_norm:
+            self.ln1 = build_norm_layer(norm_cfg, self.embed_dims)
+        if out_type == 'avg_featmap':
+            self.ln2 = build_norm_layer(norm_cfg, self.embed_dims)
         self.frozen_stages = frozen_stages
-        if frozen_stages > 0:
-            self._freeze_stages()
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
 
     def _resolve(self, out_indices: int | Sequence[int]) -> list[int]:
         """Count negative indices from the end; all must name a layer."""
@@ -144,10 +158,27 @@ class CAEViT(CAEPretrainViT):
             raise ValueError(f'out_indices={indices} of a model with {self.num_layers} layers')
         return [index % self.num_layers for index in indices]
 
+    def _frozen_parts(self) -> list[nn.Module | nn.Parameter]:
+        """What ``frozen_stages`` freezes."""
+        if self.frozen_stages <= 0:
+            return []
+        parts = [self.cls_token, self.patch_embed, self.drop_after_pos, self.pre_norm]
+        parts += self.layers[: self.frozen_stages]
+        if self.frozen_stages == self.num_layers:
+            parts += [getattr(self, name) for name in ('ln1', 'ln2') if hasattr(self, name)]
+        return parts
+
+    def train(self, mode: bool = True) -> CAEViT:
+        """Set the mode of all parts but the frozen ones."""
+        nn.Module.train(self, mode)  # the host's returns nothing
+        for part in self._frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
     def init_weights(self) -> None:
         """Initialize as the authors do, or load what ``init_cfg`` names."""
-        # Not the direct parent's: it makes the position table of a square grid.
-        super(CAEPretrainViT, self).init_weights()
+        super().init_weights()
         if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
             return
         self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))
@@ -166,17 +197,20 @@ class CAEViT(CAEPretrainViT):
 
         Returns:
             With a mask ``(B, 1 + V, D)`` after the last normalization: CLS, then the visible patches in raster
-            order. Without, the tuple of the host's backbones: one entry per ``out_indices``, of ``out_type``.
+            order. Without, a tuple with one entry per ``out_indices``, of ``out_type``; sides that patches do not
+            divide are padded with zeros below and on the right.
 
         Raises:
             ValueError: The mask does not fit the grid, or see :func:`split_places`.
         """
         if mask is None:
-            return BEiTViT.forward(self, x)
+            return self.encode_whole(x)
+        if self.use_rel_pos_bias:
+            raise ValueError('use_rel_pos_bias is for whole images: it has no meaning where patches are left out')
         if isinstance(mask, Tensor) and mask.shape != (len(x), self.num_patches):
             raise ValueError(
                 f'a mask of shape {tuple(mask.shape)} for {len(x)} images of {self.num_patches} patches, in a grid of '
-                f'{tuple(self.patch_resolution)}'
+                f'{self.patch_resolution}'
             )
         return self.encode(self.patch_pixels(x), split_places(mask).visible)
 
@@ -186,10 +220,10 @@ class CAEViT(CAEPretrainViT):
         Raises:
             ValueError: The images are not of the size that the model was built for.
         """
-        if tuple(x.shape[-2:]) != tuple(self.img_size):
+        if tuple(x.shape[-2:]) != self.img_size:
             raise ValueError(
-                f'masked images must have the size that the model was built for, {tuple(self.img_size)} (height, '
-                f'width); got {tuple(x.shape[-2:])}: set img_size of the backbone, or the size of the crop'
+                f'masked images must have the size that the model was built for, {self.img_size} (height, width); '
+                f'got {tuple(x.shape[-2:])}: set img_size of the backbone, or the size of the crop'
             )
         (height, width), (rows, columns) = self.patch_embed.projection.kernel_size, self.patch_resolution
         x = x.unflatten(3, (columns, width)).unflatten(2, (rows, height))
@@ -207,42 +241,79 @@ class CAEViT(CAEPretrainViT):
         x = F.linear(tokens_at(pixels, places), projection.weight.flatten(1), projection.bias)
         x = x + tokens_at(self.pos_embed[:, 1:], places)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        x = self.drop_after_pos(torch.cat([cls_token, x], dim=1))
+        x = self.pre_norm(self.drop_after_pos(torch.cat([cls_token, x], dim=1)))
         for layer in self.layers:
             x = layer(x)
         return self.ln1(x) if self.final_norm else x
 
-    def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Resize the table of a checkpoint to this model's grid; the host's assumes that both are square."""
+    def encode_whole(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Encode images ``(B, 3, H, W)``; see :meth:`forward`."""
+        x, grid = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = self.pre_norm(self.drop_after_pos(x + self.position_table(grid)))
+        outs = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x, grid=grid)
+            if i == self.num_layers - 1 and self.final_norm:
+                x = self.ln1(x)
+            if i in self.out_indices:
+                outs.append(self._format_output(x, grid))
+        return tuple(outs)
+
+    def position_table(self, grid: tuple[int, int]) -> Tensor:
+        """Position table (1, 1 + h * w, D) of a grid (h, w)."""
+        return resize_pos_embed(self.pos_embed, self.patch_resolution, grid, self.interpolate_mode)
+
+    def _format_output(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.out_type == 'raw':
+            return x
+        if self.out_type == 'cls_token':
+            return x[:, 0]
+        if self.out_type == 'featmap':
+            return x[:, 1:].transpose(1, 2).unflatten(2, tuple(grid))
+        return self.ln2(x[:, 1:].mean(dim=1))
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates, and the number of depths.
+
+        Args:
+            param_name: In the whole model.
+            prefix: Of this module there. What does not start with it, such as the head, is as deep as the last norm.
+        """
+        name, depths = param_name.removeprefix(prefix), self.num_layers + 2
+        if param_name.startswith(prefix) and name.startswith('layers.'):
+            return int(name.split('.')[1]) + 1, depths
+        stem = param_name.startswith(prefix) and name.startswith(('cls_token', 'pos_embed', 'patch_embed', 'pre_norm'))
+        return (0 if stem else depths - 1), depths
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Fit a checkpoint to this model first, as far as that changes nothing of what it computes.
+
+        Raises:
+            ValueError: It has LayerScale and this model has none, or the other way round.
+        """
+        layer = f'{prefix}layers.0.'
+        has_scale = f'{layer}gamma_1' in state_dict
+        if f'{layer}attn.qkv.weight' in state_dict and has_scale != (self.layers[0].gamma_1 is not None):
+            advice = 'a number, as 0.1' if has_scale else 'None'
+            raise ValueError(
+                f'the weights have {"" if has_scale else "no "}LayerScale, unlike the model: set '
+                f'layer_scale_init_value={advice} in the backbone'
+            )
+        self._prepare_state_dict(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _prepare_state_dict(self, state_dict: dict, prefix: str) -> None:
+        """Resize the position table of a checkpoint to this model's grid, in place."""
         name = f'{prefix}pos_embed'
-        if name not in state_dict:
-            return
-        table = state_dict[name]
-        source = grid_of_table(table)
-        if source != tuple(self.patch_resolution):
-            state_dict[name] = resize_pos_embed(table, source, self.patch_resolution, self.interpolate_mode, 1)
+        if name in state_dict:
+            source = grid_of_table(state_dict[name])
+            if source != self.patch_resolution:
+                table = resize_pos_embed(state_dict[name], source, self.patch_resolution, self.interpolate_mode, 1)
+                state_dict[name] = table
 
 
 def rescale(weights: Sequence[Tensor]) -> None:
     """Divide the weight of layer ``i`` (from 1) by ``sqrt(2 i)``, in place."""
     for depth, weight in enumerate(weights, start=1):
         weight.data.div_(sqrt(2 * depth))
-
-
-def grid_of_table(table: Tensor) -> tuple[int, int]:
-    """Return the grid ``(h, w)`` of a position table ``(1, 1 + h w, D)``.
-
-    A checkpoint does not say it. A sine-cosine table shows it; any other is taken as square.
-
-    Raises:
-        ValueError: The table is not a sine-cosine one and not square.
-    """
-    num_patches = table.size(1) - 1
-    for height in (n for n in range(1, num_patches + 1) if num_patches % n == 0):
-        grid = (height, num_patches // height)
-        if torch.allclose(table.float().cpu(), sincos_table(grid, table.size(2)), atol=1e-2):  # also in bfloat16
-            return grid
-    side = round(sqrt(num_patches))
-    if side**2 != num_patches:
-        raise ValueError(f'pos_embed of {num_patches} patches is neither a sine-cosine table nor square')
-    return side, side

@@ -168,6 +168,28 @@ def test_bad_arguments(change, message):
         CAEViT(**{**TINY, **change})
 
 
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'text'), [(0.1, None, 'no LayerScale.*=None'), (None, 0.1, 'have LayerScale.*0.1')]
+)
+def test_weights_that_are_scaled_otherwise(ours, theirs, text):
+    model, other = (CAEViT(**TINY, layer_scale_init_value=value) for value in (ours, theirs))
+    with pytest.raises(ValueError, match=text):
+        model.load_state_dict(other.state_dict(), strict=False)
+
+
+def test_relative_positions_are_for_whole_images(draw_mask):
+    model = CAEViT(**TINY, use_rel_pos_bias=True)
+    with pytest.raises(ValueError, match='no meaning where patches are left out'):
+        model(torch.randn(1, 3, 24, 40), draw_mask(1, 15, 5))
+
+
+def test_frozen_layers_stay_in_evaluation_mode():
+    model = CAEViT(**TINY, frozen_stages=2, drop_path_rate=0.5)
+    assert model.train() is model
+    assert [layer.training for layer in model.layers] == [False, False, True] and model.ln1.training
+    assert not model.layers[1].drop_path.training
+
+
 def test_masked_images_need_the_right_grid(vit, draw_mask):
     with pytest.raises(ValueError, match=r'\(24, 40\) \(height, width\); got \(40, 24\)'):
         vit(torch.randn(1, 3, 40, 24), draw_mask(1, 15, 5))

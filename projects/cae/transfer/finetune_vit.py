@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-from mmpretrain.models.utils import resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
@@ -60,36 +58,26 @@ class CAEFinetuneViT(CAEViT):
             **kwargs,
         )
         self.pos_resize = pos_resize
-        self._register_load_state_dict_pre_hook(self._prepare_norms)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Features of the blocks ``out_indices``.
-
-        Args:
-            x: Tensor (B, 3, H, W). Sides that patches do not divide are padded with zeros below and on the right.
-
-        Returns:
-            Tuple of tensors, their shape by ``out_type``.
-        """
-        x, grid = self.patch_embed(x)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
-        x = self.drop_after_pos(x + self.position_table(grid))
-        outs = []
-        for i, layer in enumerate(self.layers):
-            x = layer(x, grid=grid)
-            if i == len(self.layers) - 1 and self.final_norm:
-                x = self.ln1(x)
-            if i in self.out_indices:
-                outs.append(self._format_output(x, grid))
-        return tuple(outs)
 
     def position_table(self, grid: tuple[int, int]) -> Tensor:
         """Position table (1, 1 + h * w, D) of a grid (h, w)."""
-        if self.pos_resize == 'rebuild' and tuple(grid) != tuple(self.patch_resolution):
+        if self.pos_resize == 'rebuild' and tuple(grid) != self.patch_resolution:
             return sincos_table(grid, self.embed_dims).to(self.pos_embed)
-        return resize_pos_embed(self.pos_embed, self.patch_resolution, grid, self.interpolate_mode)
+        return super().position_table(grid)
 
-    def _prepare_norms(self, state_dict: dict, prefix: str, *args) -> None:
+    def _prepare_state_dict(self, state_dict: dict, prefix: str) -> None:
+        """Fit norms and tables of a pretraining, or of another image size, in place."""
+        self._prepare_norms(state_dict, prefix)
+        table = state_dict.get(f'{prefix}pos_embed')
+        # One of this grid may have been resized before, and shows no grid.
+        if table is not None and table.shape != self.pos_embed.shape:
+            if self.pos_resize == 'rebuild':
+                state_dict[f'{prefix}pos_embed'] = self.pos_embed.detach().clone()
+            else:
+                super()._prepare_state_dict(state_dict, prefix)
+        self._prepare_bias_tables(state_dict, prefix)
+
+    def _prepare_norms(self, state_dict: dict, prefix: str) -> None:
         """Let the final norm of the pretraining be that of the pooled tokens; mmpretrain's config loses it."""
         for name in ('weight', 'bias'):
             if self.final_norm or f'{prefix}ln1.{name}' not in state_dict:
@@ -98,18 +86,8 @@ class CAEFinetuneViT(CAEViT):
             if self.out_type == 'avg_featmap':
                 state_dict.setdefault(f'{prefix}ln2.{name}', value)
 
-    def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Resize the table of another grid; one of this grid may have been resized before, and shows no grid."""
-        table = state_dict.get(f'{prefix}pos_embed')
-        if table is None or table.shape == self.pos_embed.shape:
-            return
-        if self.pos_resize == 'rebuild':
-            state_dict[f'{prefix}pos_embed'] = self.pos_embed.detach().clone()
-        else:
-            super()._prepare_pos_embed(state_dict, prefix, *args, **kwargs)
-
-    def _prepare_relative_position_bias_table(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Resize loaded bias tables of another grid; mmpretrain's needs a function that SciPy has removed."""
+    def _prepare_bias_tables(self, state_dict: dict, prefix: str) -> None:
+        """Resize loaded bias tables of another grid."""
         rows, columns = self.patch_resolution
         for name in [name for name in state_dict if name.startswith(prefix) and 'relative_position' in name]:
             if name.endswith('index') or not self.use_rel_pos_bias:

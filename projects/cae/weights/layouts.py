@@ -18,8 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..tokens import sincos_table
-from ..vit import grid_of_table
+from ..tokens import grid_of_table, sincos_table
 from .shapes import check_complete, names
 
 ATTENTION = [('q_bias', 'q_bias'), ('v_bias', 'v_bias'), ('proj.*', 'proj.*')]
