@@ -95,10 +95,10 @@ val_pipeline = [
 # The host's base trains and validates on the same patches.
 train_dataloader = dict(
     dataset=dict(
-        ann_file='train/annfiles/', data_prefix=dict(img_path='train/images/'), pipeline=train_pipeline))
+        type='DOTATextDataset', ann_file='train/annfiles/', data_prefix=dict(img_path='train/images/'), pipeline=train_pipeline))
 val_dataloader = dict(
     dataset=dict(
-        ann_file='val/annfiles/', data_prefix=dict(img_path='val/images/'), pipeline=val_pipeline))
+        type='DOTATextDataset', ann_file='val/annfiles/', data_prefix=dict(img_path='val/images/'), pipeline=val_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 50

@@ -145,7 +145,59 @@ def run_export(args: argparse.Namespace) -> None:
     print(f'written: {args.out}{compared}')
 
 
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``check``."""
+    parser.add_argument('config', help='config to train or test')
+
+
+def run_check(args: argparse.Namespace) -> None:
+    """Read all labels and pictures of a config and compare them with its model, before a training does."""
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from .check import Check
+
+    check_files(args.config)
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmrotate'))
+    check = Check(cfg)
+    check.run()
+    print('\n'.join(check.facts))
+    if check.faults:
+        raise ValueError('\n'.join(check.faults))
+    print('nothing wrong was found')
+
+
+def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``diagnose``."""
+    add_model_arguments(parser)
+    parser.add_argument('-o', '--out', type=Path, help='JSON file to write')
+    parser.add_argument('--device', help='default: the GPU if there is one')
+
+
+def run_diagnose(args: argparse.Namespace) -> None:
+    """Say what holds the AP of any rotated detector back: class, angle, size, center, ranking, or a missing NMS."""
+    import json
+
+    from mmdet.apis import init_detector
+    from mmengine.device import get_device
+    from mmengine.registry import init_default_scope
+
+    from ..utils.atomic import write_text
+    from .diagnose import diagnose, predict, text_of
+
+    check_files(args.config, args.checkpoint)
+    init_default_scope('mmrotate')
+    model = init_detector(args.config, args.checkpoint, device=args.device or get_device())
+    table = diagnose(predict(model, model.cfg), len(model.dataset_meta['classes']))
+    if args.out:
+        write_text(args.out, json.dumps(table, indent=1) + '\n')
+    print(text_of(table))
+
+
 VERBS = {
+    'check': (add_check_arguments, run_check, 'config -> what its labels, pictures and classes are, and what is wrong'),
+    'diagnose': (add_diagnose_arguments, run_diagnose, 'any rotated detector -> AP with one thing made right'),
     'detect': (add_detect_arguments, run_detect, 'pictures of any size -> JSON and drawn polygons'),
     'export': (add_export_arguments, run_export, 'checkpoint -> ONNX'),
     'submit': (add_submit_arguments, run_submit, 'patches -> zip for the DOTA server'),

@@ -1,0 +1,144 @@
+"""What a config is going to read and do, before it does: labels, pictures, classes, scales, iterations."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmrotate.registry import DATASETS
+
+PARTS = ('train', 'val', 'test')
+SHOWN = 5  # files that a message names
+SAME_SCALE = 1.25  # pictures may be shown so much larger in one part than in another
+
+
+def pipelines_of(node: object) -> Iterator[list]:
+    """Yield the pipelines in the config of a data set, and of those in it."""
+    if isinstance(node, dict):
+        if 'pipeline' in node:
+            yield node['pipeline']
+        for value in node.values():
+            yield from pipelines_of(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from pipelines_of(value)
+
+
+def shown_at(dataset: dict, size: Sequence[int]) -> float:
+    """Return by how much the first Resize of a data set enlarges a picture of a width and height."""
+    for pipeline in pipelines_of(dataset):
+        for step in pipeline:
+            if step['type'].rpartition('.')[2] == 'Resize' and 'scale' in step:
+                scale = step['scale'] if isinstance(step['scale'], list | tuple) else (step['scale'],) * 2
+                return min(max(scale) / max(size), min(scale) / min(size))
+    return 1.0
+
+
+def named(paths: Sequence[str]) -> str:
+    """A few of many files."""
+    return ', '.join(map(str, paths[:SHOWN])) + (f' and {len(paths) - SHOWN} more' if len(paths) > SHOWN else '')
+
+
+class Check:
+    """Facts and faults of a config; see :meth:`run`.
+
+    Args:
+        cfg: Config of a rotated detector.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.facts: list[str] = []
+        self.faults: list[str] = []
+        self.most = 0  # objects in a picture
+        self.scales: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Read everything; fill :attr:`facts` and :attr:`faults`."""
+        seen = []
+        for part in PARTS:
+            loader = self.cfg.get(f'{part}_dataloader')
+            if loader and loader.dataset not in seen:
+                seen.append(loader.dataset)
+                self.check_part(part, loader)
+        if len(self.scales) > 1 and max(self.scales.values()) > SAME_SCALE * min(self.scales.values()):
+            shown = ', '.join(f'{scale:.3g} times in {part}' for part, scale in self.scales.items())
+            self.faults.append(f'pictures are enlarged {shown}: objects have another size than the model learned')
+        queries = self.cfg.model.get('num_queries')
+        if queries and self.most > queries:
+            self.faults.append(f'a picture has {self.most} objects, more than num_queries={queries} can find')
+
+    def check_part(self, part: str, loader: dict) -> None:
+        """Read the labels and the pictures of a part."""
+        try:
+            with DATASETS.switch_scope_and_registry(loader.dataset.get('_scope_')) as registry:
+                dataset = registry.build(loader.dataset)
+                pictures = [dataset.get_data_info(index) for index in range(len(dataset))]
+        except (ValueError, OSError, KeyError) as error:
+            self.faults.append(f'{part}: {error}')
+            return
+        if not pictures:
+            self.faults.append(f'{part}: no pictures')
+            return
+        sizes = self.check_pictures(part, [picture['img_path'] for picture in pictures])
+        classes = dataset.metainfo['classes']
+        self.check_objects(part, pictures, sizes, classes)
+        self.check_classes(len(classes))
+        if sizes:
+            middle = np.median(list(sizes.values()), axis=0)
+            self.scales[part] = shown_at(loader.dataset, middle)
+            low, high = np.min(list(sizes.values()), axis=0), np.max(list(sizes.values()), axis=0)
+            between = '' if (low == high).all() else f' to {high[0]:.0f}x{high[1]:.0f}'
+            self.facts.append(
+                f'{part}: pictures of {low[0]:.0f}x{low[1]:.0f}{between}, enlarged {self.scales[part]:.3g} times'
+            )
+        if part == 'train':
+            self.count_iterations(len(pictures), loader.batch_size)
+
+    def check_pictures(self, part: str, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return width and height of the pictures that can be read."""
+        images = {path: cv2.imread(path) for path in paths}
+        if broken := [path for path, image in images.items() if image is None]:
+            self.faults.append(f'{part}: no picture can be read from {named(broken)}')
+        return {path: image.shape[1::-1] for path, image in images.items() if image is not None}
+
+    def check_objects(self, part: str, pictures: Sequence[dict], sizes: dict, classes: Sequence[str]) -> None:
+        """Count objects, and look where they are."""
+        counts, ignored, outside = Counter(), 0, []
+        for picture in pictures:
+            # Of eight numbers, as all data sets of mmrotate have them.
+            objects = [each for each in picture['instances'] if len(each['bbox']) == 8]
+            self.most = max(self.most, len(objects))
+            width, height = sizes.get(picture['img_path'], (math.inf, math.inf))
+            for each in objects:
+                counts[each['bbox_label']] += 1
+                ignored += each['ignore_flag']
+                corners = np.reshape(each['bbox'], (-1, 2))
+                if (corners.max(0) < 0).any() or (corners.min(0) > (width, height)).any():
+                    outside.append(picture['img_path'])
+        if outside:
+            self.faults.append(f'{part}: {len(outside)} objects lie outside of their picture, in {named(outside)}')
+        if missing := [name for label, name in enumerate(classes) if not counts[label]]:
+            self.facts.append(f'{part}: no object of {", ".join(missing)}')
+        listed = ', '.join(f'{classes[label]} {count:,}' for label, count in sorted(counts.items()))
+        self.facts.append(f'{part}: {len(pictures):,} pictures; {listed}; {ignored} of them ignored as difficult')
+
+    def check_classes(self, number: int) -> None:
+        """Compare the number of classes with that of all heads."""
+        stages = self.cfg.model.get('roi_head', {}).get('bbox_head', [])
+        heads = [self.cfg.model.get('bbox_head'), *(stages if isinstance(stages, list) else [stages])]
+        found = {head['num_classes'] for head in heads if head}
+        fault = f'the data have {number} classes, num_classes of the heads is {sorted(found)}'
+        if found != {number} and fault not in self.faults:
+            self.faults.append(fault)
+
+    def count_iterations(self, pictures: int, batch: int) -> None:
+        """Say how long the training is."""
+        cfg = self.cfg.train_cfg
+        iterations = cfg.get('max_iters') or cfg.max_epochs * math.ceil(pictures / batch)
+        epochs = iterations * batch / pictures
+        self.facts.append(f'train: {iterations:,} iterations of {batch} pictures, {epochs:.1f} times all, on one GPU')

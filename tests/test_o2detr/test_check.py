@@ -1,0 +1,101 @@
+"""What is said about a config before it runs, on pictures and labels that are right, and wrong in one thing."""
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmplugins.o2detr.__main__ import main
+from mmplugins.o2detr.check import Check
+
+LINE = '10 10 40 10 40 20 10 20 {} 0'
+
+
+@pytest.fixture
+def cfg(repo, tmp_path):
+    """The config for one's own data, on five pictures a part."""
+    cfg = Config.fromfile(repo / 'configs/o2detr/o2detr_refine-twostage_r50_1xb4-40k_custom.py')
+    for part in ('train', 'val'):
+        for folder in ('images', 'labelTxt'):
+            (tmp_path / part / folder).mkdir(parents=True)
+        for number in range(5):
+            cv2.imwrite(str(tmp_path / f'{part}/images/{number}.png'), np.zeros((512, 512, 3), np.uint8))
+            lines = [LINE.format('plane'), LINE.format('ship')][: 2 if number else 1]
+            (tmp_path / f'{part}/labelTxt/{number}.txt').write_text('\n'.join(lines))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = f'{tmp_path}/'
+    return cfg
+
+
+def faults_of(cfg):
+    check = Check(cfg)
+    check.run()
+    return check.faults
+
+
+def test_facts_are_those_of_the_data(cfg):
+    check = Check(cfg)
+    check.run()
+    assert not check.faults
+    assert check.facts == [
+        'train: 5 pictures; plane 5, ship 4; 0 of them ignored as difficult',
+        'train: pictures of 512x512, enlarged 2 times',
+        'train: 40,000 iterations of 4 pictures, 32000.0 times all, on one GPU',
+        'val: 5 pictures; plane 5, ship 4; 0 of them ignored as difficult',
+        'val: pictures of 512x512, enlarged 2 times',
+    ]
+
+
+def test_a_class_without_objects_is_a_fact(cfg, tmp_path):
+    for path in tmp_path.glob('val/labelTxt/*.txt'):
+        path.write_text(LINE.format('plane'))
+    check = Check(cfg)
+    check.run()
+    assert not check.faults and 'val: no object of ship' in check.facts
+
+
+def test_wrong_labels(cfg, tmp_path):
+    (tmp_path / 'val/labelTxt/3.txt').write_text(LINE.format('boat'))
+    assert len(faults_of(cfg)) == 1 and "3.txt, line 1: class 'boat' is none of" in faults_of(cfg)[0]
+
+
+def test_pictures_that_are_none(cfg, tmp_path):
+    (tmp_path / 'train/images/1.png').unlink()
+    (tmp_path / 'train/images/2.png').write_text('no picture')
+    (fault,) = faults_of(cfg)
+    assert fault.startswith('train: no picture can be read from') and '1.png' in fault and '2.png' in fault
+
+
+def test_objects_outside(cfg, tmp_path):
+    (tmp_path / 'train/labelTxt/0.txt').write_text('600 10 640 10 640 20 600 20 ship 0')
+    (fault,) = faults_of(cfg)
+    assert fault.startswith('train: 1 objects lie outside of their picture') and '0.png' in fault
+
+
+def test_pictures_of_another_scale(cfg, tmp_path):
+    for path in tmp_path.glob('val/images/*.png'):
+        cv2.imwrite(str(path), np.zeros((2048, 2048, 3), np.uint8))
+    (fault,) = faults_of(cfg)
+    assert '2 times in train, 0.5 times in val' in fault
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('model.bbox_head.num_classes', 15, r'the data have 2 classes, num_classes of the heads is [15]'),
+        ('model.num_queries', 1, 'a picture has 2 objects, more than num_queries=1 can find'),
+    ],
+)
+def test_a_model_for_other_data(cfg, key, value, message):
+    cfg.merge_from_dict({key: value})
+    assert faults_of(cfg) == [message]
+
+
+def test_command(cfg, tmp_path, capsys):
+    cfg.dump(tmp_path / 'mine.py')
+    assert main(['check', str(tmp_path / 'mine.py')]) == 0
+    assert 'nothing wrong was found' in capsys.readouterr().out
+    (tmp_path / 'val/images/0.png').unlink()
+    assert main(['check', str(tmp_path / 'mine.py')]) == 1
+    assert 'val: no picture can be read' in capsys.readouterr().err
+    assert main(['check', 'absent.py']) == 1 and 'not found: absent.py' in capsys.readouterr().err
