@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the tests and benchmarks say on an NVIDIA GPU: from a bare Python with torch, without a network, in eight minutes.
-# It may be cut off and run again: stages that are done are kept.
+# What the tests and benchmarks say on an NVIDIA GPU: from a bare Python with torch, without a network, at most eight
+# minutes a call. It may be cut off and run again: stages that are done are kept.
 set -Eeuo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
