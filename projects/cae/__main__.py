@@ -28,16 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
     parser = argparse.ArgumentParser(prog='python -m mmplugins.cae', description=__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    text = 'checkpoint of the authors or of timm -> ours, or ours -> theirs'
+    text = 'checkpoint of CAE, of timm, transformers and others -> ours, or ours -> theirs'
     verb = verbs.add_parser('convert', help=text, description=text)
-    convert.add_arguments(verb)
-    layouts = ('ours', 'authors', 'authors-old', 'timm')
-    verb.add_argument('--to', choices=layouts, default='ours', help='names of the result (default: ours)')
+    convert.add_arguments(verb, ('ours', 'authors', 'authors-old', 'timm', 'hf'))
     verb.set_defaults(run=convert.run_convert)
-    text = 'pretraining checkpoint -> its encoder, for probes, fine-tuning, mmdet, mmseg, or timm'
+    text = 'checkpoint -> its encoder, for probes, fine-tuning, mmdet, mmseg, timm, or transformers'
     verb = verbs.add_parser('export', help=text, description=text)
-    convert.add_arguments(verb)
-    verb.add_argument('--to', choices=('ours', 'authors', 'timm'), default='ours', help='names (default: ours)')
+    convert.add_arguments(verb, ('ours', 'authors', 'timm', 'hf'))
     verb.set_defaults(run=convert.run_export)
     text = 'images -> codebook of their patches (k-means), a target of CAE that needs no download'
     verb = verbs.add_parser('fit-codebook', help=text, description=text)

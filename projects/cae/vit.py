@@ -21,9 +21,12 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmplugins.utils.encoders import is_pretrained
+
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
 from .sizes import ARCHS, pair
 from .tokens import Places, grid_of_table, sincos_table, split_places, tokens_at
+from .weights.start import load_encoder
 
 # Authors' code: convolution and tokens from a normal distribution of 0.02 cut at one sigma, Xavier for each linear.
 INIT_CFG = [
@@ -66,6 +69,8 @@ class CAEViT(BaseBackbone):
         out_indices: Layers whose output is returned without a mask; negative ones count from the end.
         frozen_stages: Number of layers that are frozen, with the patch embedding; -1: none.
         layer_cfgs: More arguments of :class:`CAEEncoderLayer`; one dict, or one per layer.
+        init_cfg: Initialization. ``dict(type='Pretrained', checkpoint=…)`` takes a file of CAE, timm, MAE, DINO, BEiT,
+            transformers or CLIP (which needs ``pre_norm``, no LayerScale, ``norm_cfg`` and ``act_cfg`` of its own).
 
     Raises:
         ValueError: The patches do not divide the image, or an argument is unknown.
@@ -177,10 +182,11 @@ class CAEViT(BaseBackbone):
         return self
 
     def init_weights(self) -> None:
-        """Initialize as the authors do, or load what ``init_cfg`` names."""
-        super().init_weights()
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+        """Initialize as the authors do, or load what ``init_cfg`` names; see :func:`load_encoder`."""
+        if is_pretrained(self.init_cfg):
+            load_encoder(self, self.init_cfg['checkpoint'], self.init_cfg.get('num_heads'), self.init_cfg.get('prefix'))
             return
+        super().init_weights()
         self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))
         trunc_normal_(self.cls_token, std=0.02, a=-0.02, b=0.02)
         if self.rescale_init:

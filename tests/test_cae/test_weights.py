@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named(authors_cae, change, message):
 
 
 def test_other_models_are_refused():
-    with pytest.raises(ValueError, match='not a checkpoint of CAE: conv1.weight'):
+    with pytest.raises(ValueError, match='not a checkpoint of CAE or of a ViT: conv1.weight'):
         layout_of({'conv1.weight': torch.zeros(1)})
 
 

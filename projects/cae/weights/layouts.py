@@ -1,11 +1,14 @@
-"""Names of the weights of CAE in our checkpoints, in the authors', and in timm's ViT.
+"""Names of the weights of CAE in our checkpoints and in those of others.
 
-Layouts, all of one model:
+Layouts of whole models, of encoders alone, and of encoders with a classifier behind them:
 
-* ``ours``: mmpretrain's names, ``backbone.`` and ``neck.``;
+* ``ours``: mmpretrain's names, ``backbone.``, ``neck.``, ``head.``;
 * ``authors``: Atten4Vis/CAE, CAE and CAE v2, ``encoder.``, ``regresser.``, ``decoder.``;
 * ``authors-old``: lxtGH/CAE, the first release of CAE, ``encoder.``, ``pretext_neck.``;
-* ``timm``: ``vit_*_patch16_224`` with ``init_values``, the encoder only, one bias for query, key and value.
+* ``beit``: encoders of the authors, fine-tuned or without their prefix; BEiT; timm's ``beit_*``;
+* ``timm``: timm's ``vit_*``, one bias for query, key and value; MAE, DINO;
+* ``hf``: ``Beit…`` of transformers;
+* ``clip``: image tower of OpenAI and open_clip, ``visual.``; read only.
 
 In a rule ``#`` is the number of a block and ``*`` is ``weight`` or ``bias``.
 """
@@ -15,10 +18,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..tokens import grid_of_table, sincos_table
+from .parts import (
+    State,
+    add_zero_positions,
+    fuse_bias,
+    join_qkv,
+    reshape_clip,
+    split_bias,
+    split_qkv,
+    spread_shared_table,
+)
 from .shapes import check_complete, names
 
 ATTENTION = [('q_bias', 'q_bias'), ('v_bias', 'v_bias'), ('proj.*', 'proj.*')]
@@ -46,6 +58,48 @@ STEM = [
     ('pos_embed', 'pos_embed'),
     ('patch_embed.proj.*', 'patch_embed.projection.*'),
     ('norm.*', 'ln1.*'),
+]
+
+
+CLASSIFIER = [('fc_norm.*', 'backbone.ln2.*'), ('head.*', 'head.fc.*')]
+TABLE = 'attn.relative_position_bias_table'
+QKV = 'attention.attention.'
+HF_STEM = [
+    ('embeddings.cls_token', 'cls_token'),
+    ('embeddings.position_embeddings', 'pos_embed'),
+    ('embeddings.patch_embeddings.projection.*', 'patch_embed.projection.*'),
+    ('layernorm.*', 'ln1.*'),
+    ('pooler.layernorm.*', 'ln2.*'),
+]
+HF_BLOCK = [
+    ('layernorm_before.*', 'ln1.*'),
+    ('layernorm_after.*', 'ln2.*'),
+    (f'{QKV}qkv.weight', 'attn.qkv.weight'),
+    (f'{QKV}query.bias', 'attn.q_bias'),
+    (f'{QKV}value.bias', 'attn.v_bias'),
+    (f'{QKV}relative_position_bias.relative_position_bias_table', TABLE),
+    ('attention.output.dense.*', 'attn.proj.*'),
+    ('intermediate.dense.*', 'ffn.layers.0.0.*'),
+    ('output.dense.*', 'ffn.layers.1.*'),
+    ('lambda_1', 'gamma_1'),
+    ('lambda_2', 'gamma_2'),
+]
+CLIP_STEM = [
+    ('class_embedding', 'cls_token'),
+    ('positional_embedding', 'pos_embed'),
+    ('conv1.*', 'patch_embed.projection.*'),
+    ('ln_pre.*', 'pre_norm.*'),
+    ('ln_post.*', 'ln1.*'),
+]
+CLIP_BLOCK = [
+    ('ln_1.*', 'ln1.*'),
+    ('ln_2.*', 'ln2.*'),
+    ('attn.in_proj_weight', 'attn.qkv.weight'),
+    ('attn.q_bias', 'attn.q_bias'),
+    ('attn.v_bias', 'attn.v_bias'),
+    ('attn.out_proj.*', 'attn.proj.*'),
+    ('mlp.c_fc.*', 'ffn.layers.0.0.*'),
+    ('mlp.c_proj.*', 'ffn.layers.1.*'),
 ]
 
 
@@ -79,12 +133,34 @@ RULES = {
         ('pretext_neck.norm2.*', 'neck.norm_decoder.*'),
         ('pretext_neck.head.*', 'neck.head.*'),
     ],
-    'timm': nested(STEM, '', 'backbone.')
-    + nested([rule for rule in BLOCK if 'gamma' not in rule[0]], 'blocks.#.', 'backbone.layers.#.')
-    + [(f'blocks.#.ls{i}.gamma', f'backbone.layers.#.gamma_{i}') for i in (1, 2)],
+    'timm': [
+        *nested(STEM, '', 'backbone.'),
+        ('norm_pre.*', 'backbone.pre_norm.*'),
+        *nested([rule for rule in BLOCK if 'gamma' not in rule[0]], 'blocks.#.', 'backbone.layers.#.'),
+        *((f'blocks.#.ls{i}.gamma', f'backbone.layers.#.gamma_{i}') for i in (1, 2)),
+        *CLASSIFIER,
+    ],
+    'beit': [
+        *nested(STEM, '', 'backbone.'),
+        *nested([*BLOCK, (TABLE, TABLE)], 'blocks.#.', 'backbone.layers.#.'),
+        *CLASSIFIER,
+    ],
+    'hf': [
+        *nested(HF_STEM, 'beit.', 'backbone.'),
+        *nested(HF_BLOCK, 'beit.encoder.layer.#.', 'backbone.layers.#.'),
+        ('classifier.*', 'head.fc.*'),
+    ],
+    'clip': [
+        *nested(CLIP_STEM, '', 'backbone.'),
+        *nested(CLIP_BLOCK, 'transformer.resblocks.#.', 'backbone.layers.#.'),
+    ],
 }
 # The copy of the encoder that makes the alignment target; it is the encoder.
 COPIES = {'authors': 'alignment_encoder.', 'authors-old': 'teacher.'}
+# Of the pretraining of MAE, BEiT and DINO, and of the heads that these and timm put behind an encoder; and what is
+# computed anew when a model is built.
+BESIDE_ENCODERS = ('mask_token', 'decoder_', 'lm_head.', 'head.mlp.', 'head.last_layer.', 'attn_pool.')
+COMPUTED = ('relative_position_index',)
 
 
 def translate(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
@@ -116,13 +192,13 @@ def layout_of(state: Mapping[str, Tensor]) -> str:
     Raises:
         ValueError: It is none of those at the top of this file.
     """
-    signs = [('backbone.', 'ours'), ('pretext_neck.', 'authors-old'), ('teacher.', 'authors-old')]
-    signs += [('encoder.', 'authors'), ('blocks.', 'timm')]
+    signs = [('backbone.blocks.', 'timm'), ('backbone.', 'ours'), ('pretext_neck.', 'authors-old')]
+    signs += [('teacher.', 'authors-old'), ('encoder.layer.', 'hf'), ('beit.', 'hf'), ('encoder.', 'authors')]
+    signs += [('blocks.', 'timm'), ('visual.', 'clip')]
     for prefix, layout in signs:
         if any(name.startswith(prefix) for name in state):
-            # Encoders alone are the same in both releases; some have lost their prefix.
-            return 'authors' if layout == 'timm' and 'blocks.0.attn.q_bias' in state else layout
-    raise ValueError(f'not a checkpoint of CAE: {names(list(state)) or "no weights"}')
+            return 'beit' if layout == 'timm' and 'blocks.0.attn.q_bias' in state else layout
+    raise ValueError(f'not a checkpoint of CAE or of a ViT: {names(list(state)) or "no weights"}')
 
 
 def to_ours(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str, Tensor]:
@@ -140,16 +216,14 @@ def to_ours(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str,
         ValueError: Weights are unknown, missing or of a wrong size; all are named.
     """
     layout = layout or layout_of(state)
+    state = {name: value for name, value in state.items() if not name.endswith(COMPUTED)}
     if layout == 'ours':
-        parts = ('backbone.', 'neck.')
+        parts = ('backbone.', 'neck.', 'head.fc.')
         result = {name: value for name, value in state.items() if name.startswith(parts)}
     else:
-        state = {name: value for name, value in state.items() if not name.startswith(tuple(COPIES.values()))}
-        if layout == 'timm':
-            state = split_bias({name: value for name, value in state.items() if not name.startswith('head.')})
-        elif 'cls_token' in state:  # the encoder alone, without its prefix
-            state = {f'encoder.{name}': value for name, value in state.items()}
-        result = translate(state, RULES[layout])
+        result = translate(read_parts(state, layout), RULES[layout])
+    if layout == 'beit':
+        result = add_zero_positions(result)
     mask_token, table = result.get('neck.mask_token'), result.get('backbone.pos_embed')
     if mask_token is not None and table is not None and 'neck.pos_embed' not in result:
         result['neck.pos_embed'] = sincos_table(grid_of_table(table), mask_token.shape[-1]).to(table)
@@ -157,12 +231,27 @@ def to_ours(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str,
     return result
 
 
+def read_parts(state: State, layout: str) -> State:
+    """Leave out what has no place here, and join and split weights as ours are."""
+    if layout in COPIES:
+        return {name: value for name, value in state.items() if not name.startswith(tuple(COPIES.values()))}
+    if layout == 'clip':
+        return reshape_clip(state)
+    if layout == 'hf':
+        prefixed = {f'beit.{name.removeprefix("beit.")}': value for name, value in state.items()}
+        return join_qkv({name.replace('beit.classifier', 'classifier'): value for name, value in prefixed.items()})
+    state = {name.removeprefix('backbone.'): value for name, value in state.items()}  # DINO's have one
+    state = {name: value for name, value in state.items() if not name.startswith(BESIDE_ENCODERS)}
+    return split_bias(state) if layout == 'timm' else spread_shared_table(state)
+
+
 def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Rename our weights to those of another layout; the inverse of :func:`to_ours`.
 
     Args:
         state: Ours. What is not of the student (target networks, buffers of the preprocessor) is left out.
-        layout: ``'authors'``, ``'authors-old'``, or ``'timm'``, which takes the encoder only.
+        layout: ``'authors'``, ``'authors-old'``, ``'timm'`` or ``'hf'``, of which the last two have no place for
+            regressor and decoder. A model with relative position bias becomes timm's ``beit_*``, any other a ``vit_*``.
 
     Returns:
         New dict, the same tensors. A whole CAE gets the copy of its encoder that the authors' class holds.
@@ -173,12 +262,20 @@ def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     state = to_ours(state, 'ours')
     if layout == 'ours':
         return state
-    if layout == 'timm':
-        return fuse_bias(translate(encoder_of(state), [(ours, theirs) for theirs, ours in RULES[layout]]))
+    is_whole = any(name.startswith('neck.') for name in state)
+    has_table = any(name.endswith(TABLE) for name in state)
+    if layout in ('timm', 'hf'):
+        state = {name: value for name, value in state.items() if not name.startswith('neck.')}
+    if layout == 'timm' and has_table or layout != 'timm' and layout != 'hf' and 'backbone.ln2.weight' in state:
+        layout = 'beit'
     if layout == 'authors-old':  # its class computes the table
         state.pop('neck.pos_embed', None)
     result = translate(state, [(ours, theirs) for theirs, ours in RULES[layout]])
-    if any(name.startswith('neck.decoders.') for name in state):
+    if layout == 'timm':
+        return fuse_bias(result)
+    if layout == 'hf':
+        return split_qkv(result)
+    if is_whole and any(name.startswith('neck.decoders.') for name in state):
         copies = {name: value for name, value in result.items() if name.startswith('encoder.')}
         result.update({COPIES[layout] + name.removeprefix('encoder.'): value for name, value in copies.items()})
     return result
@@ -187,27 +284,3 @@ def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
 def encoder_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keep the encoder of a model in our layout."""
     return {name: value for name, value in state.items() if name.startswith('backbone.')}
-
-
-def split_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split timm's one bias (3D,); that of the keys moves all logits of a query alike, so it has no effect."""
-    result = {}
-    for name, value in state.items():
-        if name.endswith('.attn.qkv.bias'):
-            prefix = name.removesuffix('qkv.bias')
-            result[f'{prefix}q_bias'], _, result[f'{prefix}v_bias'] = value.chunk(3)
-        else:
-            result[name] = value
-    return result
-
-
-def fuse_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join q_bias and v_bias to timm's one bias, with zeros for the keys."""
-    result = {}
-    for name, value in state.items():
-        if name.endswith('.attn.q_bias'):
-            v_bias = state[f'{name.removesuffix("q_bias")}v_bias']
-            result[f'{name.removesuffix("q_bias")}qkv.bias'] = torch.cat([value, torch.zeros_like(value), v_bias])
-        elif not name.endswith('.attn.v_bias'):
-            result[name] = value
-    return result

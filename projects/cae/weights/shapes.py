@@ -39,52 +39,72 @@ def expected_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     def stack(prefix: str) -> int:
         return 1 + max((int(name.split('.')[2]) for name in state if name.startswith(prefix)), default=-1)
 
+    def hidden(prefix: str, dim: int) -> int:
+        first = state.get(f'{prefix}0.ffn.layers.0.0.weight')
+        return 4 * dim if first is None else len(first)
+
     dim = need('backbone.cls_token')[-1]
     shapes = {
         'backbone.cls_token': (1, 1, dim),
         'backbone.pos_embed': (1, need('backbone.pos_embed')[1], dim),
         'backbone.patch_embed.projection.weight': (dim, *need('backbone.patch_embed.projection.weight')[1:]),
         'backbone.patch_embed.projection.bias': (dim,),
-        **pair('backbone.ln1', dim),
     }
+    # A fine-tuned model has a norm of its pooled tokens in the place of that of all tokens.
+    norms = [name for name in ('pre_norm', 'ln1', 'ln2') if f'backbone.{name}.weight' in state]
+    for name in norms if {'ln1', 'ln2'} & set(norms) else ['ln1']:
+        shapes.update(weight_and_bias(f'backbone.{name}', dim))
     scaled = any(name.startswith('backbone.') and name.endswith('gamma_1') for name in state)
+    tables = [tuple(value.shape) for name, value in state.items() if name.endswith('relative_position_bias_table')]
     for i in range(stack('backbone.layers.')):
-        shapes.update(block_shapes(f'backbone.layers.{i}.', dim, scaled))
+        shapes.update(block_shapes(f'backbone.layers.{i}.', dim, scaled, hidden('backbone.layers.', dim)))
+        if tables:
+            shapes[f'backbone.layers.{i}.attn.relative_position_bias_table'] = tables[0]
+    if 'head.fc.weight' in state:
+        shapes.update(weight_and_bias('head.fc', len(state['head.fc.weight']), dim))
     if not any(name.startswith('neck.') for name in state):
         return shapes
     width, outputs = need('neck.mask_token')[-1], need('neck.head.weight')[0]
     shapes['neck.mask_token'] = (1, 1, width)
     shapes['neck.pos_embed'] = (1, need('backbone.pos_embed')[1], width)
     if width != dim:
-        shapes.update({**pair('neck.projection', width, dim), **pair('neck.norm_projection', width)})
+        shapes.update(
+            {**weight_and_bias('neck.projection', width, dim), **weight_and_bias('neck.norm_projection', width)}
+        )
     for i in range(stack('neck.regressors.')):
-        shapes.update(regressor_shapes(f'neck.regressors.{i}.', width))
+        shapes.update(regressor_shapes(f'neck.regressors.{i}.', width, hidden('neck.regressors.', width)))
     for i in range(stack('neck.decoders.')):
-        shapes.update(block_shapes(f'neck.decoders.{i}.', width, any('decoders.0.gamma' in name for name in state)))
-    shapes.update({**pair('neck.norm_regressor', width), **pair('neck.norm_decoder', width)})
-    return {**shapes, **pair('neck.head', outputs, width)}
+        scaled = any('decoders.0.gamma' in name for name in state)
+        shapes.update(block_shapes(f'neck.decoders.{i}.', width, scaled, hidden('neck.decoders.', width)))
+    shapes.update({**weight_and_bias('neck.norm_regressor', width), **weight_and_bias('neck.norm_decoder', width)})
+    return {**shapes, **weight_and_bias('neck.head', outputs, width)}
 
 
-def pair(name: str, *size: int) -> dict[str, tuple[int, ...]]:
+def weight_and_bias(name: str, *size: int) -> dict[str, tuple[int, ...]]:
     """Shapes of a weight of a size and its bias."""
     return {f'{name}.weight': size, f'{name}.bias': size[:1]}
 
 
-def block_shapes(prefix: str, dim: int, scaled: bool) -> dict[str, tuple[int, ...]]:
+def block_shapes(prefix: str, dim: int, scaled: bool, hidden: int) -> dict[str, tuple[int, ...]]:
     """Shapes of an encoder block."""
-    shapes = {**pair('ln1', dim), **pair('ln2', dim), 'attn.qkv.weight': (3 * dim, dim), **pair('attn.proj', dim, dim)}
-    shapes.update({**pair('ffn.layers.0.0', 4 * dim, dim), **pair('ffn.layers.1', dim, 4 * dim)})
+    shapes = {
+        **weight_and_bias('ln1', dim),
+        **weight_and_bias('ln2', dim),
+        'attn.qkv.weight': (3 * dim, dim),
+        **weight_and_bias('attn.proj', dim, dim),
+    }
+    shapes.update({**weight_and_bias('ffn.layers.0.0', hidden, dim), **weight_and_bias('ffn.layers.1', dim, hidden)})
     vectors = ('attn.q_bias', 'attn.v_bias', *(('gamma_1', 'gamma_2') if scaled else ()))
     shapes.update(dict.fromkeys(vectors, (dim,)))
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
-def regressor_shapes(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+def regressor_shapes(prefix: str, dim: int, hidden: int) -> dict[str, tuple[int, ...]]:
     """Shapes of a block of the regressor."""
-    shapes = {**pair('norm2_cross', dim), **pair('cross_attn.proj', dim, dim)}
+    shapes = {**weight_and_bias('norm2_cross', dim), **weight_and_bias('cross_attn.proj', dim, dim)}
     for part in 'qkv':
-        shapes.update({**pair(f'norm1_{part}_cross', dim), f'cross_attn.{part}.weight': (dim, dim)})
-    shapes.update({**pair('ffn.layers.0.0', 4 * dim, dim), **pair('ffn.layers.1', dim, 4 * dim)})
+        shapes.update({**weight_and_bias(f'norm1_{part}_cross', dim), f'cross_attn.{part}.weight': (dim, dim)})
+    shapes.update({**weight_and_bias('ffn.layers.0.0', hidden, dim), **weight_and_bias('ffn.layers.1', dim, hidden)})
     shapes.update(dict.fromkeys(('cross_attn.q_bias', 'cross_attn.v_bias', 'gamma_1_cross', 'gamma_2_cross'), (dim,)))
     return {prefix + name: shape for name, shape in shapes.items()}
 

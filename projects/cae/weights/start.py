@@ -1,0 +1,80 @@
+"""Start an encoder from a file: of CAE, timm, MAE, DINO, BEiT, transformers or CLIP, without leaving holes.
+
+Not in the papers: our decision, because most of what is wrong here loads in silence and gives other features.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mmplugins.utils.weights import read_weights
+
+from ..sizes import ARCHS
+from .layouts import encoder_of, layout_of, to_ours
+from .shapes import names
+
+HEAD_CHANNELS = 64  # of the ViTs of timm, MAE, DINO, BEiT and CLIP
+
+
+def heads_of(state: dict, layout: str = 'ours') -> int:
+    """Return the number of heads of an encoder in our layout.
+
+    Bias tables have a column for each; no other weight shows it. CAE's Ti and S have 12, others' ViTs one for each 64
+    channels.
+
+    Args:
+        state: With our names.
+        layout: Of the file that it comes from.
+    """
+    tables = [value for name, value in state.items() if name.endswith('relative_position_bias_table')]
+    if tables:
+        return tables[0].size(1)
+    dims = state['backbone.cls_token'].size(-1)
+    presets = {arch['embed_dims']: arch['num_heads'] for arch in ARCHS.values()}
+    if layout in ('timm', 'clip', 'hf') or dims not in presets:
+        return dims // HEAD_CHANNELS
+    return presets[dims]
+
+
+def load_encoder(model: nn.Module, source: str, num_heads: int | None = None, prefix: str | None = None) -> None:
+    """Fill an encoder; tables of another grid are resized.
+
+    What a file may lack starts as it is built: bias tables from zero, a norm of pooled tokens as a plain one.
+
+    Args:
+        model: :class:`CAEViT`.
+        source: File or address.
+        num_heads: Of the file, where it is not what :func:`heads_of` takes it for.
+        prefix: Of a file of ours, cut off where it is not ``'backbone.'``.
+
+    Raises:
+        ValueError: The file lacks weights, has some that the model has no place for, or is of another number of heads.
+    """
+    state = read_weights(source)
+    if prefix not in (None, 'backbone.'):
+        state = {f'backbone.{name.removeprefix(prefix)}': v for name, v in state.items() if name.startswith(prefix)}
+    try:
+        layout = layout_of(state)
+        state = encoder_of(to_ours(state, layout))
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    found, own = num_heads or heads_of(state, layout), model.layers[0].attn.num_heads
+    # A custom arch in our own files may have any number.
+    if layout != 'ours' and found != own:
+        raise ValueError(
+            f'{source} ({layout}) is of a ViT with {found} heads, the model has {own}: no weight would show it. Set '
+            f'num_heads={found} in an arch dict, or in init_cfg if the file really has {own}'
+        )
+    state = {name.removeprefix('backbone.'): value for name, value in state.items()}
+    own = model.state_dict()
+    norms = ('ln1.', 'ln2.')  # either is the last one
+    extra = [name for name in state if name not in own and not name.startswith(norms)]
+    if extra:
+        raise ValueError(f'{source} has weights that the encoder has no place for: {names(extra)}')
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'{source} does not fit the encoder: {error}') from error
+    missing = [name for name in result.missing_keys if 'relative_position' not in name and not name.startswith('ln2.')]
+    if missing:
+        raise ValueError(f'{source} lacks weights of the encoder: {names(missing)}')
