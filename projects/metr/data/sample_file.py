@@ -8,7 +8,6 @@ Samples are stored as JSON: reading a file that lies beside a data set must not 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -37,8 +36,10 @@ class SampleFile:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
         self.meta = json.loads((self.folder / 'meta.json').read_text(encoding='utf-8'))
+        # Plain arrays over the mapped memory: indexing numpy's own class for it takes several times as long.
         self._bytes, self._ends, self._labels, self._label_ends = (
-            np.load(self.folder / f'{name}.npy', mmap_mode='r') for name in ('bytes', 'ends', 'labels', 'label_ends')
+            np.asarray(np.load(self.folder / f'{name}.npy', mmap_mode='r'))
+            for name in ('bytes', 'ends', 'labels', 'label_ends')
         )
 
     def __reduce__(self) -> tuple:
@@ -116,6 +117,8 @@ def write_samples(target: Path, samples: Iterable[Mapping], meta: Mapping) -> No
 @contextmanager
 def _locked(path: Path):
     """Hold a lock that a process gives up when it ends, however it ends."""
+    import fcntl  # not on Windows, where the rest of the plugin works
+
     with open(path, 'w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
