@@ -4,7 +4,9 @@ set -Eeuo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 EXTRAS=mminstall,tests,metr,hgkd,spsa,dsnet,maml,prae,pti # of setup.py: all that the tests and benchmarks use
-SPCONV='spconv-cu126>=2.3.8,<2.4'                         # in the place of the CPU build that setup.py names
+# Other builds of the same packages stand in for these: on a server there is CUDA, and often no libGL.
+REPLACED=(spconv==2.3.8 opencv-python==4.12)
+INSTEAD=('spconv-cu126>=2.3.8,<2.4' opencv-python-headless)
 
 python=python3.12
 scratch=
@@ -16,7 +18,7 @@ usage: bash tools/gpu_wheels.sh DIR [--python PY] [--have NAME==VERSION]...
   DIR                   where the wheels go; made if missing
   --python PY           interpreter of the target's version, with pip, Linux x86-64; default: $python
   --have NAME==VERSION  the target has this: it is taken into account and not fetched; default: ${have[*]}
-What is needed is read from setup.py ($EXTRAS), with the CUDA build of spconv.
+What is needed is read from setup.py ($EXTRAS), but spconv comes for CUDA and OpenCV without windows.
 mmcv comes as its source, and as a wheel too where pip finds one: set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL for that.
 EOF
 }
@@ -48,7 +50,7 @@ EOF
 run_pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 
 main() {
-    local folder= given=() mmcv spconv stubs stub
+    local folder= given=() mmcv stubs stub
     while [ $# -gt 0 ]; do
         case $1 in
             -h | --help) usage && exit ;;
@@ -68,15 +70,15 @@ main() {
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     mmcv=$("$python" "$ROOT/tools/install_checks.py" hosts | grep '^onedl-mmcv')
-    spconv=${SPCONV#*>=}
-    stubs=("${have[@]/%/+there}" "$mmcv+there" "spconv==${spconv%%,*}+there")
+    stubs=("${have[@]}" "$mmcv" "${REPLACED[@]}")
+    stubs=("${stubs[@]/%/+there}")
     make_stubs "$scratch" "${stubs[@]}"
     printf '%s\n' "${stubs[@]}" >"$scratch/pins.txt"
     run_pip wheel --wheel-dir "$scratch/out" --find-links "$scratch" --find-links "$folder" \
         --constraint "$scratch/pins.txt" --constraint "$ROOT/requirements/build.txt" \
-        --requirement "$ROOT/requirements/build.txt" "$SPCONV" "$ROOT[$EXTRAS]"
+        --requirement "$ROOT/requirements/build.txt" "${INSTEAD[@]}" "$ROOT[$EXTRAS]"
     for stub in "$scratch"/*.whl; do
-        rm "$scratch/out/$(basename "$stub")"
+        rm -f "$scratch/out/$(basename "$stub")"
     done
     rm "$scratch"/out/mmplugins-*.whl # the checkout itself is what is checked
     MMCV_WITH_OPS=0 run_pip download --dest "$scratch/out" --no-deps --no-binary onedl-mmcv "$mmcv"

@@ -97,6 +97,7 @@ def test_dry_run_names_every_stage_and_does_nothing(run, repo, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in tmp_path.glob('*.whl'))
 
 
+@pytest.mark.slow  # a stage runs into its limit, twice
 def test_a_failure_stops_nothing_else_and_what_is_done_is_kept(check, tmp_path):
     stages = ('--stages', 'mmcv,tests,slow,good')
     status, said, ran = check(*stages)
@@ -194,6 +195,7 @@ def test_wheels(run, repo, tmp_path):
     assert extras == named - {'dev'}  # that of setup.py, and no list of its own
 
 
+@pytest.mark.slow
 def test_stubs_are_what_pip_takes_for_torch(run, repo, tmp_path):
     """A local version goes before the same one without, whose wheel fits the machine more closely."""
     script = (repo / 'tools/gpu_wheels.sh').read_text().replace('main "$@"', 'make_stubs "$@"')
