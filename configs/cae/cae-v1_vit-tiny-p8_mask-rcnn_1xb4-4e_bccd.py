@@ -2,7 +2,7 @@
 # hour on two CPU cores. First cae-v1_vit-tiny-p8_1xb64-20e_clothing10.py. The set has boxes only: the masks are the
 # ellipses inscribed in them, so only boxes are evaluated.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-custom_imports = dict(imports=['mmplugins.cae'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmplugins.cae', 'mmplugins.cae.transfer.ellipses'], allow_failed_imports=False)
 
 norm_cfg = dict(type='GN', num_groups=8)  # the batch is small
 model = dict(

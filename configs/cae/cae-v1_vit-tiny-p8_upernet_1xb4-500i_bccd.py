@@ -2,7 +2,7 @@
 # quarter of an hour on two CPU cores. First cae-v1_vit-tiny-p8_1xb64-20e_clothing10.py. The set has boxes only: the
 # maps are the ellipses inscribed in them, so the numbers say that it runs, not how well it segments cells.
 _base_ = ['mmseg::_base_/models/upernet_mae.py', 'mmseg::_base_/default_runtime.py']
-custom_imports = dict(imports=['mmplugins.cae'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmplugins.cae', 'mmplugins.cae.transfer.ellipses'], allow_failed_imports=False)
 
 norm_cfg = dict(type='GN', num_groups=8)  # the batch is small
 classes = ['red blood cell', 'white blood cell', 'platelets']

@@ -11,7 +11,6 @@ from .targets.dalle import DALLETokenTarget
 from .targets.frozen import CLIPVisionTarget, FrozenFeatureTarget
 from .targets.pixels import HOGTarget, KMeansTokenTarget, PixelTarget
 from .transfer.dense_vit import BackboneLayerDecayOptimWrapperConstructor, CAEDenseViT, ViTPyramid
-from .transfer.ellipses import EllipseMasks, LoadEllipseSegMap
 from .transfer.finetune_vit import CAEFinetuneViT
 from .transfer.probes import AttentiveProbeHead
 from .visualization import ReconstructionHook
@@ -31,12 +30,10 @@ __all__ = [
     'CAEv2Head',
     'CLIPVisionTarget',
     'DALLETokenTarget',
-    'EllipseMasks',
     'FrozenFeatureTarget',
     'HOGTarget',
     'InclusiveBlockMask',
     'KMeansTokenTarget',
-    'LoadEllipseSegMap',
     'PixelTarget',
     'RandomPatchMask',
     'ReconstructionHook',
