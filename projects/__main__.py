@@ -17,9 +17,9 @@ PLUGINS = {
     'dsnet': ('DS-Net: dual-stream backbones and neck', 'convert'),
     'hgkd': ('H-GKD: a sparse student learns from a masked-image teacher', 'export'),
     'its_maml': ('ITS-MAML: robust few-shot meta-learning', 'test, sweep, report, view'),
-    'metr': ('METR: language-aware DETR on several data sets', 'embed-names, prepare, to-dino'),
-    'o2detr': ('O2DETR: oriented detection with a transformer', 'detect, export, submit'),
-    'prae': ('PRAE: fitted ensembles of detectors', 'fit, apply, eval, split, compare, pack'),
+    'metr': ('METR: language-aware DETR on several data sets', 'embed-names, prepare, from-dino, to-dino'),
+    'o2detr': ('O2DETR: oriented detection with a transformer', 'check, diagnose, detect, export, submit'),
+    'prae': ('PRAE: fitted ensembles of detectors', 'fit, tune, apply, eval, split, compare, pack'),
     'prompt_tuning_inversion': ('Prompt Tuning Inversion: edit pictures by text', 'edit, invert, batch'),
     'spsa': ('SPSA: self-attention without parameters', 'export'),
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 from . import Problem, cuda, distributions, imports
 from .distributions import HOSTS, version
 
-# Extras that bring no part of a plugin.
-FOR_DEVELOPERS = {'tests', 'dev'}
+# Extras that bring no part of one plugin; empty: what all need.
+NO_PLUGIN = {'', 'mminstall', 'tests', 'dev'}
 
 
 def shared_files() -> Path:
@@ -39,7 +39,8 @@ def wrong() -> list[Problem]:
         ]
     ops = cuda.ops_problems() if imports.installed(['mmcv']) else []
     hosts = imports.problems(imports.installed(imports.HOSTS))
-    return [*partial(), *cuda.driver_problems(), *ops, *distributions.rivals(), *ranges(), *hosts, *aliases()]
+    between = [*distributions.rivals(), *needed(), *ranges()]
+    return [*partial(), *cuda.driver_problems(), *ops, *between, *hosts, *aliases()]
 
 
 def partial() -> list[Problem]:
@@ -50,6 +51,15 @@ def partial() -> list[Problem]:
             f'pip install --ignore-installed --no-deps {distributions.download_of(name, number)}',
         )
         for name, number in distributions.partial()
+    ]
+
+
+def needed() -> list[Problem]:
+    """Return what every plugin needs and is not there."""
+    return [
+        Problem(f'{requirement.name} is not installed', f"pip install '{requirement.name}{requirement.specifier}'")
+        for extra, requirement in requirements()
+        if not extra and not version(requirement.name)
     ]
 
 
@@ -86,7 +96,7 @@ def absent() -> list[Problem]:
     ]
     lacking: dict[str, list[str]] = {}
     for extra, requirement in requirements():
-        if extra not in FOR_DEVELOPERS | {'mminstall'} and not version(requirement.name):
+        if extra not in NO_PLUGIN and not version(requirement.name):
             lacking.setdefault(extra, []).append(requirement.name)
     for extra, names in lacking.items():
         found.append(Problem(f'the extra {extra} lacks {", ".join(names)}', f"pip install 'mmplugins[{extra}]'"))
