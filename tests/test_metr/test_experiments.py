@@ -72,7 +72,7 @@ def test_claims_hold_where_every_direction_is_right():
 
 
 @pytest.mark.parametrize(
-    ('arm', 'claim'), [('joint_unmasked', 0), ('only_a', 1), ('blind', 2), ('random', 3), ('scratch_long', 4)]
+    ('arm', 'claim'), [('joint_unmasked', 0), ('half_a', 1), ('blind', 2), ('random', 3), ('scratch_long', 4)]
 )
 def test_a_claim_fails_where_another_arm_is_better(arm, claim):
     found = verdicts(**{arm: 0.9})
@@ -81,7 +81,11 @@ def test_a_claim_fails_where_another_arm_is_better(arm, claim):
 
 def test_no_worse_allows_a_slack():
     # The shared names must be better, so the claim is undecided, but not refuted.
-    assert verdicts(only_a=0.59)[1] != 'does not hold'
+    assert verdicts(half_a=0.59)[1] != 'does not hold'
+
+
+def test_as_many_iterations_on_one_set_are_a_control():
+    assert verdicts(only_a=0.9, only_b=0.9)[1] == 'holds'
 
 
 def test_one_memory_is_kept_and_not_k():

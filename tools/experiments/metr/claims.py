@@ -1,7 +1,9 @@
 """Five claims of METR (arXiv 2304.03580) on real handwritten digits, small enough for two CPU cores.
 
 All full arms train for the same number of iterations with the same batch size, and are evaluated on 200 fully annotated
-images. AP50 is pycocotools'.
+images. AP50 is pycocotools'. Whether joint training is good for a set is judged at equal exposure: a set alone trains
+half the iterations, so that its images are seen as often; as many iterations are the control. There all names are kept
+at test in all arms, because five of six are not what five of ten are.
 """
 
 import contextlib
@@ -25,17 +27,18 @@ from experiments.metr.model import TOP_K, run_config
 ITERS, FINETUNE_ITERS = 600, 150
 # Arm: sets, what differs from METR, the arm it starts from, iterations.
 ARMS = dict(
-    joint=dict(sets=('a', 'b'), control=True),
+    joint=dict(sets=('a', 'b'), all_names=True),
     joint_unmasked=dict(sets=('a', 'b'), overrides=dict(mask_unannotated=False)),
     blind=dict(sets=('a', 'b'), overrides=dict(assigner='CategoryBlindAssigner')),
     random=dict(sets=('a', 'b'), overrides=dict(cem='RandomRetention')),
     pretrain=dict(sets=('old_a', 'old_b')),
     finetune=dict(sets=('new',), iters=FINETUNE_ITERS, start='pretrain'),
     scratch=dict(sets=('new',), iters=FINETUNE_ITERS),
-    only_a=dict(sets=('a',)),
-    only_b=dict(sets=('b',)),
-    half_a=dict(sets=('a',), iters=ITERS // 2),
-    half_b=dict(sets=('b',), iters=ITERS // 2),
+    shipped=dict(sets=('a', 'b'), overrides=dict(recipe='shipped'), all_names=True),
+    only_a=dict(sets=('a',), all_names=True),
+    only_b=dict(sets=('b',), all_names=True),
+    half_a=dict(sets=('a',), iters=ITERS // 2, all_names=True),
+    half_b=dict(sets=('b',), iters=ITERS // 2, all_names=True),
     scratch_long=dict(sets=('new',), iters=ITERS + FINETUNE_ITERS),
 )
 SOURCE = 'abstract; small experiment of ours'
@@ -59,7 +62,7 @@ def detect(name: str, seed: int, context: Context) -> dict:
         runner = Runner.from_cfg(cfg)
         runner.train()
         result = test(runner, cfg)
-        if arm.get('control'):  # the same weights without any selection: every name gets queries
+        if arm.get('all_names'):  # the same weights without any selection: every name gets queries
             runner.model.num_categories = len(DIGITS)
             result['all_names'] = test(runner, cfg)
     return dict(result, cem_recall={str(k): value for k, value in enumerate(result['cem_recall'], start=1)})
@@ -81,24 +84,25 @@ class Detections:
         return Row(name, metric, self.ap(arm, names, test))
 
     def compare(
-        self, name: str, metric: str, names: Sequence[str], ours: str, theirs: str, slack: float = 0
+        self, name: str, metric: str, names: Sequence[str], ours: str, theirs: str, slack: float = 0, test: str = ''
     ) -> Comparison:
         """Judge the difference in AP50."""
-        return Comparison(name, metric, minus(self.ap(ours, names), self.ap(theirs, names)), above=-slack)
+        return Comparison(name, metric, minus(self.ap(ours, names, test), self.ap(theirs, names, test)), above=-slack)
 
 
 def joint_claims(see: Detections) -> list[Claim]:
     """Training on several sets."""
-    eight, judged, shown = 'AP50, eight names that one set annotates', [], []
+    eight, judged, shown, every = 'AP50, eight names that one set annotates', [], [], 'all_names.'
     for text, names in (('A', A), ('B', B)):
         one, half = f'only_{text.lower()}', f'half_{text.lower()}'
         for metric, chosen, slack in ((f'AP50, names of {text}', names, 0.02), ('AP50, two shared names', SHARED, 0)):
-            judged.append(see.compare(f'joint minus {text} only', metric, chosen, 'joint', one, slack))
+            judged.append(see.compare(f'joint minus {text} only', metric, chosen, 'joint', half, slack, every))
             shown += [
-                see.ap_row('joint', metric, 'joint', chosen),
-                see.ap_row(f'{text} only, as many iterations', metric, one, chosen),
-                see.ap_row(f'control: {text} only, half of them, as joint has on its images', metric, half, chosen),
-                see.ap_row('control: joint, all ten names kept at test', metric, 'joint', chosen, 'all_names.'),
+                see.ap_row('joint', metric, 'joint', chosen, every),
+                see.ap_row(f'{text} only, its images as often as joint sees them', metric, half, chosen, every),
+                see.ap_row(f'control: {text} only, as many iterations, so twice as often', metric, one, chosen, every),
+                see.ap_row(f'control: joint, {TOP_K} of the ten names kept at test', metric, 'joint', chosen),
+                see.ap_row('joint, recipe of the shipped config', metric, 'shipped', chosen, every),
             ]
     masked = ('joint', 'joint_unmasked')
     return [
@@ -114,7 +118,8 @@ def joint_claims(see: Detections) -> list[Claim]:
         Claim(
             'Joint training on several datasets is good for each',
             SOURCE,
-            'joint is not worse (by more than 0.02 AP50) on the names of each set, and better on the two shared names',
+            'each set seen equally often: joint is not worse (by more than 0.02 AP50) on the names of each set, and '
+            'better on the two shared names',
             judged,
             list({(row.name, row.metric): row for row in shown}.values()),
         ),

@@ -12,6 +12,7 @@ from mmplugins.metr import CategoryExtractionModule, GroupHungarianAssigner
 from mmplugins.metr.head import FOCAL_COSTS
 
 DIMS, LEVELS, TOP_K = 64, 2, 5
+LOSS_WEIGHTS = dict(digits=(4.0, 1.0, 0.5), shipped=(2.0, 5.0, 2.0))  # class, L1, GIoU
 
 
 @TASK_UTILS.register_module()
@@ -39,22 +40,24 @@ def model_config(embeddings: str, vocabulary: dict, **overrides) -> dict:
 
     With METR's defaults the CEM's vectors of the ten names become almost one (mean cosine 0.99) within a few hundred
     iterations, and the model learns to find digits but, in 900 iterations, not to tell them apart. Hence, for all arms
-    alike: vectors without their mean, a projection that starts without bias and learns slowly (``run_config``), and
-    smaller weights of the box losses.
+    alike: vectors without their mean, a projection that learns slowly (``run_config``), and smaller weights of the box
+    losses. The arm of the shipped config has none of these.
 
     Args:
-        embeddings: Path of the name vectors.
+        embeddings: Path or packaged name of the name vectors.
         vocabulary: Of the model.
-        **overrides: ``cem`` and ``assigner`` (types), ``mask_unannotated``.
+        **overrides: ``cem`` and ``assigner`` (types), ``mask_unannotated``; ``recipe='shipped'`` for what
+            ``metr_dino-r18_1xb4-10e_samples.py`` has.
     """
     attention = dict(embed_dims=DIMS, num_heads=4, dropout=0.0)
     deformable = dict(embed_dims=DIMS, num_heads=4, num_levels=LEVELS, dropout=0.0)
     ffn = dict(embed_dims=DIMS, feedforward_channels=4 * DIMS, ffn_drop=0.0)
     norm = dict(type='GN', num_groups=8)
+    class_weight, box_weight, iou_weight = LOSS_WEIGHTS[overrides.get('recipe', 'digits')]
     return dict(
         type='METR',
         vocabulary=vocabulary,
-        text_bank=dict(embeddings=embeddings, init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform')),
+        text_bank=dict(embeddings=embeddings),
         cem=dict(type=overrides.get('cem', 'CategoryExtractionModule'), num_heads=4, feedforward_channels=4 * DIMS),
         num_categories=TOP_K,
         num_queries=8,
@@ -82,9 +85,9 @@ def model_config(embeddings: str, vocabulary: dict, **overrides) -> dict:
         bbox_head=dict(
             type='METRHead',
             embed_dims=DIMS,
-            loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=4.0),
-            loss_bbox=dict(type='L1Loss', loss_weight=1.0),
-            loss_iou=dict(type='GIoULoss', loss_weight=0.5),
+            loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=class_weight),
+            loss_bbox=dict(type='L1Loss', loss_weight=box_weight),
+            loss_iou=dict(type='GIoULoss', loss_weight=iou_weight),
         ),
         dn_cfg=dict(box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=10)),
         train_cfg=dict(
@@ -100,6 +103,7 @@ def run_config(
     """Config of one training on ``sets`` and of the test on the names that these sets annotate."""
     names = [name for name in SETS['test'][0] if any(name in SETS[key][0] for key in sets)]
     vocabulary = dict(datasets={**{key: SETS[key][0] for key in sets}, 'test': tuple(names)})
+    shipped = overrides.get('recipe') == 'shipped'
     meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -129,7 +133,7 @@ def run_config(
             default_scope='mmdet',
             work_dir=str(work_dir),
             experiment_name=f'{work_dir.name}_{iters}',
-            model=model_config(str(data / 'names.npz'), vocabulary, **overrides),
+            model=model_config('minilm-l6-v2' if shipped else str(data / 'names.npz'), vocabulary, **overrides),
             train_dataloader=loader(sets, test=False),
             test_dataloader=loader(('test',), test=True),
             test_evaluator=dict(
@@ -142,8 +146,8 @@ def run_config(
             test_cfg=dict(type='TestLoop'),
             optim_wrapper=dict(
                 type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4),
-                paramwise_cfg=dict(custom_keys={'text_bank': dict(lr_mult=0.02)}),
+                optimizer=dict(type='AdamW', lr=4e-4 if shipped else 1e-3, weight_decay=1e-4),
+                paramwise_cfg=dict(custom_keys={} if shipped else {'text_bank': dict(lr_mult=0.02)}),
                 clip_grad=dict(max_norm=0.1, norm_type=2),
             ),
             param_scheduler=[
