@@ -5,6 +5,7 @@ custom_imports = dict(imports=['mmplugins.prae'], allow_failed_imports=False)
 model = dict(
     _delete_=True,
     type='EnsembleDetector',
+    backbone=dict(),  # mmdet.apis.init_detector looks for one
     detectors=[
         dict(
             name='fcos',
@@ -17,7 +18,7 @@ model = dict(
     ],
     classes={{_base_.metainfo.classes}},
     calibration='work_dirs/prae_fcos-retinanet_bccd/calib.json',
-    fusion=dict(type='PRAEFusion', head='wbf', iou_thr=0.55))
+    fusion=dict(type='PRAEFusion'))  # as the calibration says
 # Its members are trained on their own.
 train_dataloader = train_cfg = optim_wrapper = param_scheduler = auto_scale_lr = None
 val_dataloader = val_cfg = val_evaluator = None

@@ -5,6 +5,7 @@ _base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_run
 custom_imports = dict(imports=['mmplugins.prae'], allow_failed_imports=False)
 model = dict(
     type='EnsembleDetector',
+    backbone=dict(),  # mmdet.apis.init_detector looks for one
     detectors=[
         dict(
             name='fcos_x101',

@@ -9,10 +9,11 @@ import warnings
 
 from mmplugins.utils.verbs import run_verb
 
-from .verbs import apply, compare, evaluate, fit, pack, split
+from .verbs import apply, compare, evaluate, fit, pack, split, tune
 
 VERBS = {
     'fit': (fit, 'boxes on annotated images -> calibration file'),
+    'tune': (tune, 'settings of the fusion, and what they gain -> calibration file'),
     'apply': (apply, 'calibration file and boxes -> fused boxes'),
     'eval': (evaluate, 'AP of several files side by side'),
     'split': (split, 'annotation file -> fit and test images'),

@@ -49,10 +49,12 @@ class EnsembleDetector(BaseDetector):
         share_inputs: All members take the images as the data loader packs them. None: if their test pipelines are the
             same, and then that of the ensemble's config must be so too.
         sequential_gpu: Keep one member on the device at a time.
+        backbone: Not used. ``mmdet.apis.init_detector`` looks for it in every model's config, so an ensemble's has
+            ``backbone=dict()``.
 
     Raises:
-        ValueError: If names are repeated, or classes unknown; at the first batch: if weights are missing, or the
-            calibration is of other detectors.
+        ValueError: If names are repeated, or classes unknown; at the first batch: if weights are missing or of another
+            detector, or the calibration is of other detectors.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class EnsembleDetector(BaseDetector):
         classes: Sequence[str] | None = None,
         share_inputs: bool | None = None,
         sequential_gpu: bool = False,
+        backbone: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -102,7 +105,7 @@ class EnsembleDetector(BaseDetector):
         """Load each member from its own checkpoint.
 
         Raises:
-            ValueError: If a member has none, or its file does not exist.
+            ValueError: If a member has none, its file does not exist, or the weights are of another detector.
         """
         for name, member, path in zip(self.names, self.members, self.checkpoints, strict=True):
             if path is None or not ('://' in str(path) or os.path.isfile(path)):
@@ -110,12 +113,27 @@ class EnsembleDetector(BaseDetector):
                     f'{name} has no weights: its checkpoint is {path}, and no checkpoint of the ensemble was loaded '
                     f'(made by `python -m mmplugins.prae pack <config> -o ensemble.pth`)'
                 )
-            load_checkpoint(member, path, map_location='cpu', revise_keys=[(r'^module\.', '')])
+            try:
+                load_checkpoint(member, path, map_location='cpu', strict=True, revise_keys=[(r'^module\.', '')])
+            except RuntimeError as error:
+                raise ValueError(f'{path} is not a checkpoint of {name}: {error}') from error
         self._has_weights = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Notice that weights of the members are in a checkpoint; they are loaded by the members themselves."""
-        if any(key.startswith(f'{prefix}members.') for key in state_dict):
+        """Notice that weights of the members are in a checkpoint; they are loaded by the members themselves.
+
+        Raises:
+            ValueError: If they are of other members: mmengine would only log it.
+        """
+        start = f'{prefix}members.'
+        given = {key for key in state_dict if key.startswith(start)}
+        if given:
+            wanted = {start + key for key in self.members.state_dict()}
+            if given != wanted:
+                raise ValueError(
+                    f'the checkpoint is of another ensemble: {len(wanted - given)} weights are missing, '
+                    f'{len(given - wanted)} are not known, the first is {min(given ^ wanted)}'
+                )
             self._has_weights = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from mmdet.registry import METRICS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
 from .boxes.average_precision import coco_scores
 from .boxes.tables import Detections, GroundTruth, lookup, subset, subset_detections
 from .calibration.file import save
-from .calibration.fit import fit, targets
+from .calibration.fit import fit
 from .calibration.options import fit_config
 from .calibration.reliability import ece
 from .files.inputs import read_annotations
+from .tuning.held_out import calibrate_fused, hold_out
 
 
 @METRICS.register_module()
@@ -47,7 +49,7 @@ class PRAEFitMetric(BaseMetric):
     ) -> None:
         super().__init__(**kwargs)
         self.gt = read_annotations(ann_file)
-        self.out_file, self.names, self.preset = out_file, tuple(names), preset
+        self.out_file, self.names = out_file, tuple(names)
         self.cfg = fit_config(preset, **(options or {}))
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -60,30 +62,30 @@ class PRAEFitMetric(BaseMetric):
         """
         for sample in data_samples:
             pred = sample['pred_instances']
-            columns = {name: np.asarray(pred[name].cpu()) for name in ('bboxes', 'scores', 'labels')}
-            labels = columns['labels']
+            columns = {name: get_box_tensor(pred[name]).float().cpu().numpy() for name in ('bboxes', 'scores')}
+            labels = columns['labels'] = pred['labels'].cpu().numpy()
             columns['detector'] = pred['detector'].cpu().numpy() if 'detector' in pred else np.zeros_like(labels)
             self.results.append((sample['img_id'], columns))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Fit, write the file, and return for each detector AP, and ECE before and after.
+        """Fit, write the file, and return for each detector AP, and ECE before and after by curves of other images.
 
         Raises:
             ValueError: If an image or class is not in the annotation file, or there are more detectors than names.
         """
         gt, tables = self._tables(results)
         known = {name: self.dataset_meta['classes'] for name in self.names}
-        calib = fit(tables, gt, self.cfg, known=known, preset=self.preset)
+        held = hold_out(tables, gt, self.cfg)
+        calib, _ = calibrate_fused(fit(tables, gt, self.cfg, known=known), held, gt)
         save(calib, self.out_file)
         MMLogger.get_current_instance().info(f'calibration written to {self.out_file}')
         found = {}
-        for index, (name, table) in enumerate(tables.items()):
-            value, counts = targets(table, gt, self.cfg)
-            refined = calib.refine(index, table.score, table.category)
-            counts = counts & np.isfinite(refined)
-            found[f'{name}_mAP'] = round(coco_scores(table, gt)['mAP'] / 100, 3)
-            found[f'{name}_ece'] = round(ece(table.score[counts], value[counts]), 3)
-            found[f'{name}_ece_refined'] = round(ece(refined[counts], value[counts]), 3)
+        for name, one in held.items():
+            use = one.counts & np.isfinite(one.score)
+            if one.table.box.shape[1] == 4:
+                found[f'{name}_mAP'] = round(coco_scores(one.table, gt)['mAP'] / 100, 3)
+            found[f'{name}_ece'] = round(ece(one.table.score[use], one.value[use]), 3)
+            found[f'{name}_ece_refined'] = round(ece(one.score[use], one.value[use]), 3)
         return found
 
     def _tables(self, results: list) -> tuple[GroundTruth, dict[str, Detections]]:

@@ -7,16 +7,20 @@ longer to launch on a GPU than to fuse.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import BaseBoxes, get_box_tensor
 from mmengine.structures import InstanceData
 
 from .boxes.tables import Detections, clean
 from .calibration.detectors import Calibration
 from .fusion.fuse import fuse
-from .fusion.options import KEEPING, fuse_config
+from .fusion.options import FuseConfig, fuse_config
+
+FIELDS = ('labels', 'scores', 'bboxes')
 
 
 @TASK_UTILS.register_module()
@@ -24,20 +28,26 @@ class PRAEFusion:
     """Refine the boxes of several detectors and fuse them.
 
     Args:
-        preset: ``robust`` or ``official``; what is not given below is the preset's.
-        with_masks: Carry instance masks along; only the heads ``nms`` and ``soft_nms`` can, and all detectors must have
-            them. False: masks are dropped, so a mask detector can be an ensemble's member for its boxes.
+        preset: ``robust`` or ``official``; what is not given below is the preset's. None: what the calibration says, as
+            `fit` and `tune` wrote it.
+        with_masks: Carry instance masks along, or let those of merged boxes vote; a box of detectors without masks gets
+            an empty one. False: masks are dropped, so a mask detector can be an ensemble's member for its boxes.
         **options: See :class:`mmplugins.prae.FuseConfig`: ``head``, ``iou_thr``, ``weights``, ``max_per_img``, …
 
     Raises:
-        ValueError: For an option that is not allowed, or masks with a head that merges.
+        ValueError: For an option that is not allowed.
     """
 
-    def __init__(self, preset: str = 'robust', with_masks: bool = False, **options) -> None:
-        self.cfg = fuse_config(preset, **options)
+    def __init__(self, preset: str | None = None, with_masks: bool = False, **options) -> None:
+        self.preset, self.options = preset, options
+        fuse_config(preset or 'robust', **options)  # refuses what is wrong before a detector has run
         self.with_masks = with_masks
-        if with_masks and self.cfg.head not in KEEPING:
-            raise ValueError(f'masks cannot be merged; use one of the heads {KEEPING}, not {self.cfg.head!r}')
+
+    def config(self, calib: Calibration) -> FuseConfig:
+        """Options of the fusion for a calibration."""
+        if self.preset is not None:
+            return fuse_config(self.preset, **self.options)
+        return replace(calib.fusion, **self.options)
 
     def __call__(
         self, views: Sequence[Sequence[InstanceData]], calib: Calibration, sizes: Sequence[tuple[int, int]]
@@ -45,43 +55,57 @@ class PRAEFusion:
         """Fuse a batch.
 
         Args:
-            views: For each detector its predictions on each image: ``bboxes (M, 4)`` xyxy or ``(M, 5)``, pixels of the
-                original image, ``scores (M,)``, ``labels (M,)``, index of ``calib.classes``.
+            views: For each detector its predictions on each image: ``bboxes (M, 4)`` xyxy or ``(M, 5)``, tensor or
+                boxes of mmdet or mmrotate, pixels of the original image, ``scores (M,)``, ``labels (M,)``, index of
+                ``calib.classes``.
             calib: Curves of the detectors, in the same order.
             sizes: Height and width of each image.
 
         Returns:
-            For each image ``bboxes``, ``scores``, ``labels`` by falling score, on the device and in the type of the
-            first detector's boxes; with masks also ``masks``.
+            For each image ``bboxes``, of the class of the first detector's, ``scores``, ``labels`` by falling score, on
+            its device, in float32 or what is more exact; with masks also ``masks (M, H, W)``.
         """
-        tables = [clean(to_table(view))[0] for view in views]
+        tables = [clean(to_table(view, self.with_masks))[0] for view in views]
         width_height = np.array([(width, height) for height, width in sizes], dtype=np.float64).reshape(-1, 2)
-        out = fuse(tables, calib, self.cfg, width_height)
-        like = views[0][0].bboxes
+        out = fuse(tables, calib, self.config(calib), width_height)
+        boxes = views[0][0].bboxes
+        like = get_box_tensor(boxes)
+        # Under autocast detectors speak half precision, whose steps are pixels wide.
+        dtype = torch.promote_types(like.dtype, torch.float32)
         bounds = np.searchsorted(out.image, np.arange(len(sizes) + 1))
         results = []
-        for image, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-            rows = slice(start, stop)
+        for start, stop, size in zip(bounds[:-1], bounds[1:], sizes, strict=True):
+            part = out.select(slice(start, stop))
+            box = torch.from_numpy(part.box).to(like.device, dtype).reshape(-1, like.size(-1))
             result = InstanceData(
-                bboxes=like.new_tensor(out.box[rows]).reshape(-1, like.size(-1)),
-                scores=like.new_tensor(out.score[rows]),
-                labels=torch.from_numpy(out.category[rows]).to(like.device),
+                bboxes=type(boxes)(box) if isinstance(boxes, BaseBoxes) else box,
+                scores=torch.from_numpy(part.score).to(like.device, dtype),
+                labels=torch.from_numpy(part.category).to(like.device),
             )
             if self.with_masks:
-                result.masks = _masks(views, tables, out.source[rows], image)
+                empty = np.zeros(size, dtype=bool)
+                masks = [empty if mask is None else mask for mask in (part.mask if part.mask is not None else ())]
+                result.masks = torch.from_numpy(np.stack(masks or [empty])[: len(part)]).to(like.device)
             results.append(result)
         return results
 
 
-def to_table(view: Sequence[InstanceData]) -> Detections:
-    """One table of the predictions of a detector on a batch; images are numbered by their place."""
+def to_table(view: Sequence[InstanceData], with_masks: bool = False) -> Detections:
+    """One table of the predictions of a detector on a batch; images are numbered by their place.
+
+    Args:
+        view: See :class:`PRAEFusion`.
+        with_masks: Keep masks, as ``(H, W)`` bool each, where there are any.
+    """
     image = np.repeat(np.arange(len(view)), [len(instances) for instances in view])
-    columns = [
-        torch.cat([getattr(instances, name) for instances in view]).detach().cpu().numpy()
-        for name in ('labels', 'scores', 'bboxes')
-    ]
-    label, score, box = columns
-    return Detections(image, label.astype(np.int64), score.astype(np.float64), box.astype(np.float64))
+    columns = (torch.cat([get_box_tensor(getattr(instances, name)) for instances in view]) for name in FIELDS)
+    label, score, box = (column.detach().double().cpu().numpy() for column in columns)
+    table = Detections(image, label.astype(np.int64), score, box)
+    if not with_masks or not all('masks' in instances for instances in view):
+        return table
+    mask = np.empty(len(table), dtype=object)
+    mask[:] = [one.cpu().numpy() > 0 for instances in view for one in torch.as_tensor(instances.masks)]
+    return replace(table, mask=mask)
 
 
 def joined(views: Sequence[InstanceData]) -> InstanceData:
@@ -95,22 +119,3 @@ def joined(views: Sequence[InstanceData]) -> InstanceData:
             )
         )
     return InstanceData.cat(parts)
-
-
-def _masks(
-    views: Sequence[Sequence[InstanceData]], tables: Sequence[Detections], source: np.ndarray, image: int
-) -> torch.Tensor:
-    """Masks of kept boxes ``(M, H, W)``.
-
-    Raises:
-        ValueError: If a detector has none.
-    """
-    missing = [number for number, view in enumerate(views) if 'masks' not in view[image]]
-    if missing:
-        raise ValueError(f'with_masks is True, but detectors {missing} give no masks')
-    found = []
-    for detector, row in source:
-        # Rows count the boxes of the whole batch; masks are those of an image.
-        first = int(np.searchsorted(tables[detector].image, image))
-        found.append(views[detector][image].masks[row - first])
-    return torch.stack(found) if found else views[0][image].masks[:0]

@@ -7,7 +7,7 @@ import pytest
 
 from mmplugins.prae.boxes.average_precision import coco_scores
 from mmplugins.prae.boxes.tables import Detections, GroundTruth
-from mmplugins.prae.verbs.bootstrap import ResampledAP, bootstrap
+from mmplugins.prae.tuning.bootstrap import ResampledAP, bootstrap
 
 
 @pytest.fixture(scope='module')

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mmcv import imread
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -12,10 +13,14 @@ from mmengine.structures import InstanceData
 
 from mmplugins.prae import (
     Calibration,
+    Dataset,
     Detections,
+    GroundTruth,
     PRAEFitMetric,
     PRAEFusion,
     PRAETTAModel,
+    fit,
+    fit_config,
     fuse,
     fuse_config,
     load,
@@ -193,16 +198,85 @@ def test_fit_metric_fits_every_member(build, repo, tmp_path):
     assert all(torch.isfinite(sample.pred_instances.scores).all() for sample in fused)
 
 
-def test_masks_go_with_nms_and_are_refused_by_others():
+def test_masks_are_kept_by_nms_and_vote_in_wbf():
+    bitmap = torch.zeros(2, 4, 6, dtype=torch.bool)
+    bitmap[0, 0], bitmap[1, 1] = True, True
     view = InstanceData(bboxes=torch.tensor([[0.0, 0, 9, 9], [20, 20, 40, 40]]), scores=torch.tensor([0.3, 0.6]),
-                        labels=torch.tensor([0, 0]), masks=torch.arange(2)[:, None, None].expand(2, 4, 4))  # fmt: skip
+                        labels=torch.tensor([0, 0]), masks=bitmap)  # fmt: skip
+    bare = InstanceData(bboxes=view.bboxes, scores=view.scores + 0.1, labels=view.labels)
     calib = Calibration.identity('ab', ['x'])
-    out = PRAEFusion(head='nms', with_masks=True)([[view], [view]], calib, [(4, 4)])[0]
-    assert out.masks[:, 0, 0].tolist() == [1, 0]
-    assert out.scores.tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
-    with pytest.raises(ValueError, match='masks cannot be merged'):
-        PRAEFusion(head='wbf', with_masks=True)
-    assert 'masks' not in PRAEFusion()([[view], [view]], calib, [(4, 4)])[0]
+    for head in ('nms', 'wbf'):
+        out = PRAEFusion(head=head, with_masks=True)([[view], [view]], calib, [(4, 6)])[0]
+        assert out.masks.tolist() == bitmap.flip(0).tolist()
+        assert out.scores.tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
+    # A member without masks: Mask R-CNN beside FCOS, as in the authors' README.
+    assert PRAEFusion(with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.any((1, 2)).all()
+    assert PRAEFusion(head='nms', with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.shape == (2, 4, 6)
+    assert not PRAEFusion(head='nms', with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.any()
+    assert 'masks' not in PRAEFusion()([[view], [view]], calib, [(4, 6)])[0]
+    assert PRAEFusion(with_masks=True)([[view[:0]], [view[:0]]], calib, [(4, 6)])[0].masks.shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize('head', ['wbf', 'nms'])
+def test_boxes_of_mmrotate_go_in_and_come_out(head):
+    structures = pytest.importorskip('mmrotate.structures.bbox')
+    box = torch.tensor([[50.0, 40, 30, 10, 0.3], [90, 90, 20, 20, 0.1]])
+    scores, labels = torch.tensor([0.8, 0.4]), torch.tensor([0, 1])
+    view = InstanceData(bboxes=structures.RotatedBoxes(box), scores=scores, labels=labels)
+    calib = Calibration.identity('ab', ['x', 'y'])
+    out = PRAEFusion(head=head)([[view], [view]], calib, [(100, 100)])[0]
+    assert isinstance(out.bboxes, structures.RotatedBoxes)
+    torch.testing.assert_close(out.bboxes.tensor, box)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_comes_out_in_float32(dtype):
+    view = InstanceData(bboxes=torch.tensor([[1001.0, 0, 1009, 9]]).to(dtype), scores=torch.tensor([0.5], dtype=dtype),
+                        labels=torch.tensor([0]))  # fmt: skip
+    out = PRAEFusion()([[view], [view]], Calibration.identity('ab', ['x']), [(2000, 2000)])[0]
+    assert out.bboxes.dtype == out.scores.dtype == torch.float32
+    torch.testing.assert_close(out.bboxes, view.bboxes.float())
+
+
+def test_settings_travel_with_the_calibration():
+    tables = {name: Detections.make([0, 1], [0, 0], [0.9, 0.3], [[0, 0, 9, 9]] * 2) for name in 'ab'}
+    flags = np.zeros(2, dtype=bool)
+    data = Dataset((0, 1), ('', ''), np.zeros((2, 2)), ('x',), (1,))
+    gt = GroundTruth(data, np.array([0, 1]), np.zeros(2, dtype=int), tables['a'].box, flags, flags)
+    official = fit(tables, gt, fit_config('official'))
+    assert official.cfg.preset == 'official'
+    assert PRAEFusion().config(official) == fuse_config('official')
+    assert PRAEFusion(iou_thr=0.6).config(official) == fuse_config('official', iou_thr=0.6)
+    assert PRAEFusion(preset='robust').config(official) == fuse_config('robust')
+
+
+def test_a_wrong_checkpoint_is_an_error(build, repo, checkpoints, tmp_path):
+    model = build()
+    model.checkpoints[0] = str(checkpoints / 'retinanet.pth')
+    with pytest.raises(ValueError, match='retinanet.pth is not a checkpoint of fcos'):
+        model.test_step(batch(repo))
+    state = build(names=('fcos',)).state_dict()
+    with pytest.raises(ValueError, match='the checkpoint is of another ensemble: .* weights are missing'):
+        build().load_state_dict(state, strict=False)
+
+
+def test_mmdets_init_detector_and_inference_detector(repo, checkpoints, tmp_path):
+    from mmdet.apis import inference_detector, init_detector
+
+    cfg = Config.fromfile(repo / 'configs/prae/prae_fcos-retinanet_bccd.py')
+    for member in cfg.model.detectors:
+        member.checkpoint = str(checkpoints / f'{member.name}.pth')
+    cfg.model.calibration = None
+    ensemble = MODELS.build(cfg.model)
+    ensemble.load_members()
+    meta = dict(dataset_meta=ensemble.dataset_meta)
+    torch.save(dict(meta=meta, state_dict=ensemble.state_dict()), tmp_path / 'packed.pth')
+    model = init_detector(cfg, str(tmp_path / 'packed.pth'), device='cpu')
+    image = sorted((repo / 'tests/data/bccd/val').glob('*.jpg'))[0]
+    from_file = inference_detector(model, str(image)).pred_instances
+    from_array = inference_detector(model, imread(str(image))).pred_instances
+    assert len(from_file)
+    torch.testing.assert_close(from_array.bboxes, from_file.bboxes)
 
 
 def views_of(num=3) -> list[DetDataSample]:

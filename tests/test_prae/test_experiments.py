@@ -6,27 +6,38 @@ import pytest
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.prae import benchmark
-from experiments.prae.claims import BANDIT, FEW, METHODS, ROBUST, SETS, THETAS, TRANSFORMED, claims
-from experiments.prae.data import smaller
-from mmplugins.prae.verbs.compare import make_folds
+from experiments.prae.claims import ALL, BANDIT, FEW, FEW_METHODS, SETS, TRANSFORMED, WEAK, claims
+from experiments.prae.data import smaller, with_weak_boxes
+from mmplugins.prae.tuning.folds import make_folds
+
+NUM_CLAIMS = 12
 
 
-def found_with(gain: dict | None = None, theta: float = 0.1, cubed: float = 50.0) -> Found:
-    """Results in which every direction is as claimed, but for the gain of some methods, the bandit term, or cubes."""
-    scores = {method.name: dict(mAP=50.0) for method in METHODS}
-    for method in METHODS:
+def found_with(
+    gain: dict | None = None, theta: float = 0.1, cubed: float = 50.0, weak: float = 50.1, few: float = 1.0, ece=0.1
+) -> Found:
+    """Results in which every direction is as claimed, but for what is given."""
+    scores = {method.name: dict(mAP=50.0) for method in ALL}
+    for method in ALL:
         if method.baseline:
             value = (gain or {}).get(method.name, 1.0)
             difference = {metric: [value, value - 0.5, value + 0.5] for metric in ('mAP', 'AP50')}
             scores[method.name] = dict(mAP=50 + value, difference=difference)
     results = {Job('sets', label, 0): dict(scores=scores) for label in SETS}
     for arm in FEW:
-        fits = {method.name: [50.0, 51.0, 52.0] for method in BANDIT}
-        fits[THETAS[0]] = [value + theta + noise for value, noise in zip(fits[THETAS[1]], (0, 0.01, 0.02), strict=True)]
-        fits[THETAS[1]] = [value - 1 for value in fits[THETAS[1]]]
+        noise = np.array([0, 0.01, 0.02])
+        fits = {method.name: np.array([50.0, 51.0, 52.0]) for method in FEW_METHODS}
+        fits['PRAE'] = fits['WBF'] + few + noise
+        fits['PRAE tuned'] = fits['WBF tuned'] + few + noise
+        fits[BANDIT[0.1]] = fits[BANDIT[0.0]] + theta + noise
+        fits[BANDIT[0.5]] = fits[BANDIT[0.0]] - 1
         results[Job('few', arm, 0)] = fits
     for arm in TRANSFORMED:
-        results[Job('transforms', arm, 0)] = dict(mAP=cubed if arm == f'{ROBUST}, cubed' else 50.0)
+        results[Job('transforms', arm, 0)] = dict(mAP=cubed if arm == 'PRAE, cubed' else 50.0)
+    for arm in WEAK:
+        results[Job('weak', arm, 0)] = dict(mAP=weak if arm == 'PRAE, 300 weak boxes' else 50.0)
+    errors = {'ECE': [0.2, ece], 'LaECE': [0.2, 0.1]}
+    results[Job('calibration', 'E', 0)] = dict(a=errors, fused=errors, seconds=1.0)
     return Found(results)
 
 
@@ -35,36 +46,49 @@ def verdicts(found: Found) -> list[str]:
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 7
+    assert verdicts(found_with()) == ['holds'] * NUM_CLAIMS
 
 
 @pytest.mark.parametrize(
     ('changes', 'wrong'),
     [
-        (dict(gain={'official, WBF .7': -1.0}), {0}),
-        (dict(gain={ROBUST: -1.0}), {1, 4}),
-        (dict(gain={'official, NMS .5': -1.0}), {2}),
-        (dict(gain={'robust, NMS .5': -1.0}), {3}),
-        (dict(cubed=50.1), {5}),
-        (dict(theta=-0.5), {6}),
+        (dict(gain={'PRAE': -1.0}), {0, 1}),
+        (dict(gain={'PRAE tuned': -1.0}), {2}),
+        (dict(gain={'official': -1.0}), {3}),
+        (dict(gain={'official, NMS': -1.0}), {4}),
+        (dict(gain={'PRAE, NMS': -1.0}), {5}),
+        (dict(cubed=50.1), {6}),
+        (dict(weak=50.3), {7}),
+        (dict(ece=0.3), {8}),
+        (dict(few=-1.0), {9, 10}),
+        (dict(theta=-0.5), {11}),
     ],
 )
 def test_a_claim_fails_where_its_direction_is_wrong(changes, wrong):
-    expected = ['does not hold' if place in wrong else 'holds' for place in range(7)]
+    expected = ['does not hold' if place in wrong else 'holds' for place in range(NUM_CLAIMS)]
     assert verdicts(found_with(**changes)) == expected
 
 
 def test_an_interval_around_zero_decides_nothing():
-    assert verdicts(found_with(gain={'robust, NMS .5': 0.1}))[3] == 'undecided'
+    assert verdicts(found_with(gain={'PRAE, NMS': 0.1}))[5] == 'undecided'
+
+
+def test_weak_boxes_are_more_boxes_with_lower_scores(ground_truth, detector):
+    gt = ground_truth()
+    table = detector(gt, 1)
+    more = with_weak_boxes(gt, table, 5, 0)
+    assert len(more) == len(table) + 5 * len(gt.dataset)
+    assert (np.sort(more.score)[: 5 * len(gt.dataset)] < 4e-3).all() and (np.diff(more.image) >= 0).all()
 
 
 def test_fewer_fit_images_leave_the_test_images_alone(ground_truth, detector):
     gt = ground_truth()
     fold = make_folds(gt, dict(a=detector(gt, 1)))[0]
-    part, same = smaller(fold, 10, 0), smaller(fold, None, 0)
+    part, same = smaller(fold, 10, 0, 1000), smaller(fold, 1000, 0, 1000)
     assert len(part.fit_gt.dataset) == 10 and part.fit_tables['a'].image.max() < 10
-    assert part.test_gt is fold.test_gt and part.test_tables is fold.test_tables
-    again, other = (smaller(fold, 10, draw).fit_gt.dataset.image_ids for draw in (0, 1))
+    np.testing.assert_array_equal(part.test_gt.box, fold.test_gt.box)
+    assert len(smaller(fold, 10, 0, 7).test_gt.dataset) == 7
+    again, other = (smaller(fold, 10, draw, 1000).fit_gt.dataset.image_ids for draw in (0, 1))
     assert again == part.fit_gt.dataset.image_ids != other
     np.testing.assert_array_equal(same.fit_tables['a'].score, fold.fit_tables['a'].score)
 

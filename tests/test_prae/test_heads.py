@@ -1,11 +1,14 @@
 """Every head against another implementation: ensemble-boxes, mmcv, or a loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from mmcv.ops import batched_nms, nms_rotated, soft_nms
 
 from mmplugins.prae import Calibration, Detections, fuse, fuse_config
+from mmplugins.prae.fusion.masks import as_bitmap, as_run_lengths
 
 SIZE = np.array([400.0, 300.0, 400.0, 300.0])
 
@@ -43,6 +46,9 @@ def compare(out, image, box, score, label, atol):
 def test_wbf_is_that_of_ensemble_boxes(boxes, count, conf_type, weights):
     ensemble_boxes = pytest.importorskip('ensemble_boxes')
     classes, tables = boxes
+    if weights:  # theirs exceed 1 where a detector has two boxes of one object, ours do not, see below
+        alone = fuse_config(head='nms', iou_thr=0.1, max_per_img=1000)
+        tables = [fuse([table], Calibration.identity('a', classes), alone) for table in tables]
     cfg = fuse_config(count=count, weights=weights, max_per_img=1000)
     out = fuse(tables, Calibration.identity('abc', classes), cfg)
     for image in range(40):
@@ -137,8 +143,40 @@ def test_rotated_nms_is_upright_nms_at_angle_zero(boxes):
     rotated = [Detections.make(t.image, t.category, t.score, c) for t, c in zip(tables, centers, strict=True)]
     out = fuse(rotated, Calibration.identity('abc', classes), fuse_config(head='nms', iou_thr=0.5))
     assert (out.source == upright.source).all()
-    with pytest.raises(ValueError, match='rotated boxes cannot be merged'):
-        fuse(rotated, Calibration.identity('abc', classes), fuse_config(head='wbf'))
+    for head in ('wbf', 'nmw', 'noisy_or'):
+        cfg = fuse_config(head=head, max_per_img=1000)
+        a, b = (fuse(part, Calibration.identity('abc', classes), cfg) for part in (tables, rotated))
+        np.testing.assert_allclose(b.score, a.score, atol=1e-6)  # overlaps of rotated boxes are in float32
+        np.testing.assert_allclose(b.box[:, :2], (a.box[:, :2] + a.box[:, 2:]) / 2, atol=1e-3)
+        np.testing.assert_allclose(b.box[:, 2:4], a.box[:, 2:] - a.box[:, :2], atol=1e-3)
+        np.testing.assert_allclose(b.box[:, 4], 0)
+
+
+@pytest.mark.parametrize('head', ['wbf', 'nmw', 'noisy_or'])
+def test_the_same_rectangle_under_four_names_is_fused_to_itself(head):
+    names = [[50, 40, 30, 10, 0.2], [50, 40, 10, 30, 0.2 + np.pi / 2], [50, 40, 30, 10, 0.2 - np.pi],
+             [50, 40, 10, 30, 0.2 - np.pi / 2]]  # fmt: skip
+    tables = [Detections.make([0], [0], [0.9 - 0.1 * k], [name]) for k, name in enumerate(names)]
+    out = fuse(tables, Calibration.identity('abcd', ['x']), fuse_config(head=head))
+    np.testing.assert_allclose(out.box, names[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize('head', ['wbf', 'nmw', 'noisy_or', 'nms', 'soft_nms'])
+def test_weights_keep_scores_below_the_best_of_their_boxes(boxes, head):
+    classes, tables = boxes
+    for weights in ((9.0, 1.0, 1.0), (1.0, 5.0, 0.1)):
+        out = fuse([*tables], Calibration.identity('abc', classes), fuse_config(head=head, weights=weights))
+        assert out.score.max() <= (1 if head == 'noisy_or' else max(table.score.max() for table in tables))
+
+
+def test_corners_can_have_weights_of_their_own():
+    tables = [Detections.make([0], [0], [0.5], [[0, 0, 10, 10]]), Detections.make([0], [0], [0.5], [[1, 0, 11, 10]])]
+    calib = Calibration.identity('ab', ['x'])
+    for head in ('wbf', 'noisy_or'):
+        plain = fuse(tables, calib, fuse_config(head=head))
+        out = fuse(tables, calib, fuse_config(head=head, corner_weights=(3.0, 1.0)))
+        assert out.box[0].tolist() == pytest.approx([0.25, 0, 10.25, 10])
+        assert out.score.tolist() == plain.score.tolist()
 
 
 def test_rotated_nms_is_that_of_mmcv(boxes):
@@ -168,8 +206,25 @@ def test_masks_go_with_the_boxes_that_stay(boxes):
     assert {None} < {None if m is None else m['counts'] for m in out.mask}
     for (detector, row), kept in zip(out.source, out.mask, strict=True):
         assert kept == (dict(counts=str(row)) if detector == 0 else None)
-    with pytest.raises(ValueError, match='masks cannot be merged'):
-        fuse(with_masks, Calibration.identity('ab', classes), fuse_config(head='wbf'))
+
+
+@pytest.mark.parametrize('coded', [False, True], ids=['bitmaps', 'run lengths'])
+def test_masks_of_merged_boxes_vote_by_the_weight_of_their_boxes(coded):
+    bitmaps = np.zeros((3, 4, 6), dtype=bool)
+    for row, width in zip(bitmaps, (2, 3, 6), strict=True):
+        row[:, :width] = True
+    masks = [as_run_lengths(m) if coded else m for m in bitmaps]
+    tables = []
+    for score, mask in zip((0.5, 0.3, 0.4, 0.9), [*masks, None], strict=True):
+        column = np.empty(1, dtype=object)
+        column[0] = mask
+        table = Detections.make([0], [0], [score], [[0, 0, 10, 10]])
+        tables.append(replace(table, mask=None if mask is None else column))
+    out = fuse(tables, Calibration.identity('abcd', ['x']), fuse_config(head='wbf'))
+    share = sum(score * m for score, m in zip((0.5, 0.3, 0.4), bitmaps, strict=True)) / 1.2
+    np.testing.assert_array_equal(as_bitmap(out.mask[0]), share >= 0.5)
+    lonely = fuse(tables[3:] + tables[:1], Calibration.identity('da', ['x']), fuse_config(head='nms'))
+    assert lonely.mask.tolist() == [None]  # the best box has no mask, and is the one that stays
 
 
 @pytest.mark.parametrize('iou_thr', [0.3, 0.5, 1.0])

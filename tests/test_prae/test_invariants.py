@@ -8,7 +8,12 @@ import pytest
 from mmplugins.prae import Calibration, Detections, fit, fit_config, fuse, fuse_config
 from mmplugins.prae.boxes.average_precision import coco_scores
 from mmplugins.prae.boxes.tables import subset_detections
+from mmplugins.prae.calibration.fit import targets
+from mmplugins.prae.calibration.reliability import ece
 from mmplugins.prae.fusion.options import HEADS
+from mmplugins.prae.tuning.bootstrap import ResampledAP
+from mmplugins.prae.tuning.folds import parts_of
+from mmplugins.prae.tuning.held_out import calibrate_fused, hold_out
 
 MERGING = ('wbf', 'nmw', 'noisy_or')
 
@@ -220,6 +225,63 @@ def test_13_a_detector_twice_keeps_ap_when_models_are_counted(scene):
     twice = coco_scores(fuse([tables[0]] * 2, fit({'a': fit_tables[0], 'b': fit_tables[0]}, gt), cfg), test)
     assert twice['mAP'] == pytest.approx(once['mAP'], abs=0.1)
     assert twice['AP50'] == pytest.approx(once['AP50'], abs=0.1)
+
+
+def with_junk(table: Detections, num_images: int, count: int, seed: int) -> Detections:
+    """The table with ``count`` boxes more in each image, of scores below all others."""
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(num_images), count)
+    corner = rng.uniform(0, [300, 200], (len(image), 2)) + [500, 0]  # where they join no other box
+    box = np.concatenate([corner, corner + rng.uniform(20, 90, (len(image), 2))], axis=1)
+    score = rng.uniform(0, table.score.min(), len(image))
+    columns = (table.image, image), (table.category, rng.integers(0, 3, len(image))), (table.score, score)
+    return Detections.make(*map(np.concatenate, columns), np.concatenate([table.box, box]))
+
+
+@pytest.mark.parametrize('count', [100, 300])
+def test_14_weak_boxes_change_nothing(ground_truth, detector, count):
+    gt, test = (ground_truth(num_images=240, seed=seed) for seed in (1, 2))
+    parts = [[detector(g, seed, noise=8.0 + seed, power=seed) for seed in (1, 3)] for g in (gt, test)]
+    before = ResampledAP(fuse(parts[1], fit(dict(zip('ab', parts[0], strict=True)), gt)), test).mean_ap()
+    parts = [[with_junk(t, 240, count, seed) for seed, t in enumerate(part)] for part in parts]
+    calib = fit(dict(zip('ab', parts[0], strict=True)), gt)
+    assert ResampledAP(fuse(parts[1], calib), test).mean_ap() == pytest.approx(before, abs=0.2)
+    alone = parts[1][0].with_scores(calib.refine(0, parts[1][0].score, parts[1][0].category))
+    raw, refined = (ResampledAP(table, test).mean_ap() for table in (parts[1][0], alone))
+    assert refined == pytest.approx(raw, abs=1e-9)
+
+
+@pytest.mark.parametrize('theta', [0.1, 0.5])
+def test_14_the_bandit_term_keeps_the_order(scene, theta):
+    _, test, _, tables = scene
+    calib = fitted(scene, theta=theta)
+    refined = tables[1].with_scores(calib.refine(1, tables[1].score, tables[1].category))
+    assert coco_scores(refined, test) == pytest.approx(coco_scores(tables[1], test), abs=1e-9)
+
+
+def test_15_the_curve_after_fusion_keeps_the_order_and_calibrates(scene):
+    gt, test, fit_tables, tables = scene
+    named = dict(zip('ab', fit_tables, strict=True))
+    plain = fit(named, gt)
+    calib, held = calibrate_fused(plain, hold_out(named, gt, plain.cfg), gt)
+    before, after = fuse(tables, plain), fuse(tables, calib)
+    np.testing.assert_array_equal(after.box, before.box)
+    assert coco_scores(after, test) == pytest.approx(coco_scores(before, test), abs=1e-9)
+    value, counts = targets(after, test, plain.cfg)
+    assert ece(after.score[counts], value[counts]) < ece(before.score[counts], value[counts])
+    raw, refined = held.errors(gt)['ECE']
+    assert refined < raw
+    other = fuse_config(iou_thr=0.6)  # of another fusion the curve says nothing
+    np.testing.assert_array_equal(fuse(tables, calib, other).score, fuse(tables, plain, other).score)
+
+
+def test_15_held_out_scores_are_of_curves_of_other_images(scene):
+    gt, _, tables, _ = scene
+    held = hold_out({'a': tables[0]}, gt, fit_config())['a']
+    images = parts_of(60, 5)[2]
+    rest = ~np.isin(tables[0].image, images)
+    curve = fit({'a': tables[0].select(rest)}, gt.select(~np.isin(gt.image, images))).detectors[0].curve
+    np.testing.assert_array_equal(held.score[~rest], curve(tables[0].score[~rest]))
 
 
 def test_robust_is_better_than_wbf_when_scales_differ(scene):

@@ -37,10 +37,12 @@ def test_fit_prints_each_detector(verb, files):
     status, out, err = verb('fit', *args)
     assert status == 0, err
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in out.splitlines() if line.startswith('|')]
-    assert [row[0] for row in rows[2:]] == ['a', 'b']
+    errors = ['ECE raw', 'refined', 'D-ECE raw', 'refined', 'LaECE raw', 'refined']
+    assert rows[0] == ['detector', 'boxes', *errors, 'mAP', 'AP50']
+    assert [row[0] for row in rows[2:]] == ['a', 'b', 'fused']
     for row in rows[2:]:
-        assert float(row[4]) < float(row[3])  # ECE
-        assert 0 < float(row[6]) < 1  # D-ECE; its cells hold few boxes here
+        assert float(row[3]) < float(row[2])  # ECE
+        assert 0 < float(row[5]) < 1  # D-ECE; its cells hold few boxes here
     assert '60 fit images are few' in err
     assert picture.read_bytes().startswith(b'\x89PNG')
 
@@ -111,11 +113,28 @@ def test_compare(verb, files):
     status, out, err = verb('compare', *args, '-o', files / 'out.json')
     assert status == 0, err
     assert out.startswith('| method | pair | one |')
-    assert 'mAP: robust, WBF .55 − WBF .55' in out
+    assert 'mAP: PRAE − WBF' in out and 'mAP: PRAE tuned − WBF tuned' in out
     found = json.loads((files / 'out.json').read_text())['results']['pair']
-    mean, low, high = found['robust, WBF .55']['difference']['mAP']
+    mean, low, high = found['PRAE']['difference']['mAP']
     assert low <= mean <= high
-    assert found['robust, WBF .55']['mAP'] == pytest.approx(found['WBF .55']['mAP'] + mean, abs=1e-3)
+    assert found['PRAE']['mAP'] == pytest.approx(found['WBF']['mAP'] + mean, abs=2e-3)
+    assert set(found) == {'a', 'b', 'NMS', 'Soft-NMS', 'WBF', 'WBF tuned', 'PRAE', 'PRAE tuned'}
+
+
+def test_tune_says_its_settings_and_apply_uses_them(verb, files):
+    status, out, err = verb(
+        'tune', '--ann', files / 'fit.json', *dets(files, 'fit'), '-o', files / 'tuned.json', '--resamples', 20
+    )
+    assert status == 0, err
+    assert '| WBF tuned |' in out and '| mAP: PRAE tuned − WBF tuned |' in out
+    line = next(line for line in out.splitlines() if line.startswith('settings: '))
+    assert 'head ' in line and 'iou_thr ' in line
+    args = ('--ann', files / 'test.json', *dets(files, 'test'), '-o', files / 'fused.json')
+    assert verb('apply', files / 'tuned.json', *args)[0] == 0
+    about, calib = (json.loads((files / name).read_text()) for name in ('fused.json.about.json', 'tuned.json'))
+    assert about['fusion'] == calib['fusion']
+    assert verb('apply', files / 'tuned.json', *args, '--iou-thr', 0.66)[0] == 0
+    assert json.loads((files / 'fused.json.about.json').read_text())['fusion']['iou_thr'] == 0.66
 
 
 def test_compare_of_a_folder(verb, files):
@@ -165,7 +184,7 @@ def test_bad_input_is_one_line_and_writes_nothing(verb, fitted, case):
     assert sorted(fitted.iterdir()) == before
 
 
-@pytest.mark.parametrize('name', ['fit', 'apply', 'eval', 'split', 'compare', 'pack'])
+@pytest.mark.parametrize('name', ['fit', 'tune', 'apply', 'eval', 'split', 'compare', 'pack'])
 def test_help(name, capsys):
     with pytest.raises(SystemExit) as done:
         main([name, '--help'])

@@ -28,11 +28,24 @@ def box_area(box: ndarray) -> ndarray:
     return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
 
 
+def turned_to(box: ndarray, angle: ndarray) -> ndarray:
+    """Describe rotated boxes ``(5, M)`` by angles within 45 degrees of ``angle`` ``(M,)``: so they can be averaged.
+
+    A rectangle has four names: by a quarter turn width and height change places.
+    """
+    quarters = np.round((angle - box[4]) / (np.pi / 2))
+    odd = quarters % 2 == 1
+    width, height = np.where(odd, box[3], box[2]), np.where(odd, box[2], box[3])
+    return np.stack([box[0], box[1], width, height, box[4] + quarters * np.pi / 2])
+
+
 def _rotated_iou(a: ndarray, b: ndarray) -> ndarray:
     """By mmcv's operator, in float32."""
     import torch
     from mmcv.ops import box_iou_rotated
 
     shape = np.broadcast_shapes(a.shape, b.shape)
-    pairs = (torch.from_numpy(np.broadcast_to(x, shape).reshape(-1, 5).astype(np.float32)) for x in (a, b))
+    flat = (np.broadcast_to(x, shape).reshape(-1, 5) for x in (a, b))
+    # The operator finds no overlap of a rectangle with itself under another of its four names.
+    pairs = (torch.from_numpy(turned_to(x.T, np.zeros(len(x))).T.astype(np.float32)) for x in flat)
     return box_iou_rotated(*pairs, aligned=True).numpy().astype(np.float64).reshape(shape[:-1])

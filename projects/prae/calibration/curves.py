@@ -1,8 +1,11 @@
 """Curves from confidence to statistical probability (SP) of being right: the bandit stage of arXiv 2105.03139.
 
 SP of a level is the UCB1 index with levels as arms, boxes as pulls and hits as rewards:
-``hits / n + theta sqrt(2 ln N / n)`` (authors' code, bandit.py). Not in the paper: equal-count levels, the prior, and
-that equal-count curves depend on the order of scores only.
+``hits / n + theta sqrt(2 ln N / n)`` (authors' code, bandit.py). Not in the paper: levels of equal evidence, the prior,
+and that such curves depend on the order of scores only and never make two different scores equal.
+
+Evidence: half of it are the boxes, half the hits. Levels that divide the boxes alone put the whole top of the ranking
+into one level where weak boxes are many, as the 300 queries of a DETR.
 
 Letters: ``M`` fit boxes, ``K`` levels, ``S`` thresholds.
 """
@@ -20,6 +23,8 @@ from .options import FitConfig
 WIDTH = 0.04  # of a fixed level, authors' code
 NUM_FIXED = 24
 MAX_STEPS = 1024
+BANDWIDTH = 0.1  # of the smooth prior, on the axis of the levels
+TIE = 1e-9  # how far apart, at most, different scores of equal probability are put
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Levels:
     """What was counted at each level; plots and checks read it.
 
     Args:
-        center: ``(K,)``, mid-rank in [0, 1] of equal-count levels, score of fixed ones.
+        center: ``(K,)``, evidence below the middle of a level, in [0, 1]; score, of fixed ones.
         sp: ``(K,)``, statistical probability.
         n: ``(K,)``, boxes. Fixed levels start from one, as in the authors' code.
         hits: ``(K,)``, sum of the targets.
@@ -51,7 +56,7 @@ class Curve:
         levels: What the curve was made from.
         transform: See ``score_transform`` of :class:`FitConfig`.
         limits: Lowest and highest fit score, for ``minmax``.
-        ranks: ``(S + 1,)``, mid-rank in [0, 1] of each interval of a table.
+        ranks: ``(S + 1,)``, evidence below the middle of each interval, in [0, 1].
     """
 
     kind: str
@@ -78,12 +83,24 @@ class Curve:
         if self.kind == 'identity':
             return scores.copy()
         if self.kind == 'table':
-            return self.steps[np.searchsorted(self.thresholds, scores, side='right')]
+            place = np.searchsorted(self.thresholds, scores, side='right')
+            order = place + self._within(scores, place)
+            return self.steps[place] * (1 - TIE * (MAX_STEPS + 1)) + TIE * order
         scores = to_unit(scores, self.transform, self.limits)
         # Floor division of floats, as in the authors' code: 0.12, 0.24 and 0.6 fall one level low.
         level = np.minimum(scores // WIDTH, NUM_FIXED).astype(np.int64) - 1
         ratio = self.levels.sp / self.levels.center
         return np.where(scores < WIDTH, np.nan, scores * ratio[np.maximum(level, 0)])
+
+    def _within(self, scores: ndarray, place: ndarray) -> ndarray:
+        """Where in its interval a score lies, in [0, 1]; the outer intervals have no end, so it is approached."""
+        first, last = self.thresholds[[0, -1]]
+        scale = last - first or 1.0
+        low, high = self.thresholds[np.maximum(place - 1, 0)], self.thresholds[np.minimum(place, len(self.ranks) - 2)]
+        inner = (scores - low) / np.where(high > low, high - low, 1.0)
+        below, above = np.maximum(first - scores, 0) / scale, np.maximum(scores - last, 0) / scale
+        outer = np.where(place == 0, 1 / (1 + below), above / (1 + above))
+        return np.where((place > 0) & (scores < last), inner, outer)
 
 
 def to_unit(scores: ndarray, transform: str | None, limits: tuple[float, float]) -> ndarray:
@@ -145,24 +162,24 @@ def _fit_fixed(
 
 
 def _fit_equal(scores: ndarray, target: ndarray, cfg: FitConfig, prior: Curve | None, limits: tuple) -> Curve:
-    """Equal-count levels of the ranked scores, and the table that interpolates them in rank."""
-    ranked = np.sort(scores)
+    """Levels of equal evidence of the ranked scores, and the table that interpolates them."""
     if prior is None:
-        picks = np.linspace(0, len(ranked), cfg.num_levels + 1)[1:-1].astype(np.int64)
-        edges = np.unique(ranked[picks])
+        order = np.argsort(scores, kind='stable')
+        ranked, evidence = scores[order], _evidence(target[order])
+        edges = _quantiles(ranked, evidence, cfg.num_levels + 1)[1:-1]
         level = np.searchsorted(edges, scores, side='right')  # equal scores stay together
         used, level = np.unique(level, return_inverse=True)
         n = np.bincount(level, minlength=len(used)).astype(np.float64)
-        center = (np.cumsum(n) - n / 2) / n.sum()
-        thresholds = _thresholds(ranked)
-        bounds = np.concatenate([[0], np.searchsorted(ranked, thresholds), [len(ranked)]])
-        rank = (bounds[1:] + bounds[:-1]) / 2 / len(ranked)
+        center = _middles(evidence, np.cumsum(n).astype(np.int64)[:-1])
+        thresholds = np.unique(_quantiles(ranked, evidence, MAX_STEPS - 1))
+        rank = _middles(evidence, np.searchsorted(ranked, thresholds))
         prior_sp = None
     else:
-        # In the ranks of the detector: a category's own boxes are too few to place 40 levels.
+        # On the detector's axis: a category's own boxes are too few to place levels.
         thresholds, rank, center, prior_sp = prior.thresholds, prior.ranks, prior.levels.center, prior.levels.sp
         position = rank[np.searchsorted(thresholds, scores, side='right')]
-        level = np.abs(position[:, None] - center).argmin(1)
+        middle = (center[1:] + center[:-1]) / 2
+        level = np.searchsorted(middle, position)
         n = np.bincount(level, minlength=len(center)).astype(np.float64)
     hits = np.bincount(level, weights=target, minlength=len(center))
     sp = _probability(center, n, hits, n.sum(), cfg, prior_sp)
@@ -170,10 +187,23 @@ def _fit_equal(scores: ndarray, target: ndarray, cfg: FitConfig, prior: Curve | 
     return Curve('table', thresholds, steps, Levels(center, sp, n, hits), None, limits, rank)
 
 
-def _thresholds(ranked: ndarray) -> ndarray:
-    """Up to 1,023 quantiles of the scores, each of them a score: so the table depends on their order only."""
-    picks = np.linspace(0, len(ranked) - 1, min(MAX_STEPS - 1, len(ranked))).round().astype(np.int64)
-    return np.unique(ranked[picks])
+def _evidence(target: ndarray) -> ndarray:
+    """Share of the evidence among the lowest boxes, ``(M + 1,)`` from 0 to 1, of targets ``(M,)`` in order of score."""
+    boxes = np.arange(len(target) + 1) / len(target)
+    hits = np.concatenate([[0.0], np.cumsum(target)])
+    return (boxes + hits / hits[-1]) / 2 if hits[-1] > 0 else boxes
+
+
+def _quantiles(ranked: ndarray, evidence: ndarray, count: int) -> ndarray:
+    """``count`` scores that divide the evidence, the first and last among them: each of them is a score of a box."""
+    place = np.searchsorted(evidence, np.linspace(0, 1, count))
+    return ranked[np.minimum(place, len(ranked) - 1)]
+
+
+def _middles(evidence: ndarray, inner: ndarray) -> ndarray:
+    """Evidence below the middle of each part, where parts begin at the boxes ``inner``."""
+    bounds = np.concatenate([[0.0], evidence[inner], [1.0]])
+    return (bounds[1:] + bounds[:-1]) / 2
 
 
 def _probability(
@@ -196,10 +226,11 @@ def _probability(
 
 def _prior(center: ndarray, ratio: ndarray, n: ndarray, kind: str) -> ndarray:
     """Smooth curve through the hit ratios, in [0, 1]."""
-    if kind == 'pav' or len(center) < 4:  # a parabola through three points is no smoothing
+    if kind == 'pav':
         return pool_adjacent_violators(ratio, n)
-    # polyfit weights residuals before squaring.
-    return np.clip(np.polyval(np.polyfit(center, ratio, deg=2, w=np.sqrt(n)), center), 0, 1)
+    # Levels have about the same evidence, so they count the same: by boxes the many weak ones would pull down the rest.
+    near = np.exp(-0.5 * ((center[:, None] - center) / BANDWIDTH) ** 2)
+    return near @ ratio / near.sum(1)
 
 
 def pool_adjacent_violators(value: ndarray, weight: ndarray) -> ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy import ndarray
 
+from ..fusion.options import FuseConfig
 from .curves import Curve, identity
 from .options import FitConfig
 
@@ -23,6 +24,7 @@ class DetectorCurves:
         by_category: Class name to a curve of its own.
         known: Names of the classes that it had boxes of, or was said to know.
         num_boxes: Boxes that it was fitted on.
+        misplaced: Mean of ``(1 - IoU)^2`` of its right boxes, weighted by refined score; 0 if unknown.
     """
 
     name: str
@@ -30,6 +32,7 @@ class DetectorCurves:
     by_category: dict[str, Curve] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     num_boxes: int = 0
+    misplaced: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Calibration:
         detectors: In the order in which the tables of detections come.
         classes: Names that the columns ``category`` of tables index into.
         cfg: Options of the fit.
-        preset: Name of the preset that ``cfg`` began with.
         fit_images: A fingerprint of each fit image, see :func:`calibration.file.fingerprints`.
+        fusion: How the refined boxes are to be fused, unless somebody says otherwise.
+        after: Curve of the scores that come out of this fusion; None: they stay as they are.
 
     Raises:
         ValueError: If two detectors have one name.
@@ -50,8 +54,9 @@ class Calibration:
     detectors: tuple[DetectorCurves, ...]
     classes: tuple[str, ...]
     cfg: FitConfig = field(default_factory=FitConfig)
-    preset: str = 'robust'
     fit_images: frozenset[str] = frozenset()
+    fusion: FuseConfig = field(default_factory=FuseConfig)
+    after: Curve | None = None
 
     def __post_init__(self) -> None:
         check_names(self.names)
@@ -104,8 +109,18 @@ class Calibration:
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise ValueError(f'the calibration has no detector {unknown}; it was fitted for {list(self.names)}')
-        by_name = dict(zip(self.names, self.detectors, strict=True))
-        return self._with(tuple(by_name[name] for name in names), self.classes)
+        places = [self.names.index(name) for name in names]
+        weights = {
+            key: None if value is None else tuple(value[place] for place in places)
+            for key, value in (('weights', self.fusion.weights), ('corner_weights', self.fusion.corner_weights))
+        }
+        return replace(
+            self,
+            detectors=tuple(self.detectors[place] for place in places),
+            fusion=replace(self.fusion, **weights),
+            # Of other boxes than those of all detectors nothing is known.
+            after=self.after if set(names) == set(self.names) else None,
+        )
 
     def for_classes(self, classes: Sequence[str]) -> Calibration:
         """Return the same curves for tables whose ``category`` indexes other classes, matched by name.
@@ -117,26 +132,26 @@ class Calibration:
             text = 'classes without a curve of their own, the detectors’ common curves are used: '
             warnings.warn(text + ', '.join(new), stacklevel=2)
         detectors = tuple(
-            DetectorCurves(
-                d.name,
-                d.curve,
-                {name: curve for name, curve in d.by_category.items() if name in classes},
+            replace(
+                detector,
+                by_category={name: curve for name, curve in detector.by_category.items() if name in classes},
                 # Nothing is known about a new class, so every detector may know it.
-                tuple(name for name in classes if name in d.known or name in new),
-                d.num_boxes,
+                known=tuple(name for name in classes if name in detector.known or name in new),
             )
-            for d in self.detectors
+            for detector in self.detectors
         )
-        return self._with(detectors, tuple(classes))
+        return replace(self, detectors=detectors, classes=tuple(classes))
 
-    def _with(self, detectors: tuple[DetectorCurves, ...], classes: tuple[str, ...]) -> Calibration:
-        return Calibration(detectors, classes, self.cfg, self.preset, self.fit_images)
+    def without_curves(self) -> Calibration:
+        """Return the same detectors with scores as they are: fusion of raw scores, or of scores refined already."""
+        detectors = (replace(detector, curve=identity(), by_category={}) for detector in self.detectors)
+        return replace(self, detectors=tuple(detectors), after=None)
 
     @staticmethod
     def identity(names: Sequence[str], classes: Sequence[str]) -> Calibration:
         """A calibration that changes nothing: fusion of raw scores, as plain NMS and WBF do it."""
         detectors = tuple(DetectorCurves(name, identity(), known=tuple(classes)) for name in names)
-        return Calibration(detectors, tuple(classes), preset='identity')
+        return Calibration(detectors, tuple(classes))
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -9,29 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...utils.atomic import write_text
 from ..boxes.tables import Dataset
+from ..fusion.options import FuseConfig
 from .curves import Curve, Levels
 from .detectors import Calibration, DetectorCurves
 from .options import FitConfig
 
 FORMAT = 'mmplugins.prae calibration'
-VERSION = 1
+VERSION = 2
 HASH_DIGITS = 10  # hexadecimal; two of a million images are mistaken for each other with probability below one half
 
 
 def fingerprints(dataset: Dataset) -> list[str]:
-    """A short hash for each image: of its file name, without folder, and where there is none of its id."""
+    """A short hash for each image: of its path in the annotation file, and where there is none of its id.
+
+    Of the path, not of the name alone: frames of different videos have the same names.
+    """
     names = (name or f'id {image_id}' for image_id, name in zip(dataset.image_ids, dataset.file_names, strict=True))
-    # The name without its folder: `train/1.jpg` of one tool is `1.jpg` of another.
-    return [hashlib.sha1(os.path.basename(name).encode()).hexdigest()[:HASH_DIGITS] for name in names]
+    paths = (posixpath.normpath(name.replace('\\', '/')) for name in names)
+    return [hashlib.sha1(path.encode()).hexdigest()[:HASH_DIGITS] for path in paths]
 
 
 def overlap(calib: Calibration, dataset: Dataset) -> int:
@@ -55,10 +60,11 @@ def save(calib: Calibration, path: str | os.PathLike) -> None:
     data = dict(
         format=FORMAT,
         version=VERSION,
-        preset=calib.preset,
         options=asdict(calib.cfg),
+        fusion=asdict(calib.fusion),
         classes=list(calib.classes),
         detectors=[_detector_to_dict(detector) for detector in calib.detectors],
+        after=calib.after and _curve_to_dict(calib.after),
         fit=dict(num_images=len(calib.fit_images), digest=_digest(calib.fit_images), images=sorted(calib.fit_images)),
     )
     write_text(path, _dump(data))
@@ -102,19 +108,46 @@ def _from_dict(data: dict) -> Calibration:
         strange = (set(detector.known) | set(detector.by_category)) - set(classes)
         if strange:
             raise ValueError(f'{detector.name} has classes {sorted(strange)} that are not listed')
-    unknown = sorted(set(data['options']) - {field.name for field in fields(FitConfig)})
+    cfg, fusion = _options(FitConfig, data['options']), _options(FuseConfig, data['fusion'])
+    after = data['after'] and _curve_from_dict(data['after'])
+    return Calibration(detectors, classes, cfg, frozenset(data['fit']['images']), fusion, after)
+
+
+def _options(kind: type, values: dict) -> FitConfig | FuseConfig:
+    unknown = sorted(set(values) - {field.name for field in fields(kind)})
     if unknown:
         raise ValueError(f'unknown options {unknown}')
-    cfg = FitConfig(**data['options'])
-    return Calibration(detectors, classes, cfg, data['preset'], frozenset(data['fit']['images']))
+    # JSON has no tuples.
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _detector_to_dict(detector: DetectorCurves) -> dict:
-    curve = detector.curve
     return dict(
         name=detector.name,
         num_boxes=detector.num_boxes,
+        misplaced=detector.misplaced,
         known=list(detector.known),
+        **_curve_to_dict(detector.curve),
+        # A category has the thresholds of its detector, and its steps follow from its levels.
+        categories={name: _levels_to_dict(own.levels) for name, own in detector.by_category.items()},
+    )
+
+
+def _detector_from_dict(data: dict) -> DetectorCurves:
+    curve = _curve_from_dict(data)
+    by_category = {}
+    for name, entry in data['categories'].items():
+        levels = _levels_from_dict(entry)
+        own = np.interp(curve.ranks, levels.center, levels.sp) if curve.kind == 'table' else curve.steps
+        by_category[name] = replace(curve, steps=own, levels=levels)
+    known = tuple(data['known'])
+    return DetectorCurves(
+        str(data['name']), curve, by_category, known, int(data['num_boxes']), float(data['misplaced'])
+    )
+
+
+def _curve_to_dict(curve: Curve) -> dict:
+    return dict(
         kind=curve.kind,
         transform=curve.transform,
         limits=list(curve.limits),
@@ -123,30 +156,22 @@ def _detector_to_dict(detector: DetectorCurves) -> dict:
         thresholds=curve.thresholds.tolist(),
         steps=curve.steps.tolist(),
         ranks=curve.ranks.tolist(),
-        # A category has the thresholds of its detector, and its steps follow from its levels.
-        categories={name: _levels_to_dict(own.levels) for name, own in detector.by_category.items()},
     )
 
 
-def _detector_from_dict(data: dict) -> DetectorCurves:
+def _curve_from_dict(data: dict) -> Curve:
     thresholds, steps, ranks = (np.array(data[key], dtype=np.float64) for key in ('thresholds', 'steps', 'ranks'))
     if data['kind'] not in ('table', 'scaled', 'identity'):
         raise ValueError(f'unknown kind of curve {data["kind"]!r}')
-    if data['kind'] == 'table' and not len(thresholds) + 1 == len(steps) == len(ranks):
+    if data['kind'] == 'table' and not 2 <= len(thresholds) + 1 == len(steps) == len(ranks):
         raise ValueError(f'{len(thresholds)} thresholds, {len(steps)} steps, {len(ranks)} ranks')
     if (np.diff(thresholds) <= 0).any() or not all(np.isfinite(x).all() for x in (thresholds, steps, ranks)):
         raise ValueError('thresholds must rise and be finite')
     limits = tuple(float(x) for x in data['limits'])
-    common = (data['kind'], thresholds, steps, _levels_from_dict(data['levels']), data['transform'], limits, ranks)
-    curve = Curve(*common)
-    if curve.kind == 'scaled' and len(curve.levels.sp) != 24:
-        raise ValueError(f'{len(curve.levels.sp)} fixed levels, expected 24')
-    by_category = {}
-    for name, entry in data['categories'].items():
-        levels = _levels_from_dict(entry)
-        own = np.interp(ranks, levels.center, levels.sp) if curve.kind == 'table' else steps
-        by_category[name] = Curve(curve.kind, thresholds, own, levels, curve.transform, limits, ranks)
-    return DetectorCurves(str(data['name']), curve, by_category, tuple(data['known']), int(data['num_boxes']))
+    levels = _levels_from_dict(data['levels'])
+    if data['kind'] == 'scaled' and len(levels.sp) != 24:
+        raise ValueError(f'{len(levels.sp)} fixed levels, expected 24')
+    return Curve(data['kind'], thresholds, steps, levels, data['transform'], limits, ranks)
 
 
 def _levels_to_dict(levels: Levels) -> dict:

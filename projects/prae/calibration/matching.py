@@ -40,6 +40,11 @@ def best_iou(dets: Detections, gt: GroundTruth) -> ndarray:
     return best
 
 
+def hits(dets: Detections, gt: GroundTruth, threshold: float = 0.5) -> ndarray:
+    """Whether each is right, one-to-one, ``(M,)`` bool; see :func:`match_greedy`."""
+    return match_greedy(dets, gt, np.array([threshold]))[0][0]
+
+
 def match_greedy(dets: Detections, gt: GroundTruth, thresholds: ndarray = COCO_THRESHOLDS) -> tuple[ndarray, ndarray]:
     """One-to-one matching of each image and category in order of score, the rules of COCO's evaluation.
 

@@ -20,45 +20,47 @@ class FitConfig:
     """How a curve is fitted; the defaults are the preset ``robust``.
 
     Args:
-        levels: ``equal``: equal-count levels of the ranked fit scores, any real scores; the curve is a table of
-            probabilities. ``fixed``: 24 levels of width 0.04 above 0.04, scores in [0, 1]; the score is scaled by
-            probability / center of its level, and boxes below 0.04 are dropped (authors' code).
+        levels: ``equal``: levels of equal evidence (boxes and hits) of the ranked fit scores, any real scores; the
+            curve is a table of probabilities. ``fixed``: 24 levels of width 0.04 above 0.04, scores in [0, 1]; the
+            score is scaled by probability / center of its level, and boxes below 0.04 are dropped (authors' code).
         num_levels: Of ``equal``.
         target: ``quality``: mean over IoU .5:.05:.95 of being right. ``hit``: right at ``hit_iou``. ``iou``: best IoU.
         hit_iou: Of ``hit``; authors' code has 0.5.
         match: ``greedy``: one-to-one, ignored objects left out. ``any``: see :func:`calibration.matching.hits_any`.
         theta: Weight of the upper confidence bound, >= 0; authors' code has 0.5.
         shrink: Boxes that the prior counts as; 0 for none.
-        prior: ``quadratic`` in the rank, or ``pav``, monotone.
+        prior: ``smooth``, the mean of near levels, or ``pav``, monotone.
         monotone: Pool adjacent violators, so that the order of one detector's boxes stays.
         clip: Keep probabilities in [0, 1].
         per_category: A curve for each category with at least ``category_min`` boxes, shrunk to the detector's.
         category_shrink: Boxes that the detector's curve counts as in a category's.
         category_min: See ``per_category``.
         score_transform: Before ``fixed`` levels: ``sigmoid`` for logits, ``minmax`` for any range.
+        preset: What these options began with, as :func:`fit_config` sets it; fusion has its own options for each.
 
     Raises:
         ValueError: For a value that is not allowed.
     """
 
     levels: str = 'equal'
-    num_levels: int = 40
+    num_levels: int = 100
     target: str = 'quality'
     hit_iou: float = 0.5
     match: str = 'greedy'
     theta: float = 0.0
     shrink: float = 20.0
-    prior: str = 'quadratic'
+    prior: str = 'smooth'
     monotone: bool = True
     clip: bool = True
     per_category: bool = False
     category_shrink: float = 50.0
     category_min: int = 40
     score_transform: str | None = None
+    preset: str = 'robust'
 
     def __post_init__(self) -> None:
         choices = dict(
-            levels=LEVELS, target=TARGETS, match=MATCHES, prior=('quadratic', 'pav'), score_transform=TRANSFORMS
+            levels=LEVELS, target=TARGETS, match=MATCHES, prior=('smooth', 'pav'), score_transform=TRANSFORMS
         )
         check_choices(self, choices)
         for name in ('theta', 'shrink', 'category_shrink', 'num_levels'):
@@ -80,7 +82,7 @@ FIT_PRESETS = dict(
 
 def fit_config(preset: str = 'robust', **options) -> FitConfig:
     """Options of a preset, some of them replaced."""
-    return FitConfig(**{**preset_of(FIT_PRESETS, preset), **options})
+    return FitConfig(**{**preset_of(FIT_PRESETS, preset), 'preset': preset, **options})
 
 
 def preset_of(presets: dict, name: str) -> dict:

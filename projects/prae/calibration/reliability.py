@@ -1,7 +1,8 @@
 """How far confidences are from the share of boxes that are right.
 
 Expected calibration error (ECE), and D-ECE of Kueppers et al., "Multivariate Confidence Calibration for Object
-Detection" (CVPR Workshops 2020), which also bins by the box's place and size.
+Detection" (CVPR Workshops 2020), which also bins by the box's place and size, and LaECE of Oksuz et al., "Towards
+Building Self-Aware Object Detectors" (CVPR 2023), whose target is how well right boxes are placed.
 """
 
 from __future__ import annotations
@@ -59,3 +60,18 @@ def d_ece(scores: ndarray, target: ndarray, box: ndarray, sizes: ndarray, bins: 
     index = np.ravel_multi_index(tuple(cells.T), (bins,) * 5)
     _, index = np.unique(index, return_inverse=True)
     return float(np.abs(np.bincount(index, weights=scores - target)).sum() / len(scores))
+
+
+def la_ece(scores: ndarray, located: ndarray, category: ndarray, bins: int = BINS) -> float:
+    """Calibration error against precision times IoU, mean over classes.
+
+    Args:
+        scores: ``(M,)``.
+        located: ``(M,)``, IoU with the object of a right box, 0 of a wrong one.
+        category: ``(M,)``.
+        bins: Number of bins.
+    """
+    classes = np.unique(category)
+    if not len(classes):
+        return 0.0
+    return float(np.mean([ece(scores[category == c], located[category == c], bins) for c in classes]))

@@ -7,13 +7,17 @@ import json
 import os
 import zlib
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
 from ...utils.atomic import replacing
+from ..boxes.shapes import from_corner_and_size
 from ..boxes.tables import Dataset, Detections, GroundTruth, lookup
+from .names import categories_of, images_of
 
 
 def read_json(path: str | os.PathLike) -> object:
@@ -73,6 +77,8 @@ def _dataset(data: dict, path: str | os.PathLike) -> Dataset:
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ValueError(f'{path} has {what} {twice[0]!r} more than once')
+    if len({type(image['id']) for image in images}) > 1:
+        raise ValueError(f'{path} has image ids that are numbers and others that are text')
     images = sorted(images, key=lambda image: image['id'])
     return Dataset(
         tuple(image['id'] for image in images),
@@ -84,18 +90,31 @@ def _dataset(data: dict, path: str | os.PathLike) -> Dataset:
 
 
 def _boxes(annotations: list[dict], dataset: Dataset, path: str | os.PathLike) -> GroundTruth:
-    annotations = [a for a in annotations if len(a['bbox']) == 4 and a['bbox'][2] > 0 and a['bbox'][3] > 0]
+    missing = sum(not a['bbox'] for a in annotations)
+    if missing:
+        raise ValueError(f'{path} has {missing} annotations without a box (bbox is null or empty): take them out')
+    box = _corners([a['bbox'] for a in annotations], path)
+    size = box[:, 2:4] - box[:, :2] if box.shape[1] == 4 else box[:, 2:4]
+    annotations = [a for a, (width, height) in zip(annotations, size, strict=True) if width > 0 and height > 0]
+    box = box[(size > 0).all(1)]
     image = lookup([a['image_id'] for a in annotations], dataset.image_ids, f'{path}: image id')
     category = lookup([a['category_id'] for a in annotations], dataset.category_ids, f'{path}: category id')
     crowd = np.array([bool(a.get('iscrowd')) for a in annotations], dtype=bool)
     ignore = np.array([bool(a.get('ignore') or a.get('difficult')) for a in annotations], dtype=bool) | crowd
-    return GroundTruth(dataset, image, category, xyxy([a['bbox'] for a in annotations]), ignore, crowd)
+    return GroundTruth(dataset, image, category, box, ignore, crowd)
 
 
-def read_results(path: str | os.PathLike, dataset: Dataset) -> Detections:
+def read_results(path: str | os.PathLike, dataset: Dataset, classes: Sequence[str] | None = None) -> Detections:
     """Read a COCO results file, a list of ``image_id, category_id, bbox (x, y, w, h), score[, segmentation]``.
 
-    Boxes come out in the order of images, whatever the order of the file. They are not cleaned.
+    So are ``predictions.json`` of Ultralytics, whose entries name the file as well, and ``coco_instances_results.json``
+    of detectron2. Boxes come out in the order of images, whatever the order of the file. They are not cleaned.
+
+    Args:
+        path: ``.json`` or ``.json.gz``.
+        dataset: Images and classes.
+        classes: Where ``category_id`` is not an id of the annotation file but a number of a class: names of the classes
+            from number 0, or from 1 if the highest number is that of names.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -106,26 +125,49 @@ def read_results(path: str | os.PathLike, dataset: Dataset) -> Detections:
     if not isinstance(data, list):
         raise ValueError(f'{path} is not a COCO results file: it must be a list of boxes')
     try:
-        image = lookup([d['image_id'] for d in data], dataset.image_ids, f'{path}: image id')
-        category = lookup([d['category_id'] for d in data], dataset.category_ids, f'{path}: category id')
+        image = images_of([d.get('file_name') or d['image_id'] for d in data], dataset, path)
+        category = _categories([d['category_id'] for d in data], dataset, classes, path)
         score = np.array([d['score'] for d in data], dtype=np.float64)
-        table = Detections(image, category, score.reshape(-1), xyxy([d['bbox'] for d in data]))
+        table = Detections(image, category, score.reshape(-1), _corners([d['bbox'] for d in data], path))
         if any('segmentation' in d for d in data):
             mask = np.empty(len(data), dtype=object)
             mask[:] = [d.get('segmentation') for d in data]
-            table = Detections(table.image, table.category, table.score, table.box, mask)
+            table = replace(table, mask=mask)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not a COCO results file: {type(error).__name__} {error}') from error
-    return table.select(np.argsort(table.image, kind='stable'))
+    order = np.argsort(table.image, kind='stable')
+    return table.select(order[table.category[order] >= 0])
+
+
+def _categories(ids: list, dataset: Dataset, classes: Sequence[str] | None, path: str | os.PathLike) -> ndarray:
+    if classes is None:
+        return lookup(ids, dataset.category_ids, f'{path}: category id')
+    number = np.array(ids, dtype=np.int64)
+    return categories_of(number - (number.max(initial=0) == len(classes)), dataset, classes, path)
+
+
+def _corners(boxes: list, path: str | os.PathLike) -> ndarray:
+    try:
+        return from_corner_and_size(boxes)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def write_results(table: Detections, dataset: Dataset, path: str | os.PathLike) -> None:
     """Write a COCO results file, gzipped if the name ends in ``.gz``.
 
-    Corners are rounded to 0.001 pixel. Scores are not rounded: their last digits hold the order of equal ones.
+    Corners are rounded to 0.001 pixel; rotated boxes are written as they are, angles in radians. Scores are not
+    rounded: their last digits hold the order of equal ones.
     """
-    box = np.concatenate([table.box[:, :2], table.box[:, 2:] - table.box[:, :2]], axis=1).round(3).tolist()
-    columns = (table.image.tolist(), table.category.tolist(), table.score.tolist(), box)
+    box = table.box
+    if box.shape[1] == 4:
+        box = np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
+    columns = (
+        table.image.tolist(),
+        table.category.tolist(),
+        table.score.tolist(),
+        box.round(3 if box.shape[1] == 4 else 6).tolist(),
+    )
     results = [
         dict(image_id=dataset.image_ids[image], category_id=dataset.category_ids[category], bbox=xywh, score=score)
         for image, category, score, xywh in zip(*columns, strict=True)
@@ -138,10 +180,3 @@ def write_results(table: Detections, dataset: Dataset, path: str | os.PathLike) 
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(temporary, 'wt', encoding='utf-8') as file:
             file.write(json.dumps(results))
-
-
-def xyxy(boxes: list) -> ndarray:
-    """Corners ``(M, 4)`` of boxes ``(x, y, w, h)``."""
-    box = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    box[:, 2:] += box[:, :2]
-    return box

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..boxes.tables import Dataset, Detections, GroundTruth, clean
 from .coco import read_ground_truth, read_results, write_results
 from .mmdet_pickle import read_mmdet_pickle
-from .voc import read_voc_ground_truth, read_voc_results, write_voc_results
+from .open_images import read_open_images
+from .torch_file import read_torch_file
+from .voc import has_voc_name, read_voc_ground_truth, read_voc_results, write_voc_results
+from .yolo import read_yolo
 
 LOGGER = logging.getLogger('mmplugins.prae')
 
@@ -21,13 +25,17 @@ def read_annotations(path: str | os.PathLike, need_annotations: bool = True) -> 
     return read_ground_truth(path, need_annotations)
 
 
-def read_detections(path: str | os.PathLike, dataset: Dataset, name: str = '') -> Detections:
-    """Read a COCO results file, a pickle of mmdet, or a folder of VOC text files, and drop boxes that are no boxes.
+def read_detections(
+    path: str | os.PathLike, dataset: Dataset, name: str = '', classes: Sequence[str] | None = None
+) -> Detections:
+    """Read a file of detections by its kind, and drop boxes that are no boxes.
 
     Args:
-        path: ``.json``, ``.json.gz``, ``.pkl``, ``.pickle`` or a folder.
+        path: COCO results ``.json`` or ``.json.gz``; pickle of mmdet or mmrotate ``.pkl``; ``.pth`` or ``.pt`` of
+            detectron2 or torchvision; Open Images ``.csv``; a folder of VOC or YOLO text files.
         dataset: Images and classes.
         name: Of the detector, for messages.
+        classes: Names of labels 0, 1, …, for files that have numbers only.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -35,13 +43,20 @@ def read_detections(path: str | os.PathLike, dataset: Dataset, name: str = '') -
     """
     path = Path(path)
     if path.is_dir():
-        table = read_voc_results(path, dataset)
+        voc = any(has_voc_name(file) for file in path.glob('*.txt'))
+        table = read_voc_results(path, dataset) if voc else read_yolo(path, dataset, classes)
     elif path.suffix in ('.pkl', '.pickle'):
-        table = read_mmdet_pickle(path, dataset)
+        table = read_mmdet_pickle(path, dataset, classes)
+    elif path.suffix in ('.pth', '.pt'):
+        table = read_torch_file(path, dataset, classes)
+    elif path.suffix == '.csv':
+        table = read_open_images(path, dataset)
     elif path.name.endswith(('.json', '.json.gz')):
-        table = read_results(path, dataset)
+        table = read_results(path, dataset, classes)
     else:
-        raise ValueError(f'{path}: detections are .json, .json.gz, .pkl or a folder of VOC text files')
+        raise ValueError(
+            f'{path}: detections are .json, .json.gz, .pkl, .pth, .csv or a folder of VOC or YOLO text files'
+        )
     table, dropped = clean(table)
     for reason, count in dropped.items():
         if count:

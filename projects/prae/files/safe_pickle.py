@@ -1,8 +1,8 @@
 """Read pickles of mmdet's ``tools/test.py --out`` without running what else a pickle could contain.
 
 A pickle names functions to call. Here only those can be named that mmdet's ``DumpDetResults`` writes: containers,
-numbers, strings, numpy arrays and torch tensors. A tensor's storage is read with ``weights_only=True``, because torch
-wraps a second pickle in the first.
+numbers, strings, numpy arrays, torch tensors and, as mere holders of tensors, boxes. A tensor's storage is read with
+``weights_only=True``, because torch wraps a second pickle in the first.
 """
 
 from __future__ import annotations
@@ -29,6 +29,18 @@ ALLOWED = {
 }
 
 
+# Classes of boxes; what is in them is taken, what they can do is not needed.
+BOXES = {
+    ('mmdet.structures.bbox.horizontal_boxes', 'HorizontalBoxes'),
+    ('mmrotate.structures.bbox.rotated_boxes', 'RotatedBoxes'),
+    ('mmrotate.structures.bbox.quadri_boxes', 'QuadriBoxes'),
+}
+
+
+class Boxes:
+    """What is left of an object of such a class: ``tensor``, ``(M, 4)``, ``(M, 5)`` or ``(M, 8)``."""
+
+
 class RestrictedUnpickler(pickle.Unpickler):
     """An unpickler that knows nothing but :data:`ALLOWED`."""
 
@@ -40,6 +52,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         """
         if (module, name) == ('torch.storage', '_load_from_bytes'):
             return _load_storage
+        if (module, name) in BOXES:
+            return Boxes
         if (module, name) not in ALLOWED:
             raise ValueError(f'it names {module}.{name}, which is in no file of mmdet’s tools/test.py --out')
         return super().find_class(module, name)
@@ -49,7 +63,10 @@ def _load_storage(data: bytes) -> object:
     """Read the storage of a tensor, as ``torch.storage._load_from_bytes`` does, but without running code."""
     import torch
 
-    return torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
+    try:
+        return torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
+    except Exception as error:  # torch's own message says how to run the code in it
+        raise ValueError(f'a tensor in it holds more than numbers ({type(error).__name__}); do not open it') from None
 
 
 def read_pickle(path: str | os.PathLike) -> object:

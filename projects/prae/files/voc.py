@@ -15,8 +15,10 @@ import numpy as np
 
 from ...utils.atomic import write_text
 from ..boxes.tables import Dataset, Detections, GroundTruth, lookup
+from .names import images_of, short_names
 
-RESULT_NAME = re.compile(r'(?P<prefix>.*_det_.*)_(?P<name>[^_]+)\.txt$')
+RESULT_NAME = re.compile(r'.*_det_.*_.+\.txt$')
+SLASH = '%2F'  # no file name has a slash, some classes do
 
 
 def read_voc_ground_truth(folder: str | os.PathLike) -> GroundTruth:
@@ -49,6 +51,11 @@ def read_voc_ground_truth(folder: str | os.PathLike) -> GroundTruth:
     return GroundTruth(dataset, image, category, box, difficult, np.zeros(len(rows), dtype=bool))
 
 
+def has_voc_name(path: Path) -> bool:
+    """Whether a file is called like ``comp4_det_test_person.txt``."""
+    return RESULT_NAME.match(path.name) is not None
+
+
 def read_voc_results(folder: str | os.PathLike, dataset: Dataset) -> Detections:
     """Read ``*_det_*_<class>.txt`` of a folder: lines of image name, score, x1, y1, x2, y2.
 
@@ -56,51 +63,62 @@ def read_voc_results(folder: str | os.PathLike, dataset: Dataset) -> Detections:
         ValueError: If there are none, they are of several sets, a line is not of this form, or an image or class is not
             in the data set.
     """
-    found = {path: RESULT_NAME.match(path.name) for path in sorted(Path(folder).glob('*.txt'))}
-    found = {path: match for path, match in found.items() if match}
-    if not found:
+    files = [path for path in sorted(Path(folder).glob('*.txt')) if has_voc_name(path)]
+    if not files:
         raise ValueError(f'{folder} has no file like comp4_det_test_person.txt')
-    prefixes = sorted({match['prefix'] for match in found.values()})
-    if len(prefixes) > 1:
-        raise ValueError(f'{folder} has results of several sets: {prefixes}')
-    names = _image_names(dataset)
+    found = _classes_of(files, dataset)
     image, category, rows = [], [], []
-    for path, match in found.items():
-        label = lookup([match['name']], dataset.classes, f'{folder}: class')[0]
+    for path, label in found.items():
         for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
-            fields = line.split()
+            # Numbers from the end: a file name may have blanks.
+            name, *fields = line.rsplit(maxsplit=5)
             try:
-                name, values = fields[0], [float(field) for field in fields[1:]]
-                image.append(names[name])
+                values = [float(field) for field in fields]
                 if len(values) != 5:
                     raise ValueError(f'{len(values)} numbers')
-            except KeyError:
-                raise ValueError(f'{path}, line {number}: unknown image {name}') from None
-            except (ValueError, IndexError) as error:
+            except ValueError as error:
                 text = f'{path}, line {number}: expected name, score, x1, y1, x2, y2: {error}'
                 raise ValueError(text) from error
+            image.append(name)
             category.append(label)
             rows.append(values)
     values = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    table = Detections.make(image, category, values[:, 0], values[:, 1:] - [1, 1, 0, 0])
+    place = images_of(image, dataset, folder, names_first=True)
+    table = Detections.make(place, category, values[:, 0], values[:, 1:] - [1, 1, 0, 0])
     return table.select(np.argsort(table.image, kind='stable'))
 
 
+def _classes_of(files: list[Path], dataset: Dataset) -> dict[Path, int]:
+    """Class of each file: what follows a prefix that all files have, for a class may have ``_`` in it."""
+    ends = {f'_{name.replace("/", SLASH)}': label for label, name in enumerate(dataset.classes)}
+    choices = [
+        {path.stem[: -len(end)]: label for end, label in ends.items() if path.stem.endswith(end)} for path in files
+    ]
+    for path, choice in zip(files, choices, strict=True):
+        if not choice:
+            raise ValueError(f'{path}: its name ends in no class of the annotation file, {list(dataset.classes)[:5]}')
+    shared = set.intersection(*map(set, choices))
+    if not shared:
+        prefixes = sorted({min(choice, key=len) for choice in choices})
+        raise ValueError(f'{files[0].parent} has results of several sets: {prefixes}')
+    prefix = min(shared, key=len)  # of `test_red_cell` with classes `cell` and `red_cell`: the longer class
+    return {path: choice[prefix] for path, choice in zip(files, choices, strict=True)}
+
+
 def write_voc_results(table: Detections, dataset: Dataset, folder: str | os.PathLike, prefix: str = 'comp4_det_test'):
-    """Write ``<prefix>_<class>.txt`` for every class, also for those without a box."""
-    names = {place: name for name, place in _image_names(dataset).items()}
+    """Write ``<prefix>_<class>.txt`` for every class, also for those without a box.
+
+    Raises:
+        ValueError: If boxes are rotated.
+    """
+    if table.box.shape[1] != 4:
+        raise ValueError(f'{folder}: VOC text files have no rotated boxes; write .json')
+    names = short_names(dataset)
     corner = table.box + [1, 1, 0, 0]
     for label, name in enumerate(dataset.classes):
         rows = np.flatnonzero(table.category == label)
         lines = (
-            f'{names[int(table.image[row])]} {table.score[row]:.12g} ' + ' '.join(f'{x:.3f}' for x in corner[row])
+            f'{names[table.image[row]]} {table.score[row]:.12g} ' + ' '.join(f'{x:.3f}' for x in corner[row])
             for row in rows
         )
-        write_text(Path(folder) / f'{prefix}_{name}.txt', ''.join(f'{line}\n' for line in lines))
-
-
-def _image_names(dataset: Dataset) -> dict[str, int]:
-    """VOC's name of each image: its file name without folder and suffix, or its id where there is none."""
-    pairs = zip(dataset.image_ids, dataset.file_names, strict=True)
-    names = [Path(file_name).stem or str(image_id) for image_id, file_name in pairs]
-    return {name: place for place, name in enumerate(names)}
+        write_text(Path(folder) / f'{prefix}_{name.replace("/", SLASH)}.txt', ''.join(f'{line}\n' for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy import ndarray
@@ -11,10 +12,11 @@ from ..boxes.groups import chunks, group_bounds, padded
 from ..boxes.tables import Detections
 from ..calibration.detectors import Calibration
 from .heads import CHUNKS, HEADS, Chunk
+from .masks import vote
 from .options import KEEPING, FuseConfig
 from .suppression import has_torchvision, suppress
 
-TIE = 1e-9  # how far apart, at most, boxes of equal probability are written
+RAW = 1e-3  # share of a score that the curve after the fusion leaves: its steps would bring close ones too close
 
 
 def fuse(
@@ -25,25 +27,24 @@ def fuse(
 ) -> Detections:
     """Fuse the boxes of all detectors, all images at once.
 
-    Boxes are ranked by refined score; equal ones by detector, raw score, place in the table. So ties in one image do
-    not depend on other images. The heads that keep old boxes write this order into the last digits of the score (below
-    1e-9 times the number of detectors): the evaluation of many images has nothing else to go by.
+    Boxes are ranked by refined score; equal ones by detector and place in the table. So ties in one image do not depend
+    on other images.
 
     Args:
         tables: One for each detector of ``calib``, in its order, cleaned (see :func:`boxes.tables.clean`). ``category``
             indexes ``calib.classes``.
         calib: Curves.
-        cfg: Options; None for the defaults.
+        cfg: Options; None for those of ``calib``. With them the scores that come out go through its curve ``after``.
         sizes: ``(I, 2)``, width and height of the images; needed by ``clip_boxes``, which leaves zeros alone.
 
     Returns:
         By image, then by falling score.
 
     Raises:
-        ValueError: If the number of tables or of weights is not that of the detectors; if a head that merges gets
-            masks or rotated boxes; if there are scores that are NaN or, at preset ``official``, outside [0, 1].
+        ValueError: If the number of tables or of weights is not that of the detectors; if some boxes are upright and
+            some rotated; if there are scores that are NaN or, at preset ``official``, outside [0, 1].
     """
-    cfg = cfg or FuseConfig()
+    cfg = cfg or calib.fusion
     _check(tables, calib, cfg)
     flat = _flatten(tables, calib, cfg, sizes)
     key = flat['image'] * len(calib.classes) + flat['category']
@@ -51,52 +52,57 @@ def fuse(
     flat, key = {name: column[order] for name, column in flat.items()}, key[order]
     if cfg.head == 'nms' and flat['box'].shape[1] == 4 and has_torchvision():
         first = suppress(flat['box'], flat['image'], flat['category'], cfg.iou_thr)
-        box, score = flat['box'][first], flat['score'][first] / _weights(cfg, len(tables)).max()
+        box, score, into = flat['box'][first], flat['score'][first] / _weights(cfg.weights, len(tables)).max(), None
     else:
-        first, box, score = _merge(flat, key, calib, cfg)
-    back = order[first].argsort()
-    first, box, score = (column[back] for column in (first, box, score))
-    return _finish(flat, first, box, score, tables, cfg)
+        first, box, score, into = _merge(flat, key, calib, cfg)
+    if calib.after is not None and replace(cfg, max_per_img=calib.fusion.max_per_img) == calib.fusion:
+        score = (1 - RAW) * calib.after(score) + RAW * score
+    chosen = _chosen(flat['image'][first], score, order[first], cfg.max_per_img)
+    mask = None
+    if any(table.mask is not None for table in tables):
+        mask = _masks(flat, tables, first, into, chosen)
+    first, box, score = first[chosen], box[chosen], score[chosen]
+    source = np.stack([flat['detector'][first], flat['row'][first]], axis=1)
+    if cfg.head not in KEEPING:
+        source = np.full_like(source, -1)
+    return Detections(flat['image'][first], flat['category'][first], score, box, mask, source)
 
 
 def _check(tables: Sequence[Detections], calib: Calibration, cfg: FuseConfig) -> None:
     num = len(calib.detectors)
     if len(tables) != num:
         raise ValueError(f'{len(tables)} tables of boxes for {num} detectors {list(calib.names)}')
-    if cfg.weights is not None and len(cfg.weights) != num:
-        raise ValueError(f'{len(cfg.weights)} weights for {num} detectors {list(calib.names)}')
+    for weights in (cfg.weights, cfg.corner_weights):
+        if weights is not None and len(weights) != num:
+            raise ValueError(f'{len(weights)} weights for {num} detectors {list(calib.names)}')
     if len({table.box.shape[1] for table in tables if len(table)}) > 1:
         raise ValueError('some detectors have upright boxes and some have rotated ones')
-    if any(len(table) and table.box.shape[1] == 5 for table in tables) and cfg.head not in KEEPING:
-        raise ValueError(f"rotated boxes cannot be merged; use the head 'nms' or 'soft_nms', not {cfg.head!r}")
-    if any(table.mask is not None for table in tables) and cfg.head not in KEEPING:
-        raise ValueError(f"masks cannot be merged; use the head 'nms' or 'soft_nms', not {cfg.head!r}, or drop them")
 
 
-def _weights(cfg: FuseConfig, num: int) -> ndarray:
-    return np.ones(num) if cfg.weights is None else np.asarray(cfg.weights, dtype=np.float64)
+def _weights(weights: Sequence[float] | None, num: int) -> ndarray:
+    return np.ones(num) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
 def _flatten(
     tables: Sequence[Detections], calib: Calibration, cfg: FuseConfig, sizes: ndarray | None
 ) -> dict[str, ndarray]:
-    """Join the tables, with refined scores: by detector, raw score and place in the table, the order of ties.
+    """Join the tables, with refined scores: by detector and place in the table, the order of ties.
 
     Boxes that are dropped are gone.
     """
-    weights = _weights(cfg, len(tables))
+    weights = _weights(cfg.weights, len(tables))
+    corner_weights = weights if cfg.corner_weights is None else _weights(cfg.corner_weights, len(tables))
     columns: dict[str, list[ndarray]] = {}
     width = max((table.box.shape[1] for table in tables if len(table)), default=4)
     for index, table in enumerate(tables):
         refined = calib.refine(index, table.score, table.category)
         with np.errstate(invalid='ignore'):
             row = np.flatnonzero(refined * weights[index] >= cfg.skip_below)  # NaN is dropped
-        row = row[np.argsort(-table.score[row], kind='stable')]
         part = dict(
             image=table.image[row],
             category=table.category[row],
             score=refined[row] * weights[index],
-            raw=table.score[row],
+            pull=refined[row] * corner_weights[index],
             box=table.box[row].reshape(-1, width),
             detector=np.full(len(row), index),
             row=row,
@@ -111,6 +117,7 @@ def _flatten(
     if cfg.reset_weights:
         partly = _fired(flat)[0][flat['image']] < len(tables)
         flat['score'] = np.where(partly, flat['score'] / flat['weight'], flat['score'])
+        flat['pull'] = np.where(partly, flat['score'], flat['pull'])
         flat['weight'] = np.where(partly, 1.0, flat['weight'])
     return flat
 
@@ -123,42 +130,42 @@ def _fired(flat: dict[str, ndarray]) -> tuple[ndarray, ndarray]:
 
 def _merge(
     flat: dict[str, ndarray], key: ndarray, calib: Calibration, cfg: FuseConfig
-) -> tuple[ndarray, ndarray, ndarray]:
+) -> tuple[ndarray, ndarray, ndarray, ndarray | None]:
     """Run the head on all groups.
 
     Returns:
-        ``(M,)`` row of the box, or of the best of its members; ``(M, 4)``; ``(M,)`` scores.
+        ``(N,)`` row of each output box, or of the best of its members; ``(N, 4)`` or 5; ``(N,)`` scores; ``(M,)`` into
+        which output box each row went, -1 for none, None if boxes are kept, not merged.
     """
     starts, lengths = group_bounds(key)
     number, total = _relative_to(flat, starts, calib, cfg)
-    weights = _weights(cfg, len(calib.detectors))
+    weights = _weights(cfg.weights, len(calib.detectors))
     parts: list[tuple[ndarray, ndarray, ndarray]] = [
         (np.zeros(0, dtype=np.int64), np.zeros((0, flat['box'].shape[1])), np.zeros(0))
     ]
+    into = None if cfg.head in KEEPING else np.full(len(key), -1)
+    count = 0
     for group in chunks(lengths, *CHUNKS.get(cfg.head, CHUNKS['wbf'])):
         rows, valid = padded(starts[group], lengths[group])
-        x = Chunk(
-            flat['box'][rows],
-            np.where(valid, flat['score'][rows], 0.0),
-            flat['weight'][rows],
-            flat['detector'][rows],
-            valid,
-            number[group],
-            total[group],
-            weights,
-        )
+        columns = (flat[name][rows] for name in ('pull', 'weight', 'detector'))
+        score = np.where(valid, flat['score'][rows], 0.0)
+        x = Chunk(flat['box'][rows], score, *columns, valid, number[group], total[group], weights)
         out = HEADS[cfg.head](x, cfg)
         first = np.take_along_axis(rows, out.first, axis=1)
         parts.append((first[out.keep], out.box[out.keep], out.score[out.keep]))
-    first, box, score = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return first, box, score
+        if into is not None:
+            place = np.full(out.keep.shape, -1)
+            place[out.keep] = np.arange(count, count + out.keep.sum())
+            into[rows[valid]] = np.take_along_axis(place, np.maximum(out.own, 0), axis=1)[valid]
+        count += int(out.keep.sum())
+    return *(np.concatenate(column) for column in zip(*parts, strict=True)), into
 
 
 def _relative_to(
     flat: dict[str, ndarray], starts: ndarray, calib: Calibration, cfg: FuseConfig
 ) -> tuple[ndarray, ndarray]:
     """Number and sum of weights of the detectors that the fused scores of each group are relative to."""
-    weights = _weights(cfg, len(calib.detectors))
+    weights = _weights(cfg.weights, len(calib.detectors))
     knows = calib.knows() if cfg.known_only else np.ones((len(weights), len(calib.classes)), dtype=bool)
     knows[:, ~knows.any(0)] = True  # a class that was in no fit box: nothing is known, so all count
     category, image = flat['category'][starts], flat['image'][starts]
@@ -170,36 +177,32 @@ def _relative_to(
     return number, total.astype(np.float64)
 
 
-def _separate_ties(score: ndarray, detector: ndarray, raw: ndarray, num: int) -> ndarray:
-    """Write the rank of equal scores, by detector and then by raw score, into the last digits; stays in [0, 1]."""
-    rising = 0.5 + 0.5 * raw / (1 + np.abs(raw))  # of any real score, in (0, 1)
-    return score * (1 - num * TIE) + TIE * (num - 1 - detector + rising)
-
-
-def _finish(
-    flat: dict[str, ndarray],
-    first: ndarray,
-    box: ndarray,
-    score: ndarray,
-    tables: Sequence[Detections],
-    cfg: FuseConfig,
-) -> Detections:
-    """Sort by image and score, ties as they come; cut each image, and look up what belongs to the kept boxes."""
-    image = flat['image'][first]
-    detector, raw = flat['detector'][first], flat['raw'][first]
-    order = np.lexsort((-score, image))
-    if cfg.head in KEEPING:
-        score = _separate_ties(score, detector, raw, len(tables))
+def _chosen(image: ndarray, score: ndarray, place: ndarray, most: int) -> ndarray:
+    """Rows by image and falling score, ties by ``place``; at most so many of an image."""
+    order = np.lexsort((place, -score, image))
     starts, lengths = group_bounds(image[order])
-    rank = np.arange(len(order)) - np.repeat(starts, lengths)
-    order = order[rank < cfg.max_per_img]
-    first = first[order]
-    source = np.stack([flat['detector'][first], flat['row'][first]], axis=1)
-    mask = None
-    if any(table.mask is not None for table in tables):
-        mask = np.empty(len(first), dtype=object)
-        for place, (detector, row) in enumerate(source):
-            mask[place] = None if tables[detector].mask is None else tables[detector].mask[row]
-    if cfg.head not in KEEPING:
-        source = np.full_like(source, -1)
-    return Detections(image[order], flat['category'][first], score[order], box[order], mask, source)
+    return order[np.arange(len(order)) - np.repeat(starts, lengths) < most]
+
+
+def _masks(
+    flat: dict[str, ndarray], tables: Sequence[Detections], first: ndarray, into: ndarray | None, chosen: ndarray
+) -> ndarray:
+    """Mask of each chosen output box, objects: the box's own, or what its members vote for; None without any."""
+    mask = np.empty(len(flat['row']), dtype=object)
+    for number, table in enumerate(tables):
+        if table.mask is not None:
+            rows = np.flatnonzero(flat['detector'] == number)
+            mask[rows] = table.mask[flat['row'][rows]]
+    if into is None:
+        return mask[first[chosen]]
+    place = np.full(len(first) + 1, -1)  # the last for boxes that went into none
+    place[chosen] = np.arange(len(chosen))
+    place = place[into]
+    voters = np.flatnonzero((place >= 0) & np.array([m is not None for m in mask], dtype=bool))
+    voters = voters[np.argsort(place[voters], kind='stable')]
+    out = np.empty(len(chosen), dtype=object)
+    starts, lengths = group_bounds(place[voters])
+    for start, length in zip(starts, lengths, strict=True):
+        rows = voters[start : start + length]
+        out[place[rows[0]]] = vote(mask[rows], flat['pull'][rows])
+    return out

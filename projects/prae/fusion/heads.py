@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from ..boxes.overlap import box_iou
+from ..boxes.overlap import box_iou, turned_to
 from .options import FuseConfig
 
 
@@ -25,8 +25,9 @@ class Chunk:
     """Groups of similar length, padded.
 
     Args:
-        box: ``(G, L, 4)`` xyxy, or ``(G, L, 5)`` rotated, for ``nms`` and ``soft_nms`` only.
+        box: ``(G, L, 4)`` xyxy, or ``(G, L, 5)`` rotated.
         score: ``(G, L)``, refined score times weight of the detector; 0 at padding.
+        pull: ``(G, L)``, refined score times weight of the detector's corners; what corners are averaged by.
         weight: ``(G, L)``, of the box's detector.
         detector: ``(G, L)``.
         valid: ``(G, L)``.
@@ -37,6 +38,7 @@ class Chunk:
 
     box: ndarray
     score: ndarray
+    pull: ndarray
     weight: ndarray
     detector: ndarray
     valid: ndarray
@@ -51,29 +53,33 @@ class Merged:
 
     Args:
         keep: There is an output box in this place.
-        box: ``(G, L, 4)``.
+        box: ``(G, L, 4)`` or ``(G, L, 5)``.
         score: Its score.
         first: Which box of the group it is, or, if merged, the best of its members.
+        own: The other way round: the place of the output box that a box went into; None if boxes are kept, not merged.
     """
 
     keep: ndarray
     box: ndarray
     score: ndarray
     first: ndarray
+    own: ndarray | None = None
 
 
 def wbf(x: Chunk, cfg: FuseConfig) -> Merged:
     """Weighted boxes fusion: a box joins the fused box that it overlaps most, which then moves.
 
-    Fused corners are the score-weighted mean of the members. The fused score is the members' mean times
-    ``min(D, members) / sum(weights)``; with ``count='models'`` the weighted mean times the share of detectors, by
-    weight, that are among the members. These are ``avg`` and ``box_and_model_avg`` of the package ensemble-boxes.
+    Fused corners are the weighted mean of the members'. The fused score is the members' weighted mean times the share
+    of the detectors, by weight, that they stand for: ``min(1, sum of the members' weights / sum(weights))``. For
+    weights of 1 this is ``avg`` of the package ensemble-boxes, whose scores exceed 1 for others. With
+    ``count='models'`` the share is that of the detectors that are among the members: ``box_and_model_avg`` of that
+    package.
     """
     groups, length = x.valid.shape
-    fused = np.zeros((4, groups, length))  # unopened ones have no area, so nothing overlaps them
-    area, mass, total_weight = np.zeros((3, groups, length))
-    corner_sum = np.zeros((4, groups, length))
-    members, opened = np.zeros((groups, length), dtype=np.int64), np.zeros(groups, dtype=np.int64)
+    columns = x.box.shape[-1]
+    fused, corner_sum = np.zeros((2, columns, groups, length))  # unopened ones have no area, so nothing overlaps them
+    area, mass, pull, total_weight = np.zeros((4, groups, length))
+    opened, own = np.zeros(groups, dtype=np.int64), np.zeros((groups, length), dtype=np.int64)
     first, models = np.zeros((2, groups, length), dtype=np.int64)
     corners = np.moveaxis(x.box, -1, 0)
     lengths = x.valid.sum(1)
@@ -81,34 +87,45 @@ def wbf(x: Chunk, cfg: FuseConfig) -> Merged:
         start = int(np.searchsorted(lengths, rank, side='right'))  # groups that have a box of this rank: the rest
         rows = np.arange(start, groups)
         box, score = corners[:, start:, rank], x.score[start:, rank]
-        own_area = (box[2] - box[0]) * (box[3] - box[1])
         width = max(int(opened[start:].max()), 1)
         old = fused[:, start:, :width]
-        inter_w = np.minimum(old[2], box[2][:, None]) - np.maximum(old[0], box[0][:, None])
-        inter_h = np.minimum(old[3], box[3][:, None]) - np.maximum(old[1], box[1][:, None])
-        inter = np.maximum(inter_w, 0) * np.maximum(inter_h, 0)
-        iou = inter / (area[start:, :width] + own_area[:, None] - inter)
+        iou = _overlap(old, area[start:, :width], box) if columns == 4 else _rotated_overlap(old, box)
         best = iou.argmax(1)
         joins = iou[rows - start, best] > cfg.iou_thr
         place = np.where(joins, best, opened[start:])
+        if columns == 5:
+            box = np.where(joins, turned_to(box, fused[4, rows, place]), box)
+        own[start:, rank] = place
         first[rows[~joins], place[~joins]] = rank
         opened[start:] += ~joins
-        members[rows, place] += 1
         mass[rows, place] += score
+        pull[rows, place] += x.pull[start:, rank]
         total_weight[rows, place] += x.weight[start:, rank]
         models[rows, place] |= 1 << x.detector[start:, rank]
-        corner_sum[:, rows, place] += score * box
-        new = np.where(joins, corner_sum[:, rows, place] / np.maximum(mass[rows, place], 1e-300), box)
+        corner_sum[:, rows, place] += x.pull[start:, rank] * box
+        new = np.where(joins, corner_sum[:, rows, place] / np.maximum(pull[rows, place], 1e-300), box)
         # Members without any score cannot be weighted: the first stays.
-        new = np.where(mass[rows, place] > 0, new, np.where(joins, fused[:, rows, place], box))
+        new = np.where(pull[rows, place] > 0, new, np.where(joins, fused[:, rows, place], box))
         fused[:, rows, place] = new
         area[rows, place] = (new[2] - new[0]) * (new[3] - new[1])
-    if cfg.count == 'boxes':
-        share = np.minimum(members, x.num_detectors[:, None]) / np.maximum(members, 1)
-    else:
-        share = _weight_of(models, x.detector_weights) / np.maximum(total_weight, 1e-300)
-    keep = (members > 0) & (_popcount(models) >= cfg.min_models)
-    return Merged(keep, np.moveaxis(fused, 0, -1), mass * share / x.sum_weights[:, None], first)
+    keep = (total_weight > 0) & (_popcount(models) >= cfg.min_models)
+    share = total_weight if cfg.count == 'boxes' else _weight_of(models, x.detector_weights)
+    share = np.minimum(share / x.sum_weights[:, None], 1)
+    return Merged(keep, np.moveaxis(fused, 0, -1), mass / np.maximum(total_weight, 1e-300) * share, first, own)
+
+
+def _overlap(old: ndarray, area: ndarray, box: ndarray) -> ndarray:
+    """IoU ``(G, W)`` of fused boxes ``(4, G, W)`` with known areas and a box ``(4, G)`` of each group."""
+    inter_w = np.minimum(old[2], box[2][:, None]) - np.maximum(old[0], box[0][:, None])
+    inter_h = np.minimum(old[3], box[3][:, None]) - np.maximum(old[1], box[1][:, None])
+    inter = np.maximum(inter_w, 0) * np.maximum(inter_h, 0)
+    own_area = (box[2] - box[0]) * (box[3] - box[1])
+    return inter / (area + own_area[:, None] - inter)
+
+
+def _rotated_overlap(old: ndarray, box: ndarray) -> ndarray:
+    """The same of rotated boxes ``(5, G, W)`` and ``(5, G)``."""
+    return box_iou(np.moveaxis(old, 0, -1), np.moveaxis(box, 0, -1)[:, None])
 
 
 def nms(x: Chunk, cfg: FuseConfig) -> Merged:
@@ -138,10 +155,10 @@ def nmw(x: Chunk, cfg: FuseConfig) -> Merged:
     """Mean of a kept box and those that it overlaps, weighted by score times IoU with it; the kept box's score."""
     own = _clusters(x, cfg.iou_thr, nearest=True)
     place = np.arange(own.shape[1])
-    weight = x.score * box_iou(x.box, np.take_along_axis(x.box, own[..., None], axis=1))
-    box, models = _cluster_mean(x, own, weight)
+    pull = x.pull * box_iou(x.box, np.take_along_axis(x.box, own[..., None], axis=1))
+    box, models = _cluster_mean(x, own, pull)
     keep = (own == place) & x.valid & (_popcount(models) >= cfg.min_models)
-    return Merged(keep, box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape))
+    return Merged(keep, box, x.score / x.detector_weights.max(), np.broadcast_to(place, own.shape), own)
 
 
 def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
@@ -149,7 +166,7 @@ def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
     own = _clusters(x, cfg.iou_thr)
     place = np.arange(own.shape[1])
     rows = np.broadcast_to(np.arange(len(own))[:, None], own.shape)
-    box, models = _cluster_mean(x, own, x.score)
+    box, models = _cluster_mean(x, own, x.pull)
     score = np.clip(x.score / x.detector_weights.max(), 0, 1)
     doubt = np.ones(own.shape)
     for detector in range(len(x.detector_weights)):
@@ -158,7 +175,7 @@ def noisy_or(x: Chunk, cfg: FuseConfig) -> Merged:
         np.maximum.at(highest, (rows[mine], own[mine]), score[mine])
         doubt *= 1 - highest
     keep = (own == place) & x.valid & (_popcount(models) >= cfg.min_models)
-    return Merged(keep, box, 1 - doubt, np.broadcast_to(place, own.shape))
+    return Merged(keep, box, 1 - doubt, np.broadcast_to(place, own.shape), own)
 
 
 HEADS = dict(wbf=wbf, nms=nms, soft_nms=soft_nms, nmw=nmw, noisy_or=noisy_or)
@@ -193,13 +210,15 @@ def _clusters(x: Chunk, iou_thr: float, nearest: bool = False) -> ndarray:
     return own
 
 
-def _cluster_mean(x: Chunk, own: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
-    """Weighted mean of each cluster's corners, ``(G, L, 4)``, and a bit for each detector in it, ``(G, L)``."""
+def _cluster_mean(x: Chunk, own: ndarray, pull: ndarray) -> tuple[ndarray, ndarray]:
+    """Weighted mean of each cluster's boxes, ``(G, L, 4)`` or 5, and a bit for each detector in it, ``(G, L)``."""
     rows = np.broadcast_to(np.arange(len(own))[:, None], own.shape)[x.valid]
-    at = own[x.valid]
+    at, box = own[x.valid], x.box[x.valid]
+    if box.shape[-1] == 5:
+        box = turned_to(box.T, x.box[rows, at, 4]).T
     total, corner_sum, models = np.zeros(own.shape), np.zeros(x.box.shape), np.zeros(own.shape, dtype=np.int64)
-    np.add.at(total, (rows, at), weight[x.valid])
-    np.add.at(corner_sum, (rows, at), weight[x.valid][:, None] * x.box[x.valid])
+    np.add.at(total, (rows, at), pull[x.valid])
+    np.add.at(corner_sum, (rows, at), pull[x.valid][:, None] * box)
     np.bitwise_or.at(models, (rows, at), 1 << x.detector[x.valid])
     mean = corner_sum / np.maximum(total, 1e-300)[..., None]
     return np.where(total[..., None] > 0, mean, x.box), models

@@ -23,7 +23,9 @@ class FuseConfig:
     Args:
         head: ``wbf``, ``nmw`` and ``noisy_or`` make new boxes; ``nms`` and ``soft_nms`` keep some of the old ones.
         iou_thr: Boxes of one class with a higher IoU are the same object. Authors' code has 0.7.
-        weights: Of the detectors; None for all 1, as in the authors' README.
+        weights: Of the detectors' scores; None for all 1, as in the authors' README.
+        corner_weights: Of the detectors' corners, where heads merge boxes; None for ``weights``. A detector can be
+            right often and place its boxes loosely.
         max_per_img: Boxes kept of an image.
         skip_below: Refined scores below it are left out.
         count: Of ``wbf``: a fused score counts ``boxes`` (authors' code), or ``models``: detectors that agree.
@@ -42,6 +44,7 @@ class FuseConfig:
     head: str = 'wbf'
     iou_thr: float = 0.55
     weights: Sequence[float] | None = None
+    corner_weights: Sequence[float] | None = None
     max_per_img: int = 100
     skip_below: float = 0.0
     count: str = 'boxes'
@@ -58,8 +61,10 @@ class FuseConfig:
             raise ValueError(f'iou_thr is {self.iou_thr}; it must be in (0, 1]')
         if self.max_per_img < 1 or self.min_models < 1:
             raise ValueError('max_per_img and min_models must be positive')
-        if self.weights is not None and not all(weight > 0 for weight in self.weights):
-            raise ValueError(f'weights are {list(self.weights)}; they must be positive')
+        for name in ('weights', 'corner_weights'):
+            weights = getattr(self, name)
+            if weights is not None and not all(weight > 0 for weight in weights):
+                raise ValueError(f'{name} are {list(weights)}; they must be positive')
         if self.sigma is not None and self.sigma <= 0:
             raise ValueError(f'sigma is {self.sigma}; it must be positive, or None for the linear method')
         if self.min_models > 1 and self.head in KEEPING:

@@ -1,8 +1,9 @@
 """The verb ``compare``: plain fusion and PRAE on sets of detectors, fitted and tested on two halves of the images.
 
-Each method runs on both halves; a cell is the mean of the two. Intervals are of the difference to the plain fusion with
-the same head and threshold, 95 %, paired: both are scored on the same resampled images. They hold for these halves and
-detectors and say nothing about other data.
+Each method runs on both halves; a cell is the mean of the two. What is tuned is tuned on the half that it is not tested
+on. Intervals are of the difference between PRAE and weighted boxes fusion, both tuned or both as they come, 95 %,
+paired: both are scored on the same resampled images. They hold for these halves and detectors and say nothing about
+other data.
 """
 
 from __future__ import annotations
@@ -11,30 +12,29 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...utils.atomic import write_text
-from ..boxes.average_precision import coco_scores
-from ..boxes.tables import Detections, GroundTruth, subset, subset_detections
+from ..boxes.tables import Detections
 from ..calibration.detectors import Calibration
 from ..calibration.fit import fit
 from ..calibration.options import fit_config
-from ..files.inputs import read_annotations, read_detections
 from ..fusion.fuse import fuse
 from ..fusion.options import fuse_config
-from .arguments import parse_named
-from .bootstrap import ResampledAP, bootstrap
+from ..tuning.bootstrap import ResampledAP, bootstrap
+from ..tuning.folds import Fold, make_folds
+from ..tuning.search import tune
+from .arguments import add_inputs, parse_named, read_named
 
 LOGGER = logging.getLogger('mmplugins.prae')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``compare``."""
-    parser.add_argument('--ann', help='COCO annotation file, or folder of VOC XML')
-    parser.add_argument('--det', action='append', metavar='NAME=FILE', help='once for each detector')
+    add_inputs(parser, 'all images', required=False)
     text = 'instead of --ann and --det: a folder with gt.json[.gz] and <name>.bbox.json[.gz]'
     parser.add_argument('--folder', type=Path, help=text)
     text = 'detectors of a column, once for each; default: one column of all'
@@ -45,14 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit on one half of the images and test on the other, both ways; print mAP / AP50 of plain fusion and PRAE."""
-    annotation, files = _files(args)
-    sets = _sets(args.set, files)
-    gt = read_annotations(annotation)
+    """Fit and tune on one half of the images and test on the other, both ways; print mAP / AP50 of all methods."""
+    if args.folder is not None:
+        args.ann, args.det = _files(args)
+    if not args.ann or not args.det:
+        raise ValueError('give --ann and --det, or --folder')
+    sets = _sets(args.set, list(parse_named(args.det)))
+    gt, tables = read_named(args)
     if len(gt.dataset) < 4:
-        raise ValueError(f'{annotation} has {len(gt.dataset)} images; at least 4 are needed for two halves')
-    used = sorted({name for names in sets.values() for name in names})
-    tables = {name: read_detections(files[name], gt.dataset, name) for name in used}
+        raise ValueError(f'{args.ann} has {len(gt.dataset)} images; at least 4 are needed for two halves')
     folds = make_folds(gt, tables, args.seed)
     results = {
         label: compare_set(folds, names, resamples=args.resamples, seed=args.seed) for label, names in sets.items()
@@ -62,27 +63,23 @@ def run(args: argparse.Namespace) -> None:
     print(markdown(sets, results))
 
 
-def _files(args: argparse.Namespace) -> tuple[str | Path, dict]:
-    """Annotation file, and name to file of each detector."""
-    if args.folder is None:
-        if not args.ann or not args.det:
-            raise ValueError('give --ann and --det, or --folder')
-        return args.ann, parse_named(args.det)
+def _files(args: argparse.Namespace) -> tuple[Path, list[str]]:
+    """``--ann`` and ``--det`` of a folder."""
     if args.ann or args.det:
         raise ValueError('--folder goes without --ann and --det')
     if not args.folder.is_dir():
         raise FileNotFoundError(f'folder {args.folder} does not exist')
     truth = [path for path in (args.folder / 'gt.json', args.folder / 'gt.json.gz') if path.is_file()]
-    files = {path.name.partition('.bbox.json')[0]: path for path in sorted(args.folder.glob('*.bbox.json*'))}
+    files = [f'{path.name.partition(".bbox.json")[0]}={path}' for path in sorted(args.folder.glob('*.bbox.json*'))]
     if not truth or not files:
         raise ValueError(f'{args.folder} needs gt.json or gt.json.gz, and <name>.bbox.json or .json.gz')
     return truth[0], files
 
 
-def _sets(pairs: list[str] | None, files: dict) -> dict[str, list[str]]:
+def _sets(pairs: list[str] | None, files: list[str]) -> dict[str, list[str]]:
     """Label of each column to its detectors."""
     if not pairs:
-        return {'all': list(files)}
+        return {'all': files}
     sets = {label: names.split(',') for label, names in parse_named(pairs).items()}
     for label, names in sets.items():
         unknown = sorted(set(names) - set(files))
@@ -101,6 +98,7 @@ class Method:
         fusion: Options of the fusion that differ from the preset's.
         baseline: The method that the interval is against; None for none.
         fit: Options of the fit that differ from the preset's.
+        tuned: Whether the settings are searched on the fit images; what is given above has no meaning then.
     """
 
     name: str
@@ -108,69 +106,42 @@ class Method:
     fusion: Mapping = field(default_factory=dict)
     baseline: str | None = None
     fit: Mapping = field(default_factory=dict)
+    tuned: bool = False
 
 
 METHODS = (
-    Method('NMS .5', None, dict(head='nms', iou_thr=0.5)),
-    Method('Soft-NMS .3', None, dict(head='soft_nms', sigma=0.3)),
-    Method('NMW .55', None, dict(head='nmw')),
-    Method('WBF .55', None, dict(head='wbf')),
-    Method('WBF .7', None, dict(head='wbf', iou_thr=0.7)),
-    Method('official, NMS .5', 'official', dict(head='nms', iou_thr=0.5), 'NMS .5'),
-    Method('official, WBF .7', 'official', {}, 'WBF .7'),
-    Method('official, WBF .55', 'official', dict(iou_thr=0.55), 'WBF .55'),
-    Method('robust, NMS .5', 'robust', dict(head='nms', iou_thr=0.5), 'NMS .5'),
-    Method('robust, Soft-NMS .3', 'robust', dict(head='soft_nms', sigma=0.3)),
-    Method('robust, NMW .55', 'robust', dict(head='nmw')),
-    Method('robust, noisy-or .55', 'robust', dict(head='noisy_or')),
-    Method('robust, WBF .55', 'robust', dict(head='wbf'), 'WBF .55'),
+    Method('NMS', None, dict(head='nms', iou_thr=0.5)),
+    Method('Soft-NMS', None, dict(head='soft_nms', sigma=0.3)),
+    Method('WBF', None),
+    Method('WBF tuned', None, tuned=True),
+    Method('PRAE', 'robust', {}, 'WBF'),
+    Method('PRAE tuned', 'robust', {}, 'WBF tuned', tuned=True),
 )
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Fit and test images with their ground truth, and the boxes of some detectors on both."""
-
-    fit_gt: GroundTruth
-    test_gt: GroundTruth
-    fit_tables: dict[str, Detections]
-    test_tables: dict[str, Detections]
+def run_method(fold: Fold, calib: Calibration) -> Detections:
+    """Fuse the test boxes of a fold by the curves and settings of a calibration."""
+    return fuse([fold.test_tables[name] for name in calib.names], calib, sizes=fold.test_gt.dataset.sizes)
 
 
-def halves(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two random halves of the images, each in rising order."""
-    # The legacy generator: its permutations are fixed for good, those of default_rng may change between releases.
-    order = np.random.RandomState(seed).permutation(num_images)
-    return np.sort(order[: num_images // 2]), np.sort(order[num_images // 2 :])
-
-
-def make_folds(gt: GroundTruth, tables: Mapping[str, Detections], seed: int = 0) -> list[Fold]:
-    """Both ways round of two halves."""
-    num = len(gt.dataset)
-    parts = halves(num, seed)
-    grounds = [subset(gt, part) for part in parts]
-    boxes = [{name: subset_detections(table, part, num) for name, table in tables.items()} for part in parts]
-    return [Fold(grounds[a], grounds[b], boxes[a], boxes[b]) for a, b in ((0, 1), (1, 0))]
-
-
-def run_method(method: Method, fold: Fold, calib: Calibration) -> Detections:
-    """Fuse the test boxes of a fold.
-
-    Args:
-        method: What to do.
-        fold: Test images.
-        calib: Curves of the fold's detectors; those of no detector else.
-    """
-    cfg = fuse_config(method.preset or 'robust', **method.fusion)
-    return fuse([fold.test_tables[name] for name in calib.names], calib, cfg, fold.test_gt.dataset.sizes)
-
-
-def curves_of(method: Method, fold: Fold, names: Sequence[str]) -> Calibration:
-    """The curves that a method needs, fitted on the fit images of the fold."""
+def calibration_of(method: Method, fold: Fold, names: Sequence[str]) -> Calibration:
+    """Curves and settings of a method that is not tuned, fitted on the fit images of the fold."""
+    fusion = fuse_config(method.preset or 'robust', **method.fusion)
     if method.preset is None:
-        return Calibration.identity(names, fold.fit_gt.dataset.classes)
+        return replace(Calibration.identity(names, fold.fit_gt.dataset.classes), fusion=fusion)
     tables = {name: fold.fit_tables[name] for name in names}
-    return fit(tables, fold.fit_gt, fit_config(method.preset, **method.fit), preset=method.preset)
+    return replace(fit(tables, fold.fit_gt, fit_config(method.preset, **method.fit)), fusion=fusion)
+
+
+def calibrations(methods: Sequence[Method], fold: Fold, names: Sequence[str]) -> dict[str, Calibration]:
+    """Curves and settings of all methods; the search runs once for all that are tuned."""
+    found = {}
+    if any(method.tuned for method in methods):
+        plain, ours, _ = tune({name: fold.fit_tables[name] for name in names}, fold.fit_gt)
+    for method in methods:
+        tuned = (plain if method.preset is None else ours) if method.tuned else None
+        found[method.name] = tuned or calibration_of(method, fold, names)
+    return found
 
 
 def compare_set(
@@ -194,38 +165,35 @@ def compare_set(
         mAP and AP50 the mean and the ends of the interval.
     """
     scores: dict[str, dict] = {
-        name: _summary([coco_scores(f.test_tables[name], f.test_gt) for f in folds]) for name in names
+        name: _summary([ResampledAP(f.test_tables[name], f.test_gt) for f in folds]) for name in names
     }
     wanted = {m.baseline for m in methods if m.baseline} | {m.name for m in methods if m.baseline}
     arms: dict[str, list[ResampledAP]] = {}
+    settings = [calibrations(methods, fold, names) for fold in folds]
     for method in methods:
-        outputs = [run_method(method, fold, curves_of(method, fold, names)) for fold in folds]
-        scores[method.name] = _summary(
-            [coco_scores(out, fold.test_gt) for out, fold in zip(outputs, folds, strict=True)]
-        )
+        outputs = [run_method(fold, own[method.name]) for fold, own in zip(folds, settings, strict=True)]
+        judged = [ResampledAP(out, fold.test_gt) for out, fold in zip(outputs, folds, strict=True)]
+        scores[method.name] = _summary(judged)
         if resamples and method.name in wanted:
-            arms[method.name] = [ResampledAP(out, f.test_gt) for out, f in zip(outputs, folds, strict=True)]
+            arms[method.name] = judged
         LOGGER.info('%s: mAP %.1f, AP50 %.1f', method.name, scores[method.name]['mAP'], scores[method.name]['AP50'])
-    if arms:
-        drawn = bootstrap(arms, [len(fold.test_gt.dataset) for fold in folds], resamples, seed)
-        for method in methods:
-            if method.baseline:
-                spread = drawn[method.name] - drawn[method.baseline]
-                low, high = np.percentile(spread, [2.5, 97.5], axis=0)
-                scores[method.name]['difference'] = {
-                    metric: [round(scores[method.name][metric] - scores[method.baseline][metric], 3), *ends]
-                    for metric, ends in (
-                        (metric, (round(low[place], 3), round(high[place], 3)))
-                        for place, metric in enumerate(('mAP', 'AP50'))
-                    )
-                }
+    drawn = bootstrap(arms, [len(fold.test_gt.dataset) for fold in folds], resamples, seed) if arms else {}
+    for method in methods:
+        if method.name in drawn and method.baseline:
+            spread = drawn[method.name] - drawn[method.baseline]
+            ends = np.percentile(spread, [2.5, 97.5], axis=0).round(3).T.tolist()
+            scores[method.name]['difference'] = {
+                metric: [round(scores[method.name][metric] - scores[method.baseline][metric], 3), *ends[place]]
+                for place, metric in enumerate(('mAP', 'AP50'))
+            }
     return scores
 
 
-def _summary(folds: Sequence[dict[str, float]]) -> dict:
-    """Mean over folds, and each fold."""
-    mean = {metric: round(float(np.mean([fold[metric] for fold in folds])), 3) for metric in ('mAP', 'AP50')}
-    return {**mean, 'folds': [[round(fold['mAP'], 3), round(fold['AP50'], 3)] for fold in folds]}
+def _summary(folds: Sequence[ResampledAP]) -> dict:
+    """Mean over folds, and each fold: mAP and AP50, percent."""
+    each = [[fold.mean_ap(), fold.ap50()] for fold in folds]
+    mean = dict(zip(('mAP', 'AP50'), np.mean(each, axis=0).round(3).tolist(), strict=True))
+    return {**mean, 'folds': np.round(each, 3).tolist()}
 
 
 def best_single(scores: Mapping[str, dict], names: Sequence[str]) -> str:

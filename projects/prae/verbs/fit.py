@@ -6,17 +6,13 @@ import argparse
 import logging
 from collections.abc import Mapping
 
-import numpy as np
-
 from ..boxes.average_precision import coco_scores
-from ..boxes.tables import Detections, GroundTruth
-from ..calibration.detectors import Calibration
+from ..boxes.tables import GroundTruth
 from ..calibration.file import save
-from ..calibration.fit import fit, targets
+from ..calibration.fit import fit
 from ..calibration.options import FIT_PRESETS, LEVELS, MATCHES, TARGETS, TRANSFORMS, fit_config
-from ..calibration.reliability import d_ece, ece
-from ..files.inputs import read_annotations, read_detections
-from .arguments import given, parse_named
+from ..tuning.held_out import Held, calibrate_fused, hold_out
+from .arguments import add_inputs, given, read_named
 from .plots import plot_reliability
 
 LOGGER = logging.getLogger('mmplugins.prae')
@@ -25,8 +21,7 @@ FEW_IMAGES = 200  # below it curves were unsteady on VOC2007, see the README
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``fit``."""
-    parser.add_argument('--ann', required=True, help='COCO annotation file, or folder of VOC XML, of the fit images')
-    parser.add_argument('--det', action='append', required=True, metavar='NAME=FILE', help='once for each detector')
+    add_inputs(parser, 'the fit images')
     parser.add_argument('--preset', choices=sorted(FIT_PRESETS), default='robust')
     parser.add_argument('-o', '--out', required=True, help='calibration file to write')
     parser.add_argument('--per-category', action='store_true', default=None, help='a curve for each frequent category')
@@ -41,40 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit curves, write the calibration file, and print what they do to each detector."""
-    gt = read_annotations(args.ann)
-    files = parse_named(args.det)
+    gt, tables = read_named(args)
     names = ('per_category', 'target', 'match', 'levels', 'theta', 'shrink', 'score_transform')
     cfg = fit_config(args.preset, **given(args, names))
-    tables = {name: read_detections(path, gt.dataset, name) for name, path in files.items()}
     if len(gt.dataset) < FEW_IMAGES:
         LOGGER.warning('%d fit images are few; %d or more are advised', len(gt.dataset), FEW_IMAGES)
-    calib = fit(tables, gt, cfg, preset=args.preset)
+    held = hold_out(tables, gt, cfg)
+    calib, fused = calibrate_fused(fit(tables, gt, cfg), held, gt)
     save(calib, args.out)
     if args.plot:
-        plot_reliability(calib, tables, gt, args.plot)
-    print(fit_report(calib, tables, gt))
+        plot_reliability(held, args.plot)
+    print(report(held if fused is None else {**held, 'fused': fused}, gt))
     print(f'written to {args.out}')
 
 
-def fit_report(calib: Calibration, tables: Mapping[str, Detections], gt: GroundTruth) -> str:
-    """Table of the detectors: boxes, levels, calibration errors before and after (on the fit images), AP."""
-    lines = ['| detector | boxes | levels | ECE raw | refined | D-ECE raw | refined | mAP | AP50 |', '|' + ' --- |' * 9]
-    for index, (name, table) in enumerate(tables.items()):
-        value, counts = targets(table, gt, calib.cfg)
-        cells = []
-        for measure in (ece, d_ece):
-            for score in (table.score, calib.refine(index, table.score, table.category)):
-                use = counts & np.isfinite(score)
-                if len(table) and (table.score.min() < 0 or table.score.max() > 1) and score is table.score:
-                    cells.append('–')  # no probability
-                elif measure is d_ece:
-                    cells.append(
-                        f'{d_ece(score[use], value[use], table.box[use], gt.dataset.sizes[table.image[use]]):.3f}'
-                    )
-                else:
-                    cells.append(f'{ece(score[use], value[use]):.3f}')
-        scores = coco_scores(table, gt)
-        levels = len(calib.detectors[index].curve.levels.sp)
-        ap = f'{scores["mAP"]:.1f} | {scores["AP50"]:.1f}'
-        lines.append(f'| {name} | {len(table)} | {levels} | {" | ".join(cells)} | {ap} |')
-    return '\n'.join(lines)
+def report(held: Mapping[str, Held], gt: GroundTruth) -> str:
+    """Table of the detectors: boxes, AP, and calibration errors before and after, by curves of other images."""
+    measures = {name: one.errors(gt) for name, one in held.items()}
+    errors = list(dict.fromkeys(error for found in measures.values() for error in found))
+    heads = ''.join(f' {error} raw | refined |' for error in errors)
+    lines = [f'| detector | boxes |{heads} mAP | AP50 |', '|' + ' --- |' * (4 + 2 * len(errors))]
+    for name, one in held.items():
+        cells = ['–' if value is None else f'{value:.3f}' for error in errors for value in measures[name][error]]
+        scores = coco_scores(one.table, gt) if one.table.box.shape[1] == 4 else {}
+        cells += [f'{scores[key]:.1f}' if scores else '–' for key in ('mAP', 'AP50')]
+        lines.append(f'| {name} | {len(one.table)} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join([*lines, 'Errors are of images that the curves were not fitted on; what is right is the target.'])

@@ -10,33 +10,27 @@ import numpy as np
 from ...utils.atomic import replacing
 from ..boxes.average_precision import RECALLS, coco_precision
 from ..boxes.tables import Detections, GroundTruth
-from ..calibration.detectors import Calibration
-from ..calibration.fit import targets
 from ..calibration.reliability import ece, reliability
+from ..tuning.held_out import Held
 
 
-def plot_reliability(
-    calib: Calibration, tables: Mapping[str, Detections], gt: GroundTruth, path: str | os.PathLike
-) -> None:
-    """One panel for each detector: share of right boxes against score, raw and refined.
+def plot_reliability(held: Mapping[str, Held], path: str | os.PathLike) -> None:
+    """One panel for each detector: share of right boxes against score, raw and refined by curves of other images.
 
-    What is right is the target that the curves were fitted to. On the fit images themselves the refined curve is close
-    to the diagonal by construction.
+    What is right is the target that the curves were fitted to.
     """
-    columns = min(3, len(tables))
-    rows = -(-len(tables) // columns)
+    columns = min(3, len(held))
+    rows = -(-len(held) // columns)
     figure, axes = _figure(rows, columns)
-    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        value, counts = targets(table, gt, calib.cfg)
-        refined = calib.refine(calib.names.index(name), table.score, table.category)
+    for axis, (name, one) in zip(axes.flat, held.items(), strict=False):
         axis.plot([0, 1], [0, 1], color='0.7', linewidth=1)
-        for label, score in (('raw', table.score), ('refined', refined)):
-            use = counts & np.isfinite(score)
-            x, y, _ = reliability(score[use], value[use])
-            axis.plot(x, y, marker='.', label=f'{label}, ECE {ece(score[use], value[use]):.3f}')
+        for label, score in (('raw', one.table.score), ('refined', one.score)):
+            use = one.counts & np.isfinite(score)
+            x, y, _ = reliability(score[use], one.value[use])
+            axis.plot(x, y, marker='.', label=f'{label}, ECE {ece(score[use], one.value[use]):.3f}')
         axis.set(title=name, xlabel='score', ylabel='share of right boxes', ylim=(0, 1.02))
         axis.legend(fontsize=8)
-    for axis in axes.flat[len(tables) :]:
+    for axis in axes.flat[len(held) :]:
         axis.axis('off')
     _save(figure, path)
 

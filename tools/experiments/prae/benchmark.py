@@ -21,12 +21,13 @@ import numpy as np
 
 from experiments.frame import measure
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
-from experiments.prae.data import DATA, DETECTORS, load, pick
+from experiments.prae.data import DATA, DETECTORS, load
 from mmplugins.prae import Calibration, Dataset, Detections, GroundTruth, fit, fuse, fuse_config, save
 from mmplugins.prae.__main__ import main
 from mmplugins.prae.boxes.groups import group_bounds
 from mmplugins.prae.boxes.tables import subset, subset_detections
 from mmplugins.prae.files.coco import write_results
+from mmplugins.prae.tuning.folds import pick
 
 OURS, THEIRS = 'ours', 'ensemble-boxes'
 HEADS = dict(nms=0.5, wbf=0.55)  # IoU thresholds
@@ -75,7 +76,7 @@ def head_arms(
 
 def problems(options: Options) -> Iterator[tuple[str, Dataset, list, dict[str, Callable]]]:
     """Name, images, what ensemble-boxes takes of each image, and arms; each head, each number of detectors."""
-    gt, tables = pick(load(options.data), np.arange(20 if options.quick else 500))
+    gt, tables = pick(*load(options.data), np.arange(20 if options.quick else 500))
     for count in (2,) if options.quick else (2, 4, 6):
         part = [apart(tables[name]) for name in DETECTORS[:count]]
         images = by_image(part, gt.dataset.sizes)

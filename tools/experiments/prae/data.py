@@ -12,9 +12,8 @@ import numpy as np
 
 from experiments import ROOT
 from mmplugins.prae import Detections, GroundTruth
-from mmplugins.prae.boxes.tables import subset, subset_detections
 from mmplugins.prae.files.inputs import read_annotations, read_detections
-from mmplugins.prae.verbs.compare import Fold
+from mmplugins.prae.tuning.folds import Fold, pick
 
 DATA = ROOT.parent / 'shared/data/detections'
 DETECTORS = (
@@ -31,15 +30,25 @@ def load(data: Path) -> Boxes:
     return gt, {name: read_detections(folder / f'{name}.bbox.json.gz', gt.dataset, name) for name in DETECTORS}
 
 
-def pick(boxes: Boxes, images: np.ndarray) -> Boxes:
-    """The same for some of the images, named by place, in rising order."""
-    gt, tables = boxes
-    num = len(gt.dataset)
-    return subset(gt, images), {name: subset_detections(table, images, num) for name, table in tables.items()}
-
-
-def smaller(fold: Fold, count: int | None, seed: int) -> Fold:
-    """The fold with ``count`` of its fit images, drawn by ``seed``; all if None."""
+def smaller(fold: Fold, count: int, seed: int, tested: int) -> Fold:
+    """The fold with ``count`` of its fit images, drawn by ``seed``, and the first ``tested`` of its test images."""
     images = np.sort(np.random.RandomState(seed).permutation(len(fold.fit_gt.dataset))[:count])
-    gt, tables = pick((fold.fit_gt, fold.fit_tables), images)
-    return Fold(gt, fold.test_gt, tables, fold.test_tables)
+    fit_gt, fit_tables = pick(fold.fit_gt, fold.fit_tables, images)
+    test_gt, test_tables = pick(fold.test_gt, fold.test_tables, np.arange(len(fold.test_gt.dataset))[:tested])
+    return Fold(fit_gt, test_gt, fit_tables, test_tables)
+
+
+def with_weak_boxes(gt: GroundTruth, table: Detections, count: int, seed: int) -> Detections:
+    """A detector with ``count`` more boxes in each image, anywhere, of any class, with scores below .004.
+
+    So are most of the 300 queries of a DETR, and what a low ``score_thr`` lets through.
+    """
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(len(gt.dataset)), count)
+    size = gt.dataset.sizes[image]
+    corner = rng.uniform(0, 0.8, (len(image), 2)) * size
+    box = np.concatenate([corner, corner + rng.uniform(0.05, 0.2, (len(image), 2)) * size], axis=1)
+    category = rng.integers(0, len(gt.dataset.classes), len(image))
+    parts = (table.image, image), (table.category, category), (table.score, rng.uniform(0, 4e-3, len(image)))
+    more = Detections(*map(np.concatenate, parts), np.concatenate([table.box, box]))
+    return more.select(np.argsort(more.image, kind='stable'))

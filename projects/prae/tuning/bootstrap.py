@@ -26,6 +26,7 @@ class ResampledAP:
         hit, ignored = match_greedy(table, gt.ignored_as_crowd(), COCO_THRESHOLDS)
         order = np.argsort(-table.score, kind='stable')
         self._per_category = []
+        self._once = np.ones(len(gt.dataset))
         for category in range(len(gt.dataset.classes)):
             rows = order[table.category[order] == category]
             positives = gt.image[(gt.category == category) & ~gt.ignore]
@@ -34,6 +35,14 @@ class ResampledAP:
                 # Boxes that are ignored and come before each hit.
                 levels = [(at, skip, np.searchsorted(skip, at)) for at, skip in levels]
                 self._per_category.append((table.image[rows], positives, levels))
+
+    def mean_ap(self, weights: ndarray | None = None) -> float:
+        """Return mAP in percent; ``weights`` as below, None for all images once."""
+        return float(self(self._once if weights is None else weights).mean())
+
+    def ap50(self) -> float:
+        """Return AP at IoU .5 in percent."""
+        return float(self(self._once)[0])
 
     def __call__(self, weights: ndarray) -> ndarray:
         """Return AP in percent at each of COCO's ten thresholds, ``(10,)``, mean of categories.
