@@ -58,9 +58,10 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
         for node in dicts(loader.dataset):
             if 'num_episodes' in node:
                 node['num_episodes'] = 2
-            # The samples of this repository are larger than the stand-ins.
-            elif 'tests/data' in node.get('data_root', '') and 'num_episodes' not in loader.dataset:
-                node['indices'] = 4
+            elif 'num_episodes' not in loader.dataset and (
+                'ann_file' in node or 'tests/data' in node.get('data_root', '')
+            ):
+                node['indices'] = 2 * loader.get('batch_size', 2)
         if shrink > 1:
             shrink_sides(loader, shrink)
     if shrink > 1:
