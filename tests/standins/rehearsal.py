@@ -57,7 +57,7 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
             loader.pop('prefetch_factor', None)
         for node in dicts(loader.dataset):
             if 'num_episodes' in node:
-                node['num_episodes'] = 2
+                node.update(num_episodes=2, queries=3)
             elif 'num_episodes' not in loader.dataset and (
                 'ann_file' in node or 'tests/data' in node.get('data_root', '')
             ):
