@@ -37,6 +37,10 @@ class Watch(Hook):
 
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train') -> None:
         self.waits[mode] = WAITS.take()
+        for sample in outputs or () if mode == 'test' else ():
+            for name, value in getattr(sample, 'pred_instances', {}).items():
+                # Some fields of the hosts' are containers around a tensor.
+                assert getattr(value, 'device', DEVICE) == DEVICE, f'{name} of the predictions is on {value.device}'
 
 
 def start(world: Path) -> None:
@@ -69,12 +73,13 @@ def read(config: Path) -> Config:
     return cfg
 
 
-def train_and_test(config: Path) -> dict[str, Counter[Wait]]:
+def train_and_test(config: Path, options: dict | None = None) -> dict[str, Counter[Wait]]:
     """Train a config for two iterations, if it trains, and test it: loss, backward, optimizer, hooks, predict, metric.
 
-    Without mixed precision: a device of Python has no autocast.
+    Without mixed precision: a device of Python has no autocast. ``options`` are as of ``--cfg-options``.
     """
     cfg = read(config)
+    cfg.merge_from_dict(options or {})
     weights.Weights(ROOT, read).provide(cfg)
     if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper = dict(cfg.optim_wrapper, type='OptimWrapper')

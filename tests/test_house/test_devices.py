@@ -152,6 +152,17 @@ def test_trains_and_predicts(config, on_gpu, standins):
         assert not excess, f'a step ({step}) waits more often than it may'
 
 
+@pytest.mark.slow
+def test_edits_with_parts_on_the_cpu(on_gpu):
+    config = ROOT / 'configs/prompt_tuning_inversion/pti_tiny_1xb4_tinted-mnist.py'
+    on_gpu('train_and_test', config, {'model.parts.low_mem': True})
+
+
+def test_relative_positions_are_made_on_the_device(on_gpu):
+    module = '__import__("mmplugins.cae.relative_position", fromlist=["_"])'
+    assert on_gpu('evaluate', f'{module}.relative_position_index((2, 3), gpu.device)') == {}
+
+
 @pytest.mark.parametrize('line', ['gpu + cpu', 'cpu[gpu.long()]', 'torch.stack([gpu[0], cpu[0]])', 'gpu.numpy()'])
 def test_complains_where_cuda_does(line, on_gpu):
     with pytest.raises((RuntimeError, TypeError), match='gpu:0'):
