@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument('checkpoint', help='path of the checkpoint; `none` for a model that finds its weights itself')
     parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to this pickle file')
     parser.add_argument('--show-dir', help='write pictures with the predictions to this folder')
+    parser.add_argument('--tta', action='store_true', help='test on the views of tta_pipeline, merged by tta_model')
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
@@ -29,6 +30,8 @@ def main() -> None:
         cfg.load_from = launch.check_file(args.checkpoint, 'Checkpoint')
     if args.show_dir:
         launch.enable_pictures(cfg, args.show_dir)
+    if args.tta:
+        launch.enable_views(cfg)
     runner = launch.build_runner(cfg)
     if args.out:
         runner.register_hook(launch.DumpPredictions(args.out))

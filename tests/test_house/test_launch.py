@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import FlexibleRunner
 
 from mmplugins.utils.running import launch
@@ -184,3 +185,13 @@ def test_busy_machine_is_named(monkeypatch, caplog, load, threads, said):
     monkeypatch.setenv('OMP_NUM_THREADS', threads)
     warn_if_busy(logging.getLogger('busy'))
     assert ('OMP_NUM_THREADS=1' in caplog.text) is said
+
+
+def test_views_need_a_model_and_a_pipeline():
+    cfg = Config(dict(model=dict(type='A'), test_dataloader=dict(dataset=dict(dataset=dict(pipeline=[1])))))
+    with pytest.raises(SystemExit, match='--tta needs tta_model and tta_pipeline'):
+        launch.enable_views(cfg)
+    cfg.merge_from_dict(dict(tta_model=dict(type='B'), tta_pipeline=[2]))
+    launch.enable_views(cfg)
+    assert cfg.model == dict(type='B', module=dict(type='A'))
+    assert cfg.test_dataloader.dataset.dataset.pipeline == [2]

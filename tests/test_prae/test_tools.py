@@ -91,3 +91,27 @@ def test_inferencer_draws_fused_boxes(fitted, repo):
     assert (fitted / 'drawn/vis' / image.name).is_file()
     assert out['visualization'][0].shape == (240, 320, 3)
     assert inferencer.model.dataset_meta['classes'] == ('red blood cell', 'white blood cell', 'platelets')
+
+
+TTA = """
+_base_ = '{config}'
+custom_imports = dict(imports=['mmplugins.prae'], allow_failed_imports=False)
+tta_model = dict(type='PRAETTAModel', fusion=dict(type='PRAEFusion'))
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=(256, 192), keep_ratio=True)],
+        [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+        [dict(type='LoadAnnotations', with_bbox=True)],
+        [dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
+                                               'flip_direction'))]])]
+"""
+
+
+@pytest.mark.slow
+def test_views_of_one_detector_are_fused_by_our_tool(run, repo, tmp_path):
+    config, weights = repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py', repo / 'tests/data/prae/fcos.pth'
+    (tmp_path / 'tta.py').write_text(TTA.format(config=config))
+    args = ('-W', 'ignore', repo / 'tools/test.py', tmp_path / 'tta.py', weights, '--work-dir', tmp_path)
+    plain, views = (ap(run(sys.executable, *args, *more, cwd=tmp_path).stdout) for more in ((), ('--tta',)))
+    assert views > plain > 0.3

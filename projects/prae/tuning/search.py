@@ -86,14 +86,18 @@ class Judge:
 def climb(judge: Judge, start: Setting, moves: Sequence[Move]) -> Setting:
     """Try the values that each move offers, and go to the best if that is better by more than one standard error."""
     here, score = start, judge(start)
+    refused = None
     for move in moves:
+        if move is refused:  # from here it has been tried
+            continue
         tried = [(judge(setting), setting) for setting in move(here) if setting != here]
         if not tried:
             continue
         value, best = max(tried, key=lambda pair: pair[0].mean_ap())
         gain, error = judge.gain(value, score)
+        refused = move
         if gain > error:
-            here, score = best, value
+            here, score, refused = best, value, None
             LOGGER.info('mAP %.2f (%+.2f): %s', score.mean_ap(), gain, here.line(judge.calib.names))
     return here
 

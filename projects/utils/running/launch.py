@@ -103,6 +103,17 @@ def enable_pictures(cfg: Config, folder: str) -> None:
             raise SystemExit(f'--show-dir needs a visualization hook of a host in default_hooks, found {other!r}.')
 
 
+def enable_views(cfg: Config) -> None:
+    """Test on several views of each image, as mmdet does: by ``tta_model`` of the config, on its ``tta_pipeline``."""
+    if missing := [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]:
+        raise SystemExit(f'--tta needs {" and ".join(missing)} in the config.')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
 def build_runner(cfg: Config) -> Runner | FlexibleRunner:
     """Build the runner that the config asks for: ``runner_type``, a ``strategy``, or the plain one.
 
