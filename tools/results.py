@@ -1,11 +1,13 @@
 """Write ``projects/*/RESULTS.md`` and the tables of the READMEs from what the experiments found.
 
 ``python tools/results.py`` fills what stands between ``<!-- claims -->`` (verdicts) or ``<!-- benchmark -->`` (bounds)
-and ``<!-- end -->`` in each README, and writes RESULTS.md anew. Numbers are never typed; a test compares.
+and ``<!-- end -->`` in each README, and in the main one ``<!-- verdicts -->`` (how many of each plugin), and writes
+RESULTS.md anew. Numbers are never typed; a test compares.
 """
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 from experiments import ROOT
@@ -47,6 +49,21 @@ def page(name: str, results: Path) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
+def count_verdicts(readme: str) -> str:
+    """Return the main README with the number of verdicts of each plugin."""
+    kinds = ('holds', 'does not hold', 'undecided')
+    rows = ['| plugin | claims that hold | that do not | undecided |', '|---|---|---|---|']
+    for path in sorted(ROOT.glob('projects/*/results/claims.json')):
+        found = Counter(claim['verdict'] for claim in read(path)['claims'])
+        name = path.parents[1].name
+        cells = ' | '.join(str(found[kind]) for kind in kinds)
+        rows.append(f'| [{name}](projects/{name}/RESULTS.md) | {cells} |')
+    table = '\n'.join(rows)
+    return re.sub(
+        '(<!-- verdicts -->).*?(<!-- end -->)', lambda m: f'{m[1]}\n\n{table}\n\n{m[2]}', readme, flags=re.DOTALL
+    )
+
+
 def main() -> None:
     """Write what has changed, and say so."""
     for results in sorted(ROOT.glob('projects/*/results')):
@@ -56,6 +73,10 @@ def main() -> None:
             if not path.is_file() or path.read_text(encoding='utf-8') != text:
                 path.write_text(text, encoding='utf-8')
                 print(path.relative_to(ROOT))
+    front = ROOT / 'README.md'
+    if (text := count_verdicts(old := front.read_text(encoding='utf-8'))) != old:
+        front.write_text(text, encoding='utf-8')
+        print(front.name)
 
 
 if __name__ == '__main__':

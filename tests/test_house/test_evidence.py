@@ -22,6 +22,14 @@ def test_tables_are_those_of_the_results(plugin):
     assert results.page(plugin, folder / 'results') == page, 'run python tools/results.py'
 
 
+def test_the_main_page_counts_verdicts():
+    front = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert results.count_verdicts(front) == front, 'run python tools/results.py'
+    record = json.loads((ROOT / 'projects/prae/results/claims.json').read_text(encoding='utf-8'))
+    number = sum(claim['verdict'] == 'holds' for claim in record['claims'])
+    assert f'| [prae](projects/prae/RESULTS.md) | {number} |' in front
+
+
 def test_a_changed_number_shows(tmp_path):
     bound = dict(what='products', value=0.25, side='≤', limit=0.5, verdict='holds', reason='counted')
     record = dict(**RECORD, bounds=[bound], table='| a |')
