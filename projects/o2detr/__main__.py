@@ -51,7 +51,7 @@ def run_detect(args: argparse.Namespace) -> None:
     from mmrotate.registry import VISUALIZERS
 
     from ..utils.atomic import replacing, write_text
-    from .large_image import default_patch, detect_large_image, shown_scale
+    from .verbs.large_image import default_patch, detect_large_image, shown_scale
 
     check_files(args.config, args.checkpoint, *args.images)
     stems = [path.stem for path in args.images]
@@ -116,7 +116,7 @@ def run_submit(args: argparse.Namespace) -> None:
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from .submission import write_submission
+    from .verbs.submission import write_submission
 
     check_files(args.config, args.checkpoint)
     cfg = Config.fromfile(args.config)
@@ -136,7 +136,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Write the network, pixels to scores and boxes, as ONNX for any number of images of one size; compare outputs."""
     from mmdet.apis import init_detector
 
-    from .export import export_onnx
+    from .verbs.export import export_onnx
 
     check_files(args.config, args.checkpoint)
     model = init_detector(args.config, args.checkpoint, device='cpu')
@@ -155,7 +155,7 @@ def run_check(args: argparse.Namespace) -> None:
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from .check import Check
+    from .verbs.check import Check
 
     check_files(args.config)
     cfg = Config.fromfile(args.config)
@@ -184,7 +184,7 @@ def run_diagnose(args: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
 
     from ..utils.atomic import write_text
-    from .diagnose import diagnose, predict, text_of
+    from .verbs.diagnose import diagnose, predict, text_of
 
     check_files(args.config, args.checkpoint)
     init_default_scope('mmrotate')

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmplugins.o2detr.__main__ import main
-from mmplugins.o2detr.check import Check
+from mmplugins.o2detr.verbs.check import Check
 
 LINE = '10 10 40 10 40 20 10 20 {} 0'
 

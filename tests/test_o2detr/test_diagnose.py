@@ -14,7 +14,7 @@ from mmrotate.evaluation.functional import eval_rbbox_map
 from mmrotate.evaluation.functional import mean_ap as host
 from mmrotate.structures import RotatedBoxes
 
-from mmplugins.o2detr.diagnose import ROWS, Image, diagnose, image_of, mean_ap, text_of
+from mmplugins.o2detr.verbs.diagnose import ROWS, Image, diagnose, image_of, mean_ap, text_of
 
 CLASSES = 3
 # mmcv's IoU of boxes that coincide may be 0.33.

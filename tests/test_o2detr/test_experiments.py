@@ -17,7 +17,7 @@ from experiments.o2detr.claims import KINDS, claims
 from experiments.o2detr.data import Painter
 from experiments.o2detr.layers import EncoderCase
 from experiments.o2detr.measure import angle_errors
-from mmplugins.o2detr.diagnose import ROWS
+from mmplugins.o2detr.verbs.diagnose import ROWS
 
 
 def test_ink_lies_in_the_boxes(repo):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmplugins.o2detr import DWSepEncoder
-from mmplugins.o2detr.export import ExportedO2DETR, export_onnx
+from mmplugins.o2detr.verbs.export import ExportedO2DETR, export_onnx
 
 SHAPES = [(8, 12), (4, 6), (2, 3), (1, 2)]
 

@@ -11,8 +11,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmplugins.o2detr.__main__ import main
-from mmplugins.o2detr.large_image import default_patch, detect_large_image, shown_scale
-from mmplugins.o2detr.submission import check_patch_names, patch_files, submission_config
+from mmplugins.o2detr.verbs.large_image import default_patch, detect_large_image, shown_scale
+from mmplugins.o2detr.verbs.submission import check_patch_names, patch_files, submission_config
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),

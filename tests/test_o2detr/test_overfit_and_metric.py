@@ -118,7 +118,7 @@ def batch(scenes):
 def test_four_images_are_learned_by_heart_and_exported(build_model, batch, average_precision, tmp_path):
     from mmengine.optim import OptimWrapper
 
-    from mmplugins.o2detr.export import export_onnx
+    from mmplugins.o2detr.verbs.export import export_onnx
 
     norm = dict(type='GN', num_groups=4)
     changes = {'backbone.norm_cfg': norm, 'with_box_refine': True, 'as_two_stage': True}
@@ -142,7 +142,7 @@ def test_four_images_are_learned_by_heart_and_exported(build_model, batch, avera
 
 def test_export_says_what_it_cannot(build_model, cascade_changes, tmp_path):
     pytest.importorskip('onnx')
-    from mmplugins.o2detr.export import export_onnx
+    from mmplugins.o2detr.verbs.export import export_onnx
 
     with pytest.raises(TypeError, match='O2DETRCascade cannot be exported: ONNX has no rotated RoIAlign'):
         export_onnx(build_model(**cascade_changes()), tmp_path / 'model.onnx', (64, 64))

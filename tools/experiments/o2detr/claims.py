@@ -22,7 +22,7 @@ from experiments.o2detr.data import SIZE, make_data
 from experiments.o2detr.layers import EncoderCase
 from experiments.o2detr.measure import test
 from experiments.workloads.classify import count
-from mmplugins.o2detr.diagnose import ROWS
+from mmplugins.o2detr.verbs.diagnose import ROWS
 
 ITERS = 500
 NEAR = 0.05  # "within a few points" of AP50, fixed before any run

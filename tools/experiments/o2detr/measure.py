@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmplugins.o2detr.angles import angle_distance, regularize
-from mmplugins.o2detr.diagnose import ROWS, diagnose, predict
+from mmplugins.o2detr.verbs.diagnose import ROWS, diagnose, predict
 
 BORDER = np.deg2rad(10)
 

@@ -28,7 +28,7 @@ from mmrotate.evaluation.functional.mean_ap import tpfp_default
 from mmrotate.structures.bbox import rbbox_overlaps
 from torch import nn
 
-from .angles import regularize
+from ..angles import regularize
 
 ROWS = ('as it is', 'class', 'angle', 'size', 'center', 'ranking', 'NMS', 'ranking, NMS')
 IOU_THRS = (0.5, 0.75)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..utils.atomic import replacing
-from .cascade import O2DETRCascade
-from .detector import O2DETR
+from ...utils.atomic import replacing
+from ..cascade import O2DETRCascade
+from ..detector import O2DETR
 
 TOLERANCE = 1e-3  # of scores, and of boxes in parts of the image
 # Traced with two images, so that no dimension of one is taken for a constant; compared with fewer and with more.

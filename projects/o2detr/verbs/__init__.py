@@ -1,0 +1,1 @@
+"""What `python -m mmplugins.o2detr` does: checking, detecting in large pictures, diagnosing, exporting, submitting."""
