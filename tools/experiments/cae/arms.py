@@ -11,16 +11,21 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from experiments.cae.digits import GRID, PATCH, SIDE, Digits, shift
+from experiments.cae import targets  # noqa: F401
+from experiments.cae.digits import Digits
+from experiments.cae.photos import Photos
 from mmplugins.cae import InclusiveBlockMask
 
-# Name -> method, what differs. Steps are multiples of 18, an epoch of batches of 64.
+# Name -> method, what differs. A step has 64 images.
 ARMS = {
     'random init': dict(kind='random'),
     'raw pixels': dict(kind='pixels'),
     'CAE v2, visible': dict(kind='v2', supervision='visible'),
     'CAE v2, masked': dict(kind='v2', supervision='masked'),
     'CAE v2, both': dict(kind='v2'),
+    'CAE v2, nearly no mask': dict(kind='v2', supervision='visible', masked=1),
+    'CAE v2, no labels in the target': dict(kind='v2', supervision='visible', target='gradients'),
+    'teacher itself': dict(kind='teacher'),
     'CAE v1': dict(kind='v1'),
     'CAE v1, alignment only': dict(kind='v1', recon_weight=0.0),
     'CAE v1, no alignment': dict(kind='v1', align_weight=0.0),
@@ -34,29 +39,34 @@ ARMS = {
     'supervised, 10 labels a class': dict(kind='supervised', shots=10),
     'supervised, all labels': dict(kind='supervised'),
 }
-EPOCHS = dict(v2=40, v1=60, supervised=40)
+STEPS = dict(v2=720, v1=1080, supervised=720)
+DATA = dict(digits=Digits, photos=Photos)
+GRID = 6  # of both sets
 
 
-def student(dim: int, layers: int) -> dict:
+def student(dim: int, layers: int, data: Digits | Photos) -> dict:
     """Config of the encoder."""
     arch = dict(embed_dims=dim, num_layers=layers, num_heads=4, feedforward_channels=4 * dim)
-    return dict(type='CAEViT', arch=arch, img_size=SIDE, patch_size=PATCH)
+    return dict(type='CAEViT', arch=arch, img_size=data.side, patch_size=data.patch)
 
 
-def build(arm: dict, folder: Path) -> torch.nn.Module:
+def build(arm: dict, data: Digits | Photos, folder: Path) -> torch.nn.Module:
     """Build the model of an arm from the registry."""
     dim = arm.get('dim', 48)
-    backbone = student(dim, arm.get('layers', 3))
+    backbone = student(dim, arm.get('layers', 3), data)
+    classes = int(data.train_labels.max()) + 1
     if arm['kind'] in ('random', 'supervised'):
         if arm['kind'] == 'supervised':
             backbone.update(type='CAEFinetuneViT', use_rel_pos_bias=False)
-        head = dict(type='LinearClsHead', num_classes=10, in_channels=dim)
+        head = dict(type='LinearClsHead', num_classes=classes, in_channels=dim)
         return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
     neck = dict(type='CAERegressorNeck', embed_dims=dim, grid_size=(GRID, GRID), num_heads=4)
     if arm['kind'] == 'v2':
         neck.update(num_classes=64, regressor_depth=1, decoder_depth=0)
         head = dict(type='CAEv2Head', supervision=arm.get('supervision', 'both'))
-        target = dict(type='DigitsTeacher', init_cfg=dict(type='Pretrained', checkpoint=str(folder / 'teacher.pth')))
+        target = teacher(data, folder)
+        if arm.get('target') == 'gradients':
+            neck['num_classes'], target = 108, dict(type='HOGTarget', patch_size=data.patch, pool=data.patch // 2)
     else:
         neck.update(num_classes=64, regressor_depth=2, decoder_depth=arm.get('decoder_depth', 2))
         weights = {key: arm[key] for key in ('recon_weight', 'align_weight') if key in arm}
@@ -66,16 +76,23 @@ def build(arm: dict, folder: Path) -> torch.nn.Module:
     return MODELS.build(dict(type=kind, backbone=backbone, neck=neck, head=head, target_generator=target))
 
 
+def teacher(data: Digits | Photos, folder: Path) -> dict:
+    """Config of the CNN that stands for CLIP."""
+    init_cfg = dict(type='Pretrained', checkpoint=str(folder / 'teacher.pth'))
+    classes = int(data.train_labels.max()) + 1
+    return dict(type='LabelCNNTeacher', strides=data.strides, num_classes=classes, init_cfg=init_cfg)
+
+
 def mask_bank(masked: int, size: int = 1500) -> Tensor:
     """Masks (size, 6, 6); drawing them for each image would take most of the time."""
     draw = InclusiveBlockMask((GRID, GRID), num_masking_patches=masked, min_num_patches=4)
     return torch.from_numpy(np.stack([draw.transform({})['mask'] for _ in range(size)]))
 
 
-def train(model: torch.nn.Module, arm: dict, digits: Digits, seed: int, epochs: int) -> None:
+def train(model: torch.nn.Module, arm: dict, data: Digits | Photos, seed: int, steps: int) -> None:
     """AdamW, warm-up of a tenth, cosine; the same for each arm."""
     generator = torch.Generator().manual_seed(seed)
-    images, labels = digits.train, digits.train_labels
+    images, labels = data.train, data.train_labels
     if 'shots' in arm:
         rows = few(labels, arm['shots'], seed)
         images, labels = images[rows], labels[rows]
@@ -86,21 +103,20 @@ def train(model: torch.nn.Module, arm: dict, digits: Digits, seed: int, epochs: 
         dict(params=[p for p in learning if p.ndim <= 1], weight_decay=0.0),
     ]
     optimizer = torch.optim.AdamW(groups, lr=2e-3)
-    steps = epochs * (len(digits.train) // 64)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(step / (0.1 * steps), 0.5 + 0.5 * np.cos(np.pi * max(0, step / steps - 0.1) / 0.9))
     )
     model.train()
     for _ in range(steps):
         rows = torch.randint(len(images), (64,), generator=generator)
-        batch = shift(images[rows], generator)
+        batch = data.augment(images[rows], generator)
         if bank is None:
             samples = [DataSample().set_gt_label(label) for label in labels[rows].tolist()]
-            losses = model.loss(digits.normalize(batch), samples)
+            losses = model.loss(data.normalize(batch), samples)
         else:
             masks = bank[torch.randint(len(bank), (64,), generator=generator)]
             samples = [DataSample(metainfo=dict(mask=mask)) for mask in masks]
-            losses = model.loss([digits.normalize(batch), batch], samples)
+            losses = model.loss([data.normalize(batch), batch], samples)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(learning, 3.0)
@@ -112,20 +128,20 @@ def few(labels: Tensor, shots: int, seed: int) -> Tensor:
     """Rows of ``shots`` samples a class."""
     generator = torch.Generator().manual_seed(1000 + seed)
     order = torch.randperm(len(labels), generator=generator)
-    return torch.cat([order[labels[order] == label][:shots] for label in range(10)])
+    return torch.cat([order[labels[order] == label][:shots] for label in range(int(labels.max()) + 1)])
 
 
-def probes(train: Tensor, test: Tensor, digits: Digits, draws: int = 5) -> dict[str, float]:
+def probes(train: Tensor, test: Tensor, data: Digits | Photos, draws: int = 5) -> dict[str, float]:
     """Accuracies in percent: logistic regression on all labels, on 10 a class (mean of draws), 10 nearest neighbors."""
     scaler = StandardScaler().fit(train.numpy())
     x, z = scaler.transform(train.numpy()), scaler.transform(test.numpy())
-    y, truth = digits.train_labels.numpy(), digits.test_labels.numpy()
+    y, truth = data.train_labels.numpy(), data.test_labels.numpy()
 
     def score(classifier: object, rows: np.ndarray) -> float:
         return 100 * float((classifier.fit(x[rows], y[rows]).predict(z) == truth).mean())
 
     every = np.arange(len(y))
-    shots = [few(digits.train_labels, 10, draw).numpy() for draw in range(draws)]
+    shots = [few(data.train_labels, 10, draw).numpy() for draw in range(draws)]
     return {
         'all labels': score(LogisticRegression(max_iter=500), every),
         '10-shot': float(np.mean([score(LogisticRegression(max_iter=500), rows) for rows in shots])),
@@ -134,38 +150,47 @@ def probes(train: Tensor, test: Tensor, digits: Digits, draws: int = 5) -> dict[
 
 
 @torch.no_grad()
-def features(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
+def features(network: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Mean of the patch tokens (n, D), all of them side by side (n, 36 D), after the final norm."""
-    tokens = model.backbone(images)[0][:, 1:]
+    found = [network(batch) for batch in images.split(256)]
+    tokens = torch.cat([part[0] if isinstance(part, tuple) else part for part in found])[:, 1:]
     return dict(mean=tokens.mean(1), all_tokens=tokens.flatten(1))
 
 
-def measure(name: str, seed: int, folder: Path, scale: float) -> dict:
+def measure(task: str, name: str, seed: int, folder: Path, source: Path | None, scale: float) -> dict:
     """Train an arm and probe it.
 
     Args:
+        task: Of ``DATA``.
         name: Of ``ARMS``.
         seed: Of weights, masks, order and draws.
         folder: Of the frozen targets.
-        scale: Factor of the number of epochs.
+        source: Of the photos.
+        scale: Factor of the number of steps.
 
     Returns:
         Probes by kind of feature and by name; of supervised arms ``mean.accuracy``.
     """
-    arm, digits = ARMS[name], Digits()
+    arm, data = ARMS[name], DATA[task](source)
     torch.manual_seed(seed)
     np.random.seed(seed)
     if arm['kind'] == 'pixels':
-        found = probes(digits.train.mean(1).flatten(1), digits.test.mean(1).flatten(1), digits)
+        found = probes(data.pixels(data.train), data.pixels(data.test), data)
         return dict(mean=found, all_tokens=found)
-    model = build(arm, folder)
-    model.init_weights()
-    if arm['kind'] != 'random':
-        train(model, arm, digits, seed, max(1, round(scale * EPOCHS[arm['kind']])))
-    model.eval()
-    if arm['kind'] == 'supervised':
-        with torch.no_grad():
-            found = model.head(model.backbone(digits.normalize(digits.test))).argmax(1)
-        return dict(mean={'accuracy': 100 * (found == digits.test_labels).float().mean().item()})
-    train_set, test_set = (features(model, digits.normalize(images)) for images in (digits.train, digits.test))
-    return {kind: probes(train_set[kind], test_set[kind], digits) for kind in train_set}
+    if arm['kind'] == 'teacher':
+        network, view = MODELS.build(teacher(data, folder)), lambda images: images
+        network.init_weights()
+        network.eval()
+    else:
+        model = build(arm, data, folder)
+        model.init_weights()
+        if arm['kind'] != 'random':
+            train(model, arm, data, seed, max(2, round(scale * STEPS[arm['kind']])))
+        model.eval()
+        if arm['kind'] == 'supervised':
+            with torch.no_grad():
+                found = model.head(model.backbone(data.normalize(data.test))).argmax(1)
+            return dict(mean={'accuracy': 100 * (found == data.test_labels).float().mean().item()})
+        network, view = model.backbone, data.normalize
+    train_set, test_set = (features(network, view(images)) for images in (data.train, data.test))
+    return {kind: probes(train_set[kind], test_set[kind], data) for kind in train_set}
