@@ -74,7 +74,7 @@ class TwoViewRandomResizedCrop(BaseTransform):
         image = results['img']
         top, left, height, width = self.draw_box(*image.shape[:2])
         crop = Image.fromarray(image).crop((left, top, left + width, top + height))
-        results['img'] = [np.asarray(crop.resize(size[::-1], FILTERS[name])) for size, name in self.views]
+        results['img'] = [np.array(crop.resize(size[::-1], FILTERS[name])) for size, name in self.views]
         return results
 
     def __repr__(self) -> str:
