@@ -59,7 +59,8 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
             if 'num_episodes' in node:
                 node.update(num_episodes=2, queries=3)
             elif 'num_episodes' not in loader.dataset and (
-                'ann_file' in node or 'tests/data' in node.get('data_root', '')
+                ('ann_file' in node and 'Load' not in node.type)  # no transform that reads annotations
+                or 'tests/data' in node.get('data_root', '')
             ):
                 node['indices'] = 2 * loader.get('batch_size', 2)
         if shrink > 1:
