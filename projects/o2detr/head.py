@@ -39,7 +39,7 @@ class O2DETRHead(DeformableDETRHead):
         embed_dims: ``D``.
         num_reg_fcs: Hidden layers of the box branch.
         tokens_per_gt: Of a two-stage detector. Each true box teaches so many tokens of the encoder, the cheapest by the
-            costs of the assigner; 1 for the assigner itself.
+            costs of the assigner; 1 for the assigner itself. More than an object covers are learned slowly.
         sync_cls_avg_factor: Whether the classification loss is divided by the mean number of matched queries over all
             GPUs, as the other losses are.
         **kwargs: Of the host's ``DeformableDETRHead``. ``test_cfg.max_per_img`` may exceed ``M C``; ``test_cfg.nms``,
