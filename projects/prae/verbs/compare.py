@@ -133,13 +133,22 @@ def calibration_of(method: Method, fold: Fold, names: Sequence[str]) -> Calibrat
     return replace(fit(tables, fold.fit_gt, fit_config(method.preset, **method.fit)), fusion=fusion)
 
 
-def calibrations(methods: Sequence[Method], fold: Fold, names: Sequence[str]) -> dict[str, Calibration]:
-    """Curves and settings of all methods; the search runs once for all that are tuned."""
+def calibrations(
+    methods: Sequence[Method], fold: Fold, names: Sequence[str], searched: Sequence[Calibration] | None = None
+) -> dict[str, Calibration]:
+    """Curves and settings of all methods.
+
+    Args:
+        methods: What to compare.
+        fold: Fit images.
+        names: Detectors.
+        searched: What :func:`tune` found for fusion without curves and with them; None: it runs once for both.
+    """
     found = {}
-    if any(method.tuned for method in methods):
-        plain, ours, _ = tune({name: fold.fit_tables[name] for name in names}, fold.fit_gt)
+    if searched is None and any(method.tuned for method in methods):
+        searched = tune({name: fold.fit_tables[name] for name in names}, fold.fit_gt)[:2]
     for method in methods:
-        tuned = (plain if method.preset is None else ours) if method.tuned else None
+        tuned = searched[method.preset is not None] if method.tuned else None
         found[method.name] = tuned or calibration_of(method, fold, names)
     return found
 
@@ -150,6 +159,7 @@ def compare_set(
     methods: Sequence[Method] = METHODS,
     resamples: int = 200,
     seed: int = 0,
+    searched: Sequence[Sequence[Calibration]] | None = None,
 ) -> dict[str, dict]:
     """Score all methods on one set of detectors.
 
@@ -159,6 +169,7 @@ def compare_set(
         methods: What to compare.
         resamples: Of the bootstrap; 0 for no intervals.
         seed: Of the bootstrap.
+        searched: For each fold, see :func:`calibrations`.
 
     Returns:
         Name of each method to ``mAP`` and ``AP50``, percent, and ``folds``; with a baseline also ``difference``, for
@@ -169,7 +180,8 @@ def compare_set(
     }
     wanted = {m.baseline for m in methods if m.baseline} | {m.name for m in methods if m.baseline}
     arms: dict[str, list[ResampledAP]] = {}
-    settings = [calibrations(methods, fold, names) for fold in folds]
+    found = searched or [None] * len(folds)
+    settings = [calibrations(methods, fold, names, own) for fold, own in zip(folds, found, strict=True)]
     for method in methods:
         outputs = [run_method(fold, own[method.name]) for fold, own in zip(folds, settings, strict=True)]
         judged = [ResampledAP(out, fold.test_gt) for out, fold in zip(outputs, folds, strict=True)]

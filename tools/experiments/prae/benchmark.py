@@ -18,7 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.registry import init_default_scope
 
+from experiments import ROOT
 from experiments.frame import measure
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
 from experiments.prae.data import DATA, DETECTORS, load
@@ -183,6 +188,33 @@ def cases(options: Options) -> Iterator[Case]:
     for head in HEADS:
         call = {OURS: lambda head=head: fuse(pair, raw, fuse_config(head=head))}
         yield Case(f'one image, 2 x 300 boxes, {head}', call, OURS, repeats=30, count=False)
+    yield Case('EnsembleDetector of two small detectors, one picture', ensemble_arms(), OURS, repeats=10, count=False)
+
+
+def ensemble_arms() -> dict[str, Callable]:
+    """One picture through `EnsembleDetector`, and through each of its members alone, from pixels to boxes."""
+    init_default_scope('mmdet')
+    names = ('fcos', 'retinanet')
+    detectors = [
+        dict(
+            name=name,
+            config=str(ROOT / f'configs/prae/{name}_r18-w16_1xb8-12e_bccd.py'),
+            checkpoint=str(ROOT / f'tests/data/prae/{name}.pth'),
+        )
+        for name in names
+    ]
+    model = MODELS.build(dict(type='EnsembleDetector', detectors=detectors, fusion=dict(type='PRAEFusion'))).eval()
+    meta = dict(ori_shape=(240, 320), img_shape=(192, 256), scale_factor=(0.8, 0.8), batch_input_shape=(192, 256))
+    picture = torch.randint(0, 255, (3, 192, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def data() -> dict:
+        return dict(inputs=[picture], data_samples=[DetDataSample(metainfo=meta)])
+
+    model.test_step(data())  # loads the members
+    members = {
+        name: lambda member=member: member.test_step(data()) for name, member in zip(names, model.members, strict=True)
+    }
+    return {OURS: lambda: model.test_step(data()), **{f'{name} alone': call for name, call in members.items()}}
 
 
 def bounds(measured: Measured) -> list[Bound]:

@@ -6,6 +6,7 @@ is also tuned, on the same images as PRAE and by the same search. All cells of a
 
 import functools
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 
@@ -14,13 +15,14 @@ import numpy as np
 from experiments.frame.claims import Claim, Found, Row, minus
 from experiments.frame.experiment import Experiment
 from experiments.frame.origin import origin
-from experiments.frame.tasks import Context, Task
+from experiments.frame.tasks import Context, Job, Task, run_job
 from experiments.frame.verdict import Comparison
 from experiments.prae.data import DATA, DETECTORS, load, smaller, with_weak_boxes
-from mmplugins.prae import fit, fit_config
+from mmplugins.prae import Calibration, FuseConfig, fit, fit_config
 from mmplugins.prae.tuning.bootstrap import ResampledAP
 from mmplugins.prae.tuning.folds import Fold, make_folds, pick
 from mmplugins.prae.tuning.held_out import calibrate_fused, hold_out
+from mmplugins.prae.tuning.search import tune
 from mmplugins.prae.verbs.compare import METHODS, Method, calibrations, compare_set, markdown, run_method
 from mmplugins.prae.verbs.plots import plot_precision_recall, plot_reliability
 from mmplugins.utils.atomic import write_text
@@ -32,6 +34,8 @@ SETS = {
     'D': DETECTORS[:4],
     'E': DETECTORS,
 }
+# Jobs of their own where there are many detectors, so that no job is long.
+SEARCHES = {f'{label}, half {half}': (label, half) for label in 'DE' for half in (0, 1)}
 RESAMPLES = 200
 PACKAGES = ('faster-coco-eval', 'pycocotools')
 ALL = (
@@ -75,10 +79,32 @@ def folds_of(data: Path, quick: bool) -> list[Fold]:
     return make_folds(*(pick(*boxes, np.arange(100)) if quick else boxes))
 
 
+def search(arm: str, seed: int, context: Context) -> dict:
+    """Settings that are found on a half of the images, without curves and with them."""
+    label, half = SEARCHES[arm]
+    fold = folds_of(context.data, context.quick)[half]
+    plain, ours, _ = tune({name: fold.fit_tables[name] for name in SETS[label]}, fold.fit_gt)
+    refined = any(detector.curve.kind != 'identity' for detector in ours.detectors)
+    return dict(plain=asdict(plain.fusion), ours=asdict(ours.fusion), refined=refined)
+
+
+def searched(arm: str, context: Context) -> tuple[Calibration, Calibration]:
+    """What `search` found, or finds now, with the curves of that half."""
+    label, half = SEARCHES[arm]
+    found = run_job(Job('searches', arm, 0), Task(search, (arm,)), context)
+    fold = folds_of(context.data, context.quick)[half]
+    calib = fit({name: fold.fit_tables[name] for name in SETS[label]}, fold.fit_gt)
+    raw = calib.without_curves()
+    ours = calib if found['refined'] else raw
+    return replace(raw, fusion=FuseConfig(**found['plain'])), replace(ours, fusion=FuseConfig(**found['ours']))
+
+
 def compare(label: str, seed: int, context: Context) -> dict:
     """All methods on a set of detectors."""
     folds = folds_of(context.data, context.quick)
-    return dict(scores=compare_set(folds, SETS[label], ALL, resamples=5 if context.quick else RESAMPLES))
+    tuned = [searched(arm, context) for arm, (name, _) in SEARCHES.items() if name == label]
+    resamples = 5 if context.quick else RESAMPLES
+    return dict(scores=compare_set(folds, SETS[label], ALL, resamples=resamples, searched=tuned or None))
 
 
 def few_images(arm: str, seed: int, context: Context) -> dict:
@@ -255,7 +281,8 @@ def pictures(found: Found, context: Context, folder: Path) -> None:
 
 EXPERIMENT = Experiment(
     tasks=dict(
-        sets=Task(compare, tuple(SETS), minutes=dict(A=1.5, B=1.5, C=1.5, D=4, E=8)),
+        searches=Task(search, tuple(SEARCHES), minutes=0.5),
+        sets=Task(compare, tuple(SETS), minutes=1.0),
         few=Task(few_images, tuple(FEW), minutes=1.0),
         transforms=Task(transform, tuple(TRANSFORMED), minutes=0.3),
         weak=Task(weak_boxes, tuple(WEAK), minutes=0.5),
