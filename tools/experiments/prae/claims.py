@@ -194,8 +194,8 @@ def few_claims(found: Found) -> list[Claim]:
     bandit_text = 'theta .1 or .5 above theta 0 at 25 and 50 images'
     return [
         Claim('PRAE is above WBF where it is fitted on few images', 'ours', text, judged, shown),
-        Claim('Tuned on few images, PRAE is above tuned WBF', 'ours', text, tuned),
-        Claim('The bandit term helps where fit images are few', 'abstract', bandit_text, bandit),
+        Claim('Tuned on few images, PRAE is above tuned WBF', 'ours', text, tuned, shown),
+        Claim('The bandit term helps where fit images are few', 'abstract', bandit_text, bandit, shown),
     ]
 
 
