@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from modelindex.load_model_index import load
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('projects/*/README.md')])
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('projects/*/*.md')])
 METAFILES = sorted(ROOT.glob('projects/*/metafile.yml'))
 
 in_documents = pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -53,6 +53,12 @@ def test_links_to_files_exist(document):
     for link in re.findall(r'\]\(([^)#\s]+)', text):
         if '://' not in link:
             assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize('readme', sorted(ROOT.glob('projects/*/README.md')), ids=lambda path: path.parent.name)
+def test_a_readme_has_two_screens(readme):
+    lines = len(readme.read_text(encoding='utf-8').splitlines())
+    assert lines <= 120, f'{lines} lines: what a newcomer does not need goes to DETAILS.md beside it'
 
 
 def test_config_of_the_readme_builds(tmp_path):
