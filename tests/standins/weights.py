@@ -177,11 +177,23 @@ class Weights:
 def save_model(model: dict, scope: str, path: Path, rename: Callable[[str], str] = str) -> None:
     """Build a model with random weights and save them as a checkpoint."""
     init_default_scope(scope)
-    built = MODELS.build({key: value for key, value in model.items() if key != 'init_cfg'})
+    built = MODELS.build(untrained(model))
     # Residual branches that start at zero, among others: any other random net with frozen batch norms overflows.
     built.init_weights()
     state = {rename(name): value for name, value in built.state_dict().items()}
     torch.save(dict(meta={}, state_dict=state), path)
+
+
+def untrained(node: object) -> object:
+    """A config without the weights that it or a part of it starts from: they would be downloaded."""
+    if isinstance(node, dict):
+        start = node.get('init_cfg')
+        is_file = isinstance(start, dict) and start.get('type') == 'Pretrained'
+        kept = {key: untrained(value) for key, value in node.items() if not (is_file and key == 'init_cfg')}
+        return type(node)(kept)
+    if isinstance(node, (list, tuple)):
+        return type(node)(untrained(value) for value in node)
+    return node
 
 
 def run_verb(plugin: str, *arguments: object) -> None:
