@@ -72,17 +72,17 @@ def test_onnx(opset, free, network, tmp_path):
     compare(lambda x: session.run(None, {'input': x.numpy()}), module, SIZES if free else SIZES[:1])
 
 
-def test_the_commands_of_the_readme(repo, tmp_path, monkeypatch):
+def test_the_commands_of_the_details(repo, tmp_path, monkeypatch):
     """The block that exports runs as it is written, in an empty folder but for the configs."""
     pytest.importorskip('onnx', reason='pip install onnx onnxscript onnxruntime')
     onnxruntime = pytest.importorskip('onnxruntime', reason='pip install onnx onnxscript onnxruntime')
-    text = (repo / 'projects/dsnet/README.md').read_text(encoding='utf-8')
+    text = (repo / 'projects/dsnet/DETAILS.md').read_text(encoding='utf-8')
     (block,) = (part.split('```')[0] for part in text.split('```python\n') if 'torch.onnx.export' in part)
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'configs').symlink_to(repo / 'configs')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        exec(compile(block, 'README.md', 'exec'), {})
+        exec(compile(block, 'DETAILS.md', 'exec'), {})
     (path,) = tmp_path.glob('*.onnx')
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     x = np.zeros((2, 3, 72, 100), dtype=np.float32)

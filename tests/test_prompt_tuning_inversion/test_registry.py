@@ -6,9 +6,10 @@ import mmplugins.prompt_tuning_inversion as plugin
 
 # A name joins only if no user would give it to a class of their own.
 NAMES = {
-    'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditLPIPS', 'EditPSNR', 'EditPairDataset', 'EditSSIM',
-    'LoadEditImage', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor', 'SaveEditGridHook',
-    'TintedDigitAccuracy', 'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
+    'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
+    'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'LoadEditImage', 'NegativePromptEditor',
+    'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor', 'SaveEditGridHook', 'TintedDigitAccuracy',
+    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
 }  # fmt: skip
 
 
