@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
 def keep_older(claims: list[dict], path: Path) -> list[dict]:
     """Return claims in which those without any value are as in an earlier record, with its date as ``older``.
 
+    A claim for which nothing was ever run is left out.
+
     Args:
         claims: As `claims.to_json` returns them.
         path: Of the earlier record; it need not be there.
@@ -71,10 +73,10 @@ def keep_older(claims: list[dict], path: Path) -> list[dict]:
     record = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
     earlier = {claim['claim']: {'older': record['date'], **claim} for claim in record['claims']}
 
-    def chosen(claim: dict) -> dict:
-        return claim if any(arm['values'] for arm in claim['arms']) else earlier.get(claim['claim'], claim)
+    def chosen(claim: dict) -> dict | None:
+        return claim if any(arm['values'] for arm in claim['arms']) else earlier.get(claim['claim'])
 
-    return [chosen(claim) for claim in claims]
+    return [claim for claim in map(chosen, claims) if claim]
 
 
 def run(experiment: Experiment, args: argparse.Namespace) -> None:
