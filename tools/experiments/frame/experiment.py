@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def keep_older(claims: list[dict], path: Path) -> list[dict]:
-    """Return claims in which those without any value are as in an earlier record, with its date as ``older``.
+    """Return claims in which those that lack a value are as in an earlier record, with its date as ``older``.
 
     A claim for which nothing was ever run is left out.
 
@@ -74,7 +74,11 @@ def keep_older(claims: list[dict], path: Path) -> list[dict]:
     earlier = {claim['claim']: {'older': record['date'], **claim} for claim in record['claims']}
 
     def chosen(claim: dict) -> dict | None:
-        return claim if any(arm['values'] for arm in claim['arms']) else earlier.get(claim['claim'])
+        if all(one['values'] for one in (*claim['arms'], *claim['judged'])):
+            return claim
+        if claim['claim'] in earlier:
+            return earlier[claim['claim']]
+        return claim if any(arm['values'] for arm in claim['arms']) else None
 
     return [claim for claim in map(chosen, claims) if claim]
 
