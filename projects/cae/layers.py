@@ -48,6 +48,14 @@ def scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
     return branch if gamma is None else gamma * branch
 
 
+def plus(x: Tensor, bias: Tensor) -> Tensor:
+    """Add a bias ``(C,)`` to ``(..., C)``, in the precision of the latter, as a linear layer under autocast does.
+
+    The projections are called and not read for their weights: hooks, LoRA and quantization depend on the call.
+    """
+    return x + bias.to(x.dtype)
+
+
 class CAEAttention(BEiTAttention):
     """Self-attention of BEiT through ``scaled_dot_product_attention``; ``(B, N, C)`` in and out.
 
@@ -91,8 +99,7 @@ class CAEAttention(BEiTAttention):
             ``(B, N, C)``.
         """
         if self.bias == 'qv_bias':  # a bias of the keys shifts all logits of a query alike: it has no effect
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-            qkv = F.linear(x, self.qkv.weight, bias)
+            qkv = plus(self.qkv(x), torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias]))
         else:
             qkv = self.qkv(x)
         q, k, v = (split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
@@ -195,9 +202,9 @@ class CAECrossAttention(CrossMultiheadAttention):
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from ``x`` (B, M, C) to keys ``k`` and values ``v``, both (B, V + M, C); returns (B, M, C)."""
-        q = split_heads(F.linear(x, self.q.weight, self.q_bias), self.num_heads)
+        q = split_heads(plus(self.q(x), self.q_bias), self.num_heads)
         k = split_heads(self.k(k), self.num_heads)
-        v = split_heads(F.linear(v, self.v.weight, self.v_bias), self.num_heads)
+        v = split_heads(plus(self.v(v), self.v_bias), self.num_heads)
         dropout = self.attn_drop.p if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

@@ -19,7 +19,6 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.models.utils import build_norm_layer, resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmplugins.utils.encoders import is_pretrained
 
@@ -244,7 +243,8 @@ class CAEViT(BaseBackbone):
             ``(B, 1 + V, D)``.
         """
         projection = self.patch_embed.projection
-        x = F.linear(tokens_at(pixels, places), projection.weight.flatten(1), projection.bias)
+        patches = tokens_at(pixels, places).unflatten(2, (-1, *projection.kernel_size))
+        x = projection(patches.flatten(0, 1)).flatten(1).unflatten(0, places.shape)
         x = x + tokens_at(self.pos_embed[:, 1:], places)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = self.pre_norm(self.drop_after_pos(torch.cat([cls_token, x], dim=1)))
