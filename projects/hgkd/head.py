@@ -16,6 +16,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from .masks import expand_active
+from .teachers.provider import CHECK_INTERVAL
 
 LOSSES = ('smooth_l1', 'mse', 'cosine')
 POSITIONS = ('all', 'masked', 'visible')
@@ -49,6 +50,7 @@ class FeaturePredictHead(BaseModule):
         self.loss_type = loss_type
         self.beta = beta
         self.supervise = supervise
+        self._calls = 0
 
     def forward(self, pred: Tensor, target: Tensor, active: Tensor) -> Tensor:
         """Return the loss, a scalar in float32 whatever the dtype of the inputs.
@@ -61,9 +63,13 @@ class FeaturePredictHead(BaseModule):
 
         Raises:
             ValueError: Shapes do not fit.
+            FloatingPointError: The target holds NaN or infinity; looked at in the first call and each 50th.
         """
         if pred.shape != target.shape:
             raise ValueError(f'prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
+        if self._calls % CHECK_INTERVAL == 0 and not torch.isfinite(target).all():  # the host waits to know
+            raise FloatingPointError('the target of the distillation loss is not finite')
+        self._calls += 1
         distance = self.distance(pred.float(), target.float())
         weight = self.position_weight(active, target.shape[-2:]).to(distance)
         # A batch without a supervised position gives 0, not NaN.

@@ -86,3 +86,11 @@ def test_errors(make_active):
         head(torch.zeros(2, 5, 4, 4), torch.zeros(2, 6, 4, 4), active)
     with pytest.raises(ValueError, match='no multiple'):
         head(torch.zeros(2, 5, 3, 4), torch.zeros(2, 5, 3, 4), active)
+
+
+def test_a_target_that_is_not_finite_is_refused(make_active):
+    head, active = FeaturePredictHead(), make_active()
+    target = torch.zeros(2, 5, 4, 4)
+    target[0, 0, 0, 0] = float('nan')
+    with pytest.raises(FloatingPointError, match='target'):
+        head(torch.zeros(2, 5, 4, 4), target, active)
