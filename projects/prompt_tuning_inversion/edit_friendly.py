@@ -12,12 +12,13 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .editor import InversionEditor, Progress, guide, normal_tensors
+from .baselines import SDEditEditor
+from .editor import Progress, guide, normal_tensors
 from .inversion import Inversion
 
 
 @MODELS.register_module()
-class EditFriendlyEditor(InversionEditor):
+class EditFriendlyEditor(SDEditEditor):
     """Edits ``(B, 3, H, W)`` by sampling with the noise that leads back to the image, under another prompt.
 
     Each level gets noise of its own, so that neighbors are nearly independent; the noise of a random (DDPM) step is
@@ -27,17 +28,8 @@ class EditFriendlyEditor(InversionEditor):
     Args:
         edit_guidance: 15 in the paper, against ``guidance`` 3.5 for the prompt of the image, which is empty where none
             is given. Default: as ``guidance``, as in the other editors.
-        seed: Of the noise, the same for every image.
-        **kwargs: Of :class:`InversionEditor`.
+        **kwargs: Of :class:`SDEditEditor`, which starts from a level too, but leaves the noise to the model.
     """
-
-    def __init__(self, *args, seed: int = 0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.seed = seed
-
-    def settings(self) -> dict:
-        """Those of the base class and the seed."""
-        return dict(super().settings(), seed=self.seed)
 
     def prompts_of_inversion(self, prompt: str, source_prompt: str | None) -> list[str]:
         """The prompt of the image."""
