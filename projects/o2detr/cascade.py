@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .angles import regularize
 from .detector import O2DETR
+from .targets import prepare_gt
 
 MOUNTED = ('roi_head', 'roi_neck')
 
@@ -163,7 +164,8 @@ class O2DETRCascade(O2DETR):
 
     def _roi_sample(self, sample: DetDataSample) -> DetDataSample:
         """Ground truth as the base's head sees it: a degenerate box has an infinite delta."""
-        prepared = self.bbox_head.prepare_gt(sample.gt_instances, sample.metainfo)
+        head = self.bbox_head
+        prepared = prepare_gt(sample.gt_instances, sample.metainfo, head.num_classes, head.min_gt_size)
         new = DetDataSample(metainfo=sample.metainfo)
         new.gt_instances = InstanceData(bboxes=RotatedBoxes(prepared.bboxes), labels=prepared.labels)
         if 'ignored_instances' in sample:

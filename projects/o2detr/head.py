@@ -12,7 +12,6 @@ from mmcv.cnn import Linear
 from mmcv.ops import batched_nms
 from mmdet.models.dense_heads import DeformableDETRHead
 from mmdet.models.utils import multi_apply
-from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from mmrotate.models.losses import GDLoss, RotatedIoULoss
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize, scale_boxes
 from .match_costs import assign_cheapest
+from .targets import prepare_gt, score_targets
 
 
 @MODELS.register_module()
@@ -33,7 +33,7 @@ class O2DETRHead(DeformableDETRHead):
             truth may come in any.
         min_gt_size: Sides of the ground truth, in pixels, are at least this in the targets: the inverse covariance of
             a degenerate box explodes (mmrotate #988).
-        loss_cls: A loss with a sigmoid.
+        loss_cls: A loss with a sigmoid; ``QualityFocalLoss`` or ``VarifocalLoss`` for scores that know the IoU.
         loss_bbox: Of normalized boxes.
         loss_iou: Of boxes in pixels: ``GDLoss`` or, on CUDA, ``RotatedIoULoss``.
         embed_dims: ``D``.
@@ -146,7 +146,7 @@ class O2DETRHead(DeformableDETRHead):
             ValueError: A label is not below ``num_classes``, or boxes are not rotated ones.
         """
         pairs = zip(batch_gt_instances, batch_img_metas, strict=True)
-        gts = [self.prepare_gt(gt, meta) for gt, meta in pairs]
+        gts = [prepare_gt(gt, meta, self.num_classes, self.min_gt_size) for gt, meta in pairs]
         losses = super().loss_by_feat(
             all_layers_cls_scores.float(), all_layers_bbox_preds.float(), None, None, gts, batch_img_metas
         )
@@ -156,32 +156,6 @@ class O2DETRHead(DeformableDETRHead):
             found = self.loss_by_feat_single(*tokens, gts, batch_img_metas, self.tokens_per_gt)
             losses.update(zip(('enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou'), found, strict=True))
         return losses
-
-    def prepare_gt(self, gt_instances: InstanceData, img_meta: dict) -> InstanceData:
-        """Return new instances, boxes in ``le180`` and at least ``min_gt_size`` large.
-
-        Args:
-            gt_instances: ``bboxes`` ``(G, 5)``, rotated boxes or a tensor; ``labels`` ``(G,)``.
-            img_meta: Of the image, for messages.
-
-        Raises:
-            ValueError: See :meth:`loss_by_feat`.
-        """
-        boxes, labels = get_box_tensor(gt_instances.bboxes), gt_instances.labels
-        where = img_meta.get('img_path', 'an image')
-        if boxes.numel() and boxes.size(-1) != 5:
-            raise ValueError(
-                f'{where} has boxes of {boxes.size(-1)} numbers; O2DETRHead needs (cx, cy, w, h, θ): put '
-                "dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='rbox')) into the pipeline"
-            )
-        low, high = torch.stack(labels.aminmax()).tolist() if labels.numel() else (0, 0)
-        if not 0 <= low <= high < self.num_classes:
-            raise ValueError(
-                f'{where} has the labels {labels.unique().tolist()}, the head has num_classes={self.num_classes}: '
-                'set num_classes of the head (and of all stages of a RoI head) to the number of classes of the data'
-            )
-        boxes = regularize(boxes.reshape(-1, 5).float())
-        return InstanceData(bboxes=clamp_sides(boxes, self.min_gt_size), labels=labels)
 
     def loss_by_feat_single(
         self,
@@ -196,14 +170,14 @@ class O2DETRHead(DeformableDETRHead):
         Args:
             cls_scores: ``(B, M, C)`` logits.
             bbox_preds: ``(B, M, 5)`` normalized boxes.
-            batch_gt_instances: From :meth:`prepare_gt`.
+            batch_gt_instances: From :func:`~.targets.prepare_gt`.
             batch_img_metas: With ``img_shape``.
             num_per_gt: Predictions that each true box teaches; 1 for the assigner.
 
         Returns:
             Classification, L1 and Gaussian (or IoU) loss.
         """
-        *targets, pos_inds, _ = multi_apply(
+        labels, positions, true_boxes = multi_apply(
             self._get_targets_single,
             cls_scores,
             bbox_preds,
@@ -211,31 +185,28 @@ class O2DETRHead(DeformableDETRHead):
             batch_img_metas,
             num_per_gt=num_per_gt,
         )
-        labels, label_weights, box_targets, box_weights = map(torch.cat, targets)
-        own_pos = sum(map(len, pos_inds))
-        num_pos = reduce_mean(cls_scores.new_full((), own_pos)).clamp(min=1)  # stays on the device
+        num_queries = bbox_preds.size(1)
+        matched = torch.cat([index + image * num_queries for image, index in enumerate(positions)])
+        pairs = bbox_preds.flatten(0, 1)[matched], torch.cat(true_boxes)
+        num_pos = reduce_mean(cls_scores.new_full((), len(matched))).clamp(min=1)  # stays on the device
+        loss_bbox = self.loss_bbox(*pairs, avg_factor=num_pos)
 
-        cls_factor = num_pos if self.sync_cls_avg_factor else max(own_pos, 1)
-        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), labels, label_weights, avg_factor=cls_factor)
-        loss_bbox = self.loss_bbox(bbox_preds.flatten(0, 1), box_targets, box_weights, avg_factor=num_pos)
-
-        # The Gaussian loss is for matched pairs only, in pixels. In float32 the determinant of a thin slanted box is
-        # lost: at 1000 x 0.3 pixels it may be negative, and the loss is not a number.
+        # The Gaussian loss is in pixels. In float32 the determinant of a thin slanted box is lost: at 1000 x 0.3 pixels
+        # it may be negative, and the loss is not a number.
         dtype = torch.float64 if isinstance(self.loss_iou, GDLoss) else bbox_preds.dtype
         factors = torch.stack([box_factors(meta['img_shape'], bbox_preds) for meta in batch_img_metas])
-        num_queries = bbox_preds.size(1)
-        matched = torch.cat([index + image * num_queries for image, index in enumerate(pos_inds)])
         factors = factors.repeat_interleave(num_queries, dim=0)[matched]
-        pred_boxes, true_boxes = (
-            clamp_sides(boxes[matched].to(dtype) * factors, MIN_SIZE)
-            for boxes in (bbox_preds.flatten(0, 1), box_targets)
-        )
+        pred_boxes, true_boxes = (clamp_sides(boxes.to(dtype) * factors, MIN_SIZE) for boxes in pairs)
         if isinstance(self.loss_iou, RotatedIoULoss) and not pred_boxes.is_cuda:
             raise RuntimeError('RotatedIoULoss has no CPU code in mmcv: train on CUDA or use GDLoss')
         if len(true_boxes):
             loss_iou = self.loss_iou(pred_boxes, true_boxes, avg_factor=num_pos).to(loss_bbox.dtype)
         else:
             loss_iou = bbox_preds.sum() * 0
+
+        cls_targets = score_targets(self.loss_cls, torch.cat(labels), matched, pred_boxes, true_boxes, self.num_classes)
+        cls_factor = num_pos if self.sync_cls_avg_factor else max(len(matched), 1)
+        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), cls_targets, avg_factor=cls_factor)
         return loss_cls, loss_bbox, loss_iou
 
     def _get_targets_single(
@@ -246,13 +217,13 @@ class O2DETRHead(DeformableDETRHead):
         Args:
             cls_score: ``(M, C)`` logits.
             bbox_pred: ``(M, 5)`` normalized boxes.
-            gt_instances: From :meth:`prepare_gt`.
+            gt_instances: From :func:`~.targets.prepare_gt`.
             img_meta: With ``img_shape``.
             num_per_gt: See :meth:`loss_by_feat_single`.
 
         Returns:
-            Labels ``(M,)`` (``num_classes`` for none), their weights, normalized boxes ``(M, 5)``, their weights,
-            and the positions of matched and other queries.
+            Labels ``(M,)``, ``num_classes`` for none, positions of the matched queries ``(Q,)``, and the normalized
+            boxes ``(Q, 5)`` that they are matched to.
         """
         factors = box_factors(img_meta['img_shape'], bbox_pred)
         pred_instances = InstanceData(scores=cls_score, bboxes=bbox_pred * factors)
@@ -260,15 +231,11 @@ class O2DETRHead(DeformableDETRHead):
             assigned = self.assigner.assign(pred_instances, gt_instances, img_meta).gt_inds
         else:
             assigned = assign_cheapest(self.assigner.match_costs, pred_instances, gt_instances, img_meta, num_per_gt)
-        pos_inds, neg_inds = ((assigned > 0).nonzero().squeeze(1), (assigned <= 0).nonzero().squeeze(1))
-        matched = assigned[pos_inds] - 1
-
+        positions = (assigned > 0).nonzero().squeeze(1)
+        matched = assigned[positions] - 1
         labels = assigned.new_full((len(bbox_pred),), self.num_classes)
-        labels[pos_inds] = gt_instances.labels[matched]
-        targets, weights = torch.zeros_like(bbox_pred), torch.zeros_like(bbox_pred)
-        targets[pos_inds] = gt_instances.bboxes[matched] / factors
-        weights[pos_inds] = 1
-        return labels, bbox_pred.new_ones(len(bbox_pred)), targets, weights, pos_inds, neg_inds
+        labels[positions] = gt_instances.labels[matched]
+        return labels, positions, gt_instances.bboxes[matched] / factors
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True

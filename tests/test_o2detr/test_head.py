@@ -3,6 +3,7 @@
 import copy
 import math
 
+import cv2
 import pytest
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
@@ -13,6 +14,7 @@ from mmrotate.structures import RotatedBoxes
 
 from mmplugins.o2detr import PeriodicRBoxL1Loss
 from mmplugins.o2detr.angles import box_factors, regularize
+from mmplugins.o2detr.targets import prepare_gt
 
 SHAPE = (96, 160)
 META = dict(img_shape=SHAPE, scale_factor=(1.0, 1.0), img_path='a.png')
@@ -51,6 +53,13 @@ def perfect(boxes, labels, queries=8):
     return logits, pred
 
 
+def iou_of_opencv(first, second):
+    rectangles = [((x, y), (w, h), math.degrees(theta)) for x, y, w, h, theta in (first, second)]
+    corners = cv2.rotatedRectangleIntersection(*rectangles)[1]
+    common = cv2.contourArea(cv2.convexHull(corners))
+    return common / (first[2] * first[3] + second[2] * second[3] - common)
+
+
 class TestForward:
     def test_center_and_sides_are_the_hosts(self, make_head):
         ours = make_head()
@@ -77,25 +86,25 @@ class TestForward:
 
 
 class TestTargets:
-    def test_ground_truth_is_not_changed(self, make_head):
+    def test_ground_truth_is_not_changed(self):
         gt = gt_of(torch.tensor([[50.0, 40, 10, 30, 1.0], [50, 40, 20, 20, 0.3]]))
         before = gt.bboxes.tensor.clone()
-        prepared = make_head().prepare_gt(gt, META).bboxes
+        prepared = prepare_gt(gt, META, 3, 1.0).bboxes
         assert torch.equal(gt.bboxes.tensor, before)
         assert prepared[0].tolist() == pytest.approx([50, 40, 30, 10, 1 + math.pi / 2])
         assert prepared[1].tolist() == pytest.approx([50, 40, 20, 20, 0.3])  # a square stays as it is
 
     @pytest.mark.parametrize('given', ['le180', 'le90', 'oc', 'le135'])
-    def test_any_convention_gives_the_same_targets(self, make_head, random_boxes, given):
+    def test_any_convention_gives_the_same_targets(self, random_boxes, given):
         boxes = random_boxes(20, SHAPE)
         host = RotatedBoxes(boxes)
         if given != 'le180':
             host.regularize_boxes(given)
-        prepared = make_head().prepare_gt(gt_of(host.tensor), META).bboxes
+        prepared = prepare_gt(gt_of(host.tensor), META, 3, 1.0).bboxes
         assert torch.allclose(prepared, regularize(boxes), atol=1e-4)
 
     @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal', 'rotate'])
-    def test_flips_commute(self, make_head, random_boxes, direction):
+    def test_flips_commute(self, random_boxes, direction):
         # Four corners of the object, moved as the pixels of the picture are, against the box moved by the host.
         boxes = random_boxes(30, SHAPE)
         height, width = SHAPE
@@ -112,7 +121,7 @@ class TestTargets:
                 moved[..., 0] = width - moved[..., 0]
             if direction != 'horizontal':
                 moved[..., 1] = height - moved[..., 1]
-        target = make_head().prepare_gt(gt_of(host.tensor), META).bboxes
+        target = prepare_gt(gt_of(host.tensor), META, 3, 1.0).bboxes
         found = RotatedBoxes.rbox2corner(target)
         distance = torch.cdist(found, moved)
         assert distance.amin(2).max() < 1e-3 and distance.amin(1).max() < 1e-3
@@ -120,13 +129,10 @@ class TestTargets:
     def test_perfect_predictions_are_matched_to_themselves(self, make_head, random_boxes):
         boxes, labels = random_boxes(4, SHAPE), [0, 1, 2, 0]
         logits, pred = perfect(boxes, labels)
-        head = make_head()
-        gt = head.prepare_gt(gt_of(boxes, labels), META)
-        found, _, targets, weights, pos, neg = head._get_targets_single(logits, pred, gt, META)
-        assert pos.tolist() == [0, 1, 2, 3] and neg.tolist() == [4, 5, 6, 7]
-        assert found.tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
-        assert torch.allclose(targets[:4], pred[:4], atol=1e-5) and not targets[4:].any()
-        assert weights[:4].all() and not weights[4:].any()
+        gt = prepare_gt(gt_of(boxes, labels), META, 3, 1.0)
+        found, positions, targets = make_head()._get_targets_single(logits, pred, gt, META)
+        assert positions.tolist() == [0, 1, 2, 3] and found.tolist() == [0, 1, 2, 0, 3, 3, 3, 3]
+        assert torch.allclose(targets, pred[:4], atol=1e-5)
 
 
 class TestLoss:
@@ -150,8 +156,8 @@ class TestLoss:
         l1, gaussian = 0, 0
         kld = GDLoss('kld', fun='log1p', tau=1.0, sqrt=False, reduction='sum')
         for logit, box, gt, meta in zip(logits, pred, gts, metas, strict=True):
-            prepared = head.prepare_gt(gt, meta)
-            _, _, _, _, pos, _ = head._get_targets_single(logit, box, prepared, meta)
+            prepared = prepare_gt(gt, meta, 3, 1.0)
+            _, pos, _ = head._get_targets_single(logit, box, prepared, meta)
             factors = box_factors(meta['img_shape'], box)
             pixels = box * factors
             assigned = head.assigner.assign(InstanceData(scores=logit, bboxes=pixels), prepared, meta).gt_inds[pos] - 1
@@ -160,6 +166,36 @@ class TestLoss:
             gaussian += 2 * kld(pixels[pos].double(), matched.double())
         assert losses['loss_bbox'].item() == pytest.approx(l1.item() / 4, rel=1e-4)
         assert losses['loss_iou'].item() == pytest.approx(gaussian.item() / 4, rel=1e-4)
+
+    @pytest.mark.parametrize('kind', ['QualityFocalLoss', 'VarifocalLoss'])
+    def test_scores_learn_the_iou(self, make_head, random_boxes, kind):
+        boxes, labels = random_boxes(3, SHAPE), [0, 1, 2]
+        _, pred = perfect(boxes, labels)
+        pred[:3, 2] *= 0.8
+        pred[:3, 4] += 0.02
+        logits = torch.randn(8, 3)
+        head = make_head(loss_cls=dict(type=f'mmdet.{kind}', use_sigmoid=True))
+        losses, outs = self.losses(head, [logits], [pred], [gt_of(boxes, labels)], [META])
+        quality = torch.zeros(8, 3)
+        for index, (first, second) in enumerate(zip(pred[:3] * box_factors(SHAPE, pred), boxes, strict=True)):
+            quality[index, labels[index]] = iou_of_opencv(first.tolist(), second.tolist())
+        p = logits.sigmoid()
+        entropy = -(quality * p.log() + (1 - quality) * (1 - p).log())
+        factor = (quality - p) ** 2
+        if kind == 'VarifocalLoss':
+            factor = torch.where(quality > 0, quality, 0.75 * factor)
+        assert losses['loss_cls'].item() == pytest.approx((factor * entropy).sum().item() / 3, rel=1e-3)
+        losses['loss_cls'].backward()
+        assert outs[0].grad.any() and outs[1].grad is None  # the boxes do not learn what their scores should be
+
+    @pytest.mark.parametrize('kind', ['QualityFocalLoss', 'VarifocalLoss'])
+    def test_scores_learn_the_iou_of_nothing(self, make_head, kind):
+        gt = gt_of(torch.zeros(0, 5))
+        head = make_head(loss_cls=dict(type=f'mmdet.{kind}', use_sigmoid=True))
+        losses, outs = self.losses(head, [torch.randn(8, 3)], [torch.rand(8, 5)], [gt], [META])
+        assert losses['loss_cls'] > 0
+        sum(losses.values()).backward()
+        assert all(out.grad.isfinite().all() for out in outs)
 
     def test_no_ground_truth(self, make_head):
         for empty in (torch.zeros(0, 5), torch.zeros(0)):
@@ -199,14 +235,14 @@ class TestLoss:
         losses = make_head().loss_by_feat(*outs, None, None, [gt_of(random_boxes(3, SHAPE))], [META])
         assert all(value.isfinite() and value.dtype == torch.float32 for value in losses.values())
 
-    def test_wrong_number_of_classes(self, make_head, random_boxes):
+    def test_wrong_number_of_classes(self, random_boxes):
         with pytest.raises(ValueError, match=r'a\.png has the labels \[1, 3\], the head has num_classes=3'):
-            make_head().prepare_gt(gt_of(random_boxes(2, SHAPE), [3, 1]), META)
+            prepare_gt(gt_of(random_boxes(2, SHAPE), [3, 1]), META, 3, 1.0)
 
-    def test_horizontal_boxes(self, make_head):
+    def test_horizontal_boxes(self):
         gt = InstanceData(bboxes=torch.rand(2, 4), labels=torch.zeros(2, dtype=torch.long))
         with pytest.raises(ValueError, match='boxes of 4 numbers.*ConvertBoxType'):
-            make_head().prepare_gt(gt, META)
+            prepare_gt(gt, META, 3, 1.0)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason='rotated IoU has a gradient with CUDA')
     def test_rotated_iou_loss_says_what_it_needs(self, make_head, random_boxes):
