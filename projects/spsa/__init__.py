@@ -1,6 +1,6 @@
 """SPSA: simple parameter-free self-attention approximation (Zhai et al., 2023), a plugin for mmpretrain and mmdet.
 
-The layer, the other mixers and `SPSANet` need neither of the two. The other networks are mmpretrain's with the layer,
+The layer and `SPSANet` need neither of the two. The other networks are mmpretrain's with the layer,
 and there where it is installed.
 """
 
@@ -8,7 +8,6 @@ from importlib.util import find_spec
 
 from .functional import saliency, spsa_agg, spsa_gate
 from .layer import SPSA
-from .mixers import MHSA, SGE, PoolMixer, SimAM, SkipMixer
 from .spsanet import SPSANet
 
 if find_spec('mmpretrain'):
@@ -16,16 +15,11 @@ if find_spec('mmpretrain'):
     from .resnet import SPSAResNet
 
 __all__ = [
-    'MHSA',
-    'SGE',
     'SPSA',
-    'PoolMixer',
     'SPSAMobileNetV2',
     'SPSAMobileViT',
     'SPSANet',
     'SPSAResNet',
-    'SimAM',
-    'SkipMixer',
     'saliency',
     'spsa_agg',
     'spsa_gate',

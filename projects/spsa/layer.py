@@ -23,7 +23,9 @@ def resolve_heads(in_channels: int, num_heads: int | None = None, head_dim: int 
     """
     if num_heads is not None and head_dim is not None:
         raise ValueError(f'give num_heads or head_dim, not both (num_heads={num_heads}, head_dim={head_dim})')
-    name, value = ('num_heads', num_heads) if num_heads is not None else ('head_dim', head_dim or DEFAULT_HEAD_DIM)
+    name, value = ('num_heads', num_heads)
+    if num_heads is None:
+        name, value = 'head_dim', DEFAULT_HEAD_DIM if head_dim is None else head_dim
     if value < 1 or in_channels % value:
         divisors = [n for n in range(1, in_channels + 1) if in_channels % n == 0]
         raise ValueError(f'{name}={value} does not divide in_channels={in_channels}; possible: {divisors}')
@@ -34,6 +36,11 @@ def resolve_heads(in_channels: int, num_heads: int | None = None, head_dim: int 
             f'at least {least} are needed: with one, centering over the channels of a head leaves nothing'
         )
     return heads
+
+
+def build_mixer(mixer: dict | None, in_channels: int) -> nn.Module:
+    """Build a mixer from its config, for ``in_channels`` channels; of None, a layer that changes nothing."""
+    return nn.Identity() if mixer is None else MODELS.build(dict(mixer, in_channels=in_channels))
 
 
 @MODELS.register_module()

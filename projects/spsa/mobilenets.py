@@ -11,7 +11,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .mixers import build_mixer
+from .layer import build_mixer
 
 
 @MODELS.register_module()
@@ -70,8 +70,8 @@ class SPSAMobileViT(MobileViT):
     """MobileViT whose transformer layers have SPSA in place of attention, without its ``4C^2`` weights.
 
     Takes images ``(B, 3, H, W)``. As in the host, tokens meet only those at the same place of their 2x2 patches.
-    Checkpoints of MobileViT fit but for the weights of the attention. `PoolMixer` makes no sense here: a sequence has
-    no neighborhood.
+    Checkpoints of MobileViT fit but for the weights of the attention. A mixer of neighborhoods makes no sense here:
+    a sequence has none.
 
     Args:
         mixer: Config of the mixer; it is given ``in_channels``. Heads of 8 channels, as the widths of the transformers

@@ -7,12 +7,13 @@ mmpretrain's has no such argument, so a subclass puts the layer in the same plac
 
 from collections.abc import Sequence
 
-import torch.utils.checkpoint as cp
 from mmpretrain.models.backbones.resnet import Bottleneck, ResLayer, ResNet
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from .mixers import build_mixer
+from mmplugins.utils.recompute import recompute
+
+from .layer import build_mixer
 
 
 class SPSABottleneck(Bottleneck):
@@ -38,12 +39,8 @@ class SPSABottleneck(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, out_channels, H / stride, W / stride)``."""
-        out = (
-            cp.checkpoint(self._forward, x, use_reentrant=False)
-            if self.with_cp and x.requires_grad
-            else self._forward(x)
-        )
-        return self.relu(out)
+        again = self.with_cp and x.requires_grad
+        return self.relu(recompute(self, self._forward, x) if again else self._forward(x))
 
 
 @MODELS.register_module()

@@ -4,63 +4,46 @@ Not in the paper: its abstract puts the layer together with convolution to light
 network. Sizes and layout are ours. ``B, C, H, W``: images, channels, height, width.
 """
 
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .mixers import build_mixer
+from .blocks import OneResidualBlock, TwoResidualsBlock
 
 
-class SPSABlock(BaseModule):
-    """``x + ffn(mixer(norm(dwconv(x))))``: ConvNeXt's block with a mixer between its two halves, and small kernels.
-
-    The depth-wise convolution comes before the mixer because SPSA does not know where a token is; the feed-forward
-    network after it mixes the heads. A norm behind a convolution makes its bias superfluous, and can be folded into it
-    for inference (mmcv's ``fuse_conv_bn``).
-
-    Args:
-        channels: ``C``.
-        mixer: Config of the mixer; it is given ``in_channels``. None: no mixer.
-        expansion: Hidden channels of the feed-forward network over ``C``.
-        norm_cfg: Config of the norm layer.
-        with_cp: Recompute the block in backward to save memory.
-    """
-
-    def __init__(
-        self, channels: int, mixer: dict | None, expansion: int, norm_cfg: dict, with_cp: bool = False
-    ) -> None:
-        super().__init__()
-        self.with_cp = with_cp
-        hidden = expansion * channels
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.mixer = build_mixer(mixer, channels)
-        # ReLU: GELU takes over five times as long on a CPU, and ONNX Runtime folds a ReLU into the convolution.
-        self.ffn = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return x + self.ffn(self.mixer(self.norm(self.dwconv(x))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+def build_stem(residuals: int, in_channels: int, channels: int, norm_cfg: dict) -> nn.Sequential:
+    """Build the stem of the networks with one residual a block, or two; stride 4."""
+    if residuals == 1:
+        # One convolution with overlap; two of 3x3 take 2 to 11 % of the network's time more.
+        conv = nn.Conv2d(in_channels, channels, 7, stride=4, padding=3, bias=False)
+        return nn.Sequential(conv, build_norm_layer(norm_cfg, channels)[1])
+    half = channels // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
+        build_norm_layer(norm_cfg, half)[1],
+        nn.GELU(),
+        nn.Conv2d(half, channels, 3, stride=2, padding=1, bias=False),
+        build_norm_layer(norm_cfg, channels)[1],
+    )
 
 
 @MODELS.register_module()
 class SPSANet(BaseModule):
-    """Four stages of `SPSABlock`, strides 4, 8, 16, 32.
+    """Four stages of blocks with a mixer, strides 4, 8, 16, 32.
+
+    There are two layouts of about equally many parameters. One residual a block, with ReLU and a stem of one
+    convolution, was made for speed: see `OneResidualBlock`. Two, with GELU and a stem of two convolutions, is the
+    slower: see `TwoResidualsBlock`.
 
     Weights start as torch initializes them; give ``init_cfg`` for others.
 
     Args:
-        arch: ``xxs``, ``xs``, ``s``, or a dict with ``dims``, ``depths`` (equally long), optionally ``expansion`` (3).
-        mixer: Config of the mixer, any layer that takes ``in_channels`` and keeps the shape: ``SPSA``, ``SPSASimAM``,
-            ``SPSASGE``, ``SPSAPoolMixer``, ``SPSAMHSA``, or a plugin of mmcv. None: no mixer.
+        arch: ``xxs``, ``xs``, ``s``, with two residuals a block ``xxs_2res``, ``xs_2res``, ``s_2res``; or a dict with
+            ``dims``, ``depths`` (equally long), optionally ``expansion`` (3) and ``residuals`` (1; or 2).
+        mixer: Config of the mixer, any registered layer that takes ``in_channels`` and keeps the shape: ``SPSA``, one
+            of yours, or a plugin of mmcv. None: no mixer.
         in_channels: Channels of the image.
         out_indices: Stages whose outputs are returned, each behind a norm layer of its own. -1 is the last.
         frozen_stages: -1: nothing is frozen; 0: the stem; ``n``: the stem and the first ``n`` stages.
@@ -77,6 +60,9 @@ class SPSANet(BaseModule):
         'xxs': dict(dims=(32, 64, 96, 160), depths=(2, 2, 6, 3)),
         'xs': dict(dims=(48, 64, 144, 224), depths=(2, 2, 6, 3)),
         's': dict(dims=(48, 96, 192, 320), depths=(3, 3, 9, 4)),
+        'xxs_2res': dict(dims=(32, 64, 96, 160), depths=(2, 2, 6, 2), residuals=2),
+        'xs_2res': dict(dims=(48, 64, 144, 224), depths=(2, 2, 6, 2), residuals=2),
+        's_2res': dict(dims=(48, 96, 192, 320), depths=(3, 3, 9, 3), residuals=2),
     }
 
     def __init__(
@@ -92,7 +78,7 @@ class SPSANet(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        dims, depths, expansion = self._parse_arch(arch)
+        dims, depths, expansion, residuals = self._parse_arch(arch)
         self.num_stages = len(dims)
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         if not all(-self.num_stages <= index < self.num_stages for index in indices):
@@ -103,32 +89,36 @@ class SPSANet(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
-        def norm(channels: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, channels)[1]
-
-        # One convolution with overlap; two of 3x3 take 2 to 11 % of the network's time more.
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, dims[0], 7, stride=4, padding=3, bias=False), norm(dims[0]))
+        self.stem = build_stem(residuals, in_channels, dims[0], norm_cfg)
+        block = OneResidualBlock if residuals == 1 else TwoResidualsBlock
         self.stages = nn.ModuleList()
         for index, (channels, depth) in enumerate(zip(dims, depths, strict=True)):
             layers = []
             if index:
-                layers += [nn.Conv2d(dims[index - 1], channels, 2, stride=2, bias=False), norm(channels)]
-            layers += [SPSABlock(channels, mixer, expansion, norm_cfg, with_cp) for _ in range(depth)]
+                down = nn.Conv2d(dims[index - 1], channels, 2, stride=2, bias=False)
+                layers += [down, build_norm_layer(norm_cfg, channels)[1]]
+            layers += [block(channels, mixer, expansion, norm_cfg, with_cp) for _ in range(depth)]
             self.stages.append(nn.Sequential(*layers))
         for index in self.out_indices:
-            self.add_module(f'norm{index}', norm(dims[index]))
+            self.add_module(f'norm{index}', build_norm_layer(norm_cfg, dims[index])[1])
         self._freeze_stages()
 
-    def _parse_arch(self, arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Return channels and depth of the stages, and the expansion of the feed-forward networks."""
+    def _parse_arch(self, arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+        """Return channels and depths of the stages, expansion of the feed-forward networks, residuals a block."""
         if isinstance(arch, str):
             if arch not in self.arch_settings:
                 raise ValueError(f'arch={arch!r} is not one of {", ".join(self.arch_settings)}, and no dict')
             arch = self.arch_settings[arch]
-        unknown = set(arch) - {'dims', 'depths', 'expansion'}
-        if unknown or not {'dims', 'depths'} <= set(arch) or len(arch['dims']) != len(arch['depths']):
-            raise ValueError(f'arch={dict(arch)} needs dims and depths of equal length, and at most expansion besides')
-        return tuple(arch['dims']), tuple(arch['depths']), arch.get('expansion', 3)
+        optional = dict(expansion=3, residuals=1)
+        missing = {'dims', 'depths'} - set(arch)
+        if missing or set(arch) - {'dims', 'depths', *optional} or len(arch['dims']) != len(arch['depths']):
+            raise ValueError(
+                f'arch={dict(arch)} needs dims and depths of equal length, and at most expansion and residuals besides'
+            )
+        settings = {**optional, **arch}
+        if settings['residuals'] not in (1, 2):
+            raise ValueError(f'residuals={settings["residuals"]} of arch is not 1 or 2')
+        return tuple(settings['dims']), tuple(settings['depths']), settings['expansion'], settings['residuals']
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return maps ``(B, C_i, H / 2^(i+2), W / 2^(i+2))`` of the stages ``i`` in ``out_indices``.

@@ -10,8 +10,10 @@ from torch import nn
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.spsa.approximate import EXACT, exact, measure, ranks_agree, split
-from experiments.spsa.claims import DETECTOR_MIXERS, GATE, LAYERS, MIXERS, NONE, Classifier, claims
+from experiments.spsa.claims import DETECTOR_MIXERS, LAYERS, claims
 from experiments.spsa.figure import draw_maps
+from experiments.spsa.network import AGG, ARMS, GATE, MHSA, NONE, ONE, SGE, SIMAM, STEPS, TWO, Classifier, arm_of
+from experiments.workloads.classify import classify_photos
 
 
 def test_exact_attention_is_torchs():
@@ -40,26 +42,59 @@ def test_maps_are_drawn(repo, tmp_path):
     assert 10_000 < (tmp_path / 'maps.png').stat().st_size < 150_000
 
 
-def test_arms_differ_in_the_mixer_only():
+@pytest.mark.parametrize('layout', [ONE, TWO])
+def test_arms_differ_in_the_mixer_only(layout):
     states = {}
-    for name in MIXERS:
+    for mixer in (NONE, GATE, AGG, SIMAM, SGE):
         torch.manual_seed(0)
-        states[name] = {
-            key: value for key, value in Classifier(name, 10).state_dict().items() if '.mixer.' not in key
-        }  # fmt: skip
-    for name in (GATE, 'SPSA agg', 'SimAM'):
-        for key, value in states[NONE].items():
-            assert torch.equal(states[name][key], value)
-    assert all(state.keys() == states[NONE].keys() for state in states.values())
+        states[mixer] = Classifier(arm_of(layout, mixer), 10).state_dict()
+    for mixer in (GATE, AGG, SIMAM):
+        assert states[mixer].keys() == states[NONE].keys()
+        assert all(torch.equal(states[mixer][key], value) for key, value in states[NONE].items())
+    assert all('.mixer.' in key for key in states[SGE].keys() - states[NONE].keys())
+
+
+def test_steps_change_one_part_each():
+    """What each takes from the other layout: by the names and sizes of weights, and the kinds of layers."""
+
+    def parts(layout: str) -> dict[str, object]:
+        net = Classifier(arm_of(layout, GATE), 10).backbone
+        weights = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        gelu = [name for name, module in net.named_modules() if isinstance(module, nn.GELU)]
+        return dict(
+            gelu=bool(gelu),
+            stem=len([key for key in weights if key.startswith('stem.') and len(weights[key]) == 4]),
+            bias='stages.0.0.dwconv.bias' in weights,
+            residuals=1 + ('stages.0.0.pwconv.weight' in weights),
+        )
+
+    two = dict(gelu=True, stem=2, bias=True, residuals=2)
+    assert parts(TWO) == two and parts(ONE) == dict(gelu=False, stem=1, bias=False, residuals=1)
+    relu, stem, bias, joined = map(parts, STEPS)
+    assert relu == {**two, 'gelu': False} and stem == {**two, 'stem': 1}
+    assert bias == {**two, 'bias': False} and joined == {**two, 'residuals': 1}
+
+
+def test_folds_test_on_every_photo_once(repo):
+    """By the sizes: the frame gives a fold to a seed."""
+    data = repo / 'tests/data/clothing10'
+    options = dict(size=4, epochs=1, lr=1e-3, limit=5)
+
+    def build(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
+
+    found = [classify_photos(build, seed, data, **options) for seed in range(5)]
+    assert all(result['images'] == 100 for result in found)
+    assert {result['majority'] for result in found} == {10.0}  # two of each class in each fold
 
 
 def found_with(task: str = '', arm: str = '', **changes: object) -> Found:
     """Results in which every direction is as claimed, with a small noise, but for one arm of a task."""
     noise, results = random.Random(0), {}
     for seed in range(5):
-        for name in MIXERS:
-            top1 = (60 if name == GATE else 50) + noise.random()
-            row = dict(top1=top1, parameters=100, test_images=341, majority=20.0, cpu_seconds=1.0)
+        for name, (layout, mixer) in ARMS.items():
+            gain = 0 if mixer != GATE else 10 if layout == TWO else 5
+            row = dict(top1=50 + gain + noise.random(), parameters=100, images=1141, majority=20.0, cpu_seconds=1.0)
             results[Job('photos', name, seed)] = row
         for name in DETECTOR_MIXERS:
             results[Job('detect', name, seed)] = dict(ap50=(0.6 if name == GATE else 0.5) + noise.random() / 100)
@@ -80,25 +115,28 @@ def verdicts(found: Found) -> list[str]:
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 8
+    assert verdicts(found_with()) == ['holds'] * 12
 
 
 @pytest.mark.parametrize(
     ('place', 'task', 'arm', 'changes'),
     [
-        (0, 'photos', 'SPSA agg', dict(parameters=101)),
+        (0, 'photos', arm_of(ONE, AGG), dict(parameters=101)),
         (1, 'slope', GATE, dict(exponent=2)),
         (2, 'approximate', EXACT[0], dict(error=dict(agg=0.5))),
         (3, 'approximate', EXACT[1], dict(error={'gate, 1 + rho': 0.7})),
-        (4, 'photos', NONE, dict(top1=70)),
-        (5, 'photos', 'SGE', dict(top1=70)),
-        (6, 'photos', 'MHSA + token', dict(top1=70)),
-        (7, 'detect', NONE, dict(ap50=0.7)),
+        (4, 'photos', arm_of(ONE, NONE), dict(top1=57)),
+        (5, 'photos', arm_of(ONE, SGE), dict(top1=70)),
+        (6, 'photos', arm_of(ONE, MHSA), dict(top1=70)),
+        (8, 'photos', arm_of(TWO, SIMAM), dict(top1=70)),
+        (9, 'photos', arm_of(TWO, MHSA), dict(top1=70)),
+        (10, 'photos', arm_of(ONE, NONE), dict(top1=40)),
+        (11, 'detect', NONE, dict(ap50=0.7)),
     ],
 )
 def test_claims_fail_where_a_direction_is_wrong(place, task, arm, changes):
     found = verdicts(found_with(task, arm, **changes))
-    assert found[place] == 'does not hold' and found.count('holds') == 7
+    assert found[place] == 'does not hold' and found.count('holds') == 11
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 from mmplugins.spsa import SPSA
-from mmplugins.spsa.spsanet import SPSABlock
+from mmplugins.spsa.blocks import OneResidualBlock
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_half_precision_is_finite(parity, device, model):
 
 
 def test_compiled(parity, device):
-    block = SPSABlock(64, dict(type='SPSA', head_dim=16), expansion=3, norm_cfg=dict(type='BN'))
+    block = OneResidualBlock(64, dict(type='SPSA', head_dim=16), expansion=3, norm_cfg=dict(type='BN'))
     parity.check_compiled(block, partial(parity.look, shape=(2, 64, 16, 16)), device)
 
 

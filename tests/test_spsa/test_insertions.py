@@ -9,6 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.backbones import MobileNetV2, MobileViT, ResNet
 from mmpretrain.models.backbones.mobilevit import MobileVitBlock
 
+import experiments.spsa.mixers  # noqa: F401  registers them
 from mmplugins.spsa import SPSA, SPSAMobileNetV2, SPSAMobileViT, SPSAResNet
 
 PLUGINS = [dict(cfg=dict(type='SPSA', head_dim=16), stages=(False, True, True, True), position='after_conv2')]

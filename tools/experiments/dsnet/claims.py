@@ -17,7 +17,7 @@ from experiments.frame.claims import Claim, Found, Row
 from experiments.frame.experiment import Experiment
 from experiments.frame.tasks import Context, Task
 from experiments.frame.verdict import Comparison
-from experiments.workloads.classify import classify_photos, count, fit, top1
+from experiments.workloads.classify import FOLDS, classify_photos, count, fit, top1
 from experiments.workloads.detect import train_detector
 from experiments.workloads.images import CLOTHING
 from mmplugins.dsnet import DSNet
@@ -67,7 +67,7 @@ def sizes(arch: str, seed: int, context: Context) -> dict:
 
 def claims(found: Found) -> list[Claim]:
     """What follows."""
-    top1 = f'top-1 in percent, {found.first("photos", ALIGNED)["test_images"]} photos'
+    top1 = f'top-1 in percent, {found.first("photos", ALIGNED)["images"]} photos in {FOLDS} folds'
     same = f'top-1 in percent, {found.first("pairs", ALIGNED)["test_images"]} pairs'
     majority = Row('always the most frequent class', top1, found.values('photos', ALIGNED, 'majority'))
     photos_above = functools.partial(found.compare, 'photos', key='top1', metric=top1)

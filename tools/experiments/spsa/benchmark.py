@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
 from experiments.frame.measure import interleaved
-from mmplugins.spsa import SGE, SimAM, SPSANet, spsa_agg, spsa_gate
+from experiments.spsa.mixers import SGE, SimAM
+from mmplugins.spsa import SPSANet, spsa_agg, spsa_gate
 
 CHANNELS, HEADS = 64, 4
 GATE, SIMAM, ATTENTION = 'SPSA gate', 'SimAM', 'attention, fused kernel'
@@ -150,7 +151,7 @@ def network_cases(options: Options) -> Iterator[Case]:
     x = torch.randn(1, 3, side, side)
     for arch in ('xxs',) if options.quick else CLASSES:
         ours = f'spsanet_{arch}'
-        models = {name: build(name, side) for name in (ours, *CLASSES[arch], *OTHERS[arch])}
+        models = {name: build(name, side) for name in (ours, f'{ours}_2res', *CLASSES[arch], *OTHERS[arch])}
         if options.device == 'cpu':
             arms = {name: to_session(model, x, name) for name, model in models.items()}
             yield Case(f'{ours}, ONNX Runtime', arms, ours, 15, count=False)

@@ -1,4 +1,4 @@
-"""Reference token mixers with the interface of `SPSA`, for controlled comparison in one network.
+"""Reference token mixers with the interface of `SPSA`, for controlled comparison in one network; importing registers.
 
 Each maps ``(B, C, H, W)`` to the same shape and takes ``in_channels``: `SimAM` (Yang et al., ICML 2021), `SGE` (Li et
 al., arXiv 1905.09646), `PoolMixer` (PoolFormer) and `MHSA`, softmax attention. Written from the formulas of the papers.
@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn, ones, zeros
 
-from .layer import resolve_heads
-
-
-def build_mixer(mixer: dict | None, in_channels: int) -> nn.Module:
-    """Build a mixer from its config, for ``in_channels`` channels; of None, a layer that changes nothing."""
-    return nn.Identity() if mixer is None else MODELS.build(dict(mixer, in_channels=in_channels))
+from mmplugins.spsa.layer import build_mixer, resolve_heads
 
 
 @MODELS.register_module('SPSASimAM')
