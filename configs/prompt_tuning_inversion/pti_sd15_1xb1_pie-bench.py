@@ -2,4 +2,4 @@
 # not to be had, so these are those of the neighbors' public code. Not run by us.
 _base_ = './_base_/sd15_pie-bench.py'
 
-model = dict(type='PromptTuningInversion', init='target', inner_steps=10, lr=1e-2, early_stop=1e-5)
+model = dict(type='PromptTuningInversion', init='null', inner_steps=10, lr=1e-2, early_stop=1e-5)

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument('--image', required=True)
         one.add_argument('--source-prompt', help='what is in the image; needed by null-text and --init source')
     edit.add_argument('--prompt', required=True, help='what the edited image should show')
-    invert.add_argument('--prompt', default='', help='of the edit; not needed with --init null')
+    invert.add_argument('--prompt', default='', help='of the edit; needed with --init target only')
     batch.add_argument('pairs', help='our JSON, mapping_file.json of PIE-Bench, or a folder of images and text files')
     batch.add_argument('--image-root', help='folder that paths in the JSON start from')
     batch.add_argument('--prompt', help='for the images of a folder that have no text file')
@@ -54,7 +54,7 @@ def run_edit(args: argparse.Namespace) -> int:
 def run_invert(args: argparse.Namespace) -> int:
     """Invert one image."""
     if not args.prompt and args.method == 'pti' and args.init == 'target':
-        raise ValueError('--init target starts from the prompt of the edit: give --prompt, or --init null')
+        raise ValueError('--init target starts from the prompt of the edit: give --prompt, or leave --init out')
     return run_one(args, edits=False)
 
 

@@ -26,19 +26,20 @@ class PromptTuningInversion(TuningEditor):
     samples with a mix of the tuned embeddings and that of the prompt, eta of the latter.
 
     Args:
-        init: Where tuning starts: ``'target'`` (the prompt of the edit, default), ``'null'`` (the empty prompt: the
-            inversion then serves every prompt), ``'source'`` (the prompt of the image, for comparison), or
-            ``'text:...'`` for words of your own. Not in what we could read of the paper.
+        init: Where tuning starts: ``'null'`` (the empty prompt, default: the inversion then serves every prompt),
+            ``'target'`` (the prompt of the edit, as public code does it), ``'source'`` (the prompt of the image, for
+            comparison), or ``'text:...'`` for words of your own. Not in what we could read of the paper; the default
+            is what reconstructs best in our claims, by 19 dB and more, and edits no worse.
         **kwargs: Of :class:`TuningEditor` and :class:`InversionEditor`.
 
     Raises:
         ValueError: Guidance 0, with which the embedding has no influence, or a setting out of its range.
     """
 
-    def __init__(self, *args, init: str = 'target', **kwargs) -> None:
+    def __init__(self, *args, init: str = 'null', **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if init not in ('target', 'null', 'source') and not init.startswith('text:'):
-            raise ValueError(f"init must be 'target', 'null', 'source' or 'text:...', got {init!r}")
+            raise ValueError(f"init must be 'null', 'target', 'source' or 'text:...', got {init!r}")
         if self.guidance == 0:
             raise ValueError('guidance 0 leaves the prompt without influence: there is nothing to tune; 7.5 is usual')
         warn_guidance(self.guidance)

@@ -56,8 +56,8 @@ def test_only_missing_images_are_inverted(cache, make_editor, images, monkeypatc
 
 @pytest.mark.parametrize(
     'change',
-    [dict(guidance=4.0), dict(num_steps=4), dict(inner_steps=3), dict(lr=2e-2), dict(lr_decay=False), dict(init='null'),
-     dict(early_stop=1e-5), dict(tokens='content'), dict(teacher_forcing=True), dict(prediction_type='v_prediction'),
+    [dict(guidance=4.0), dict(num_steps=4), dict(inner_steps=3), dict(lr=2e-2), dict(lr_decay=False),
+     dict(init='target'), dict(early_stop=1e-5), dict(tokens='content'), dict(teacher_forcing=True), dict(prediction_type='v_prediction'),
      dict(parts=dict(dtype='bf16')), dict(parts=dict(clip_skip=1)), dict(kind='DDIMInversionEditor')],
     ids=lambda change: '-'.join(map(str, change)) if 'parts' not in change else next(iter(change['parts'])),
 )  # fmt: skip
@@ -67,7 +67,7 @@ def test_other_settings_are_another_file(cache, make_editor, images, change):
 
 
 def test_other_pixels_and_prompts_are_another_file(cache, make_editor, images):
-    editor = make_editor()
+    editor = make_editor(init='target')
     changed = images[0].clone()
     changed[0, 0, 0] += 1e-3
     keys = {cache.path_of(editor, *item, None) for item in ((images[0], 'a'), (changed, 'a'), (images[0], 'b'))}
@@ -78,8 +78,8 @@ def test_other_pixels_and_prompts_are_another_file(cache, make_editor, images):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('kwargs', 'same'),
-    [(dict(init='null'), True), (dict(init='text:a red one'), True), (dict(init='source'), True), (dict(), False),
-     (dict(kind='NullTextInversionEditor'), True), (dict(init='null', tokens='content'), False),
+    [(dict(), True), (dict(init='text:a red one'), True), (dict(init='source'), True), (dict(init='target'), False),
+     (dict(kind='NullTextInversionEditor'), True), (dict(tokens='content'), False),
      (dict(kind='SDEditEditor'), True)],
     ids=['null', 'text', 'source', 'target', 'null-text', 'content', 'sdedit'],
 )  # fmt: skip

@@ -67,19 +67,19 @@ def test_second_strength_tunes_nothing(here, folder, monkeypatch):
 
 @pytest.mark.slow
 def test_second_prompt_tunes_nothing_with_the_empty_start(here, folder, monkeypatch):
-    assert edit(folder, '--init', 'null') == 0
+    assert edit(folder) == 0
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: pytest.fail('an update'))
-    assert edit(folder, '--init', 'null', '--prompt', 'a blue nine') == 0
+    assert edit(folder, '--prompt', 'a blue nine') == 0
     with pytest.raises(pytest.fail.Exception, match='an update'):
-        edit(folder, '--prompt', 'a blue nine')
+        edit(folder, '--init', 'target', '--prompt', 'a blue nine')
 
 
 @pytest.mark.slow
 def test_invert_fills_the_cache(here, folder, monkeypatch):
-    assert run('invert', '--image', 'photo.png', '--init', 'null', '--model', folder, *FAST, '--out', 'inverted') == 0
+    assert run('invert', '--image', 'photo.png', '--model', folder, *FAST, '--out', 'inverted') == 0
     assert not list(Path('inverted').glob('edit*')) and Path('inverted/recon.png').is_file()
     monkeypatch.setattr(torch.optim.Adam, 'step', lambda self: pytest.fail('an update'))
-    assert edit(folder, '--init', 'null') == 0
+    assert edit(folder) == 0
 
 
 @pytest.mark.slow
@@ -247,8 +247,8 @@ def test_what_the_user_can_put_right_is_said_in_a_line(here, folder, capsys, arg
 
 
 def test_invert_needs_a_prompt_to_start_from_it(here, folder, capsys):
-    assert run('invert', '--image', 'photo.png', '--model', folder, *FAST) == 1
-    assert 'give --prompt, or --init null' in capsys.readouterr().err
+    assert run('invert', '--image', 'photo.png', '--model', folder, *FAST, '--init', 'target') == 1
+    assert 'give --prompt, or leave --init out' in capsys.readouterr().err
 
 
 def test_weak_guidance_and_uneven_steps_are_warnings(here, folder, capsys):

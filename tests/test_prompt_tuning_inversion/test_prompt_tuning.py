@@ -62,7 +62,7 @@ def literal(editor, image, prompt):
 
 @pytest.mark.parametrize('prediction_type', KINDS)
 def test_inversion_is_that_of_the_literal_algorithm(make_editor, images, prediction_type):
-    editor = make_editor(prediction_type=prediction_type)
+    editor = make_editor(init='target', prediction_type=prediction_type)
     inversion = editor.invert(images[:1], TARGETS[:1])
     path, embeds, recon = literal(editor, images[:1], TARGETS[0])
     torch.testing.assert_close(inversion.source, path[0])
@@ -88,7 +88,7 @@ def test_strength_one_is_the_pipeline(make_editor, make_pipeline, images, predic
 def test_strength_one_is_plain_guided_sampling_whatever_was_tuned(make_editor, images, prediction_type):
     from diffusers import DDIMScheduler
 
-    editor = make_editor(prediction_type=prediction_type)
+    editor = make_editor(init='target', prediction_type=prediction_type)
     inversion = editor.invert(images, SOURCES)
     with torch.no_grad():
         found = editor.edit_latents(inversion, TARGETS, 1.0)
@@ -175,7 +175,7 @@ def test_embeddings_of_the_steps_share_nothing(make_editor, images):
 
 
 def test_a_step_starts_from_the_embedding_of_the_step_before(make_editor, images):
-    editor = make_editor(inner_steps=1, lr_decay=False)
+    editor = make_editor(init='target', inner_steps=1, lr_decay=False)
     inversion = editor.invert(images, SOURCES)
     start = editor.parts.encode_text(SOURCES)
     # The first update of Adam is the learning rate long, in every element with a gradient.
@@ -186,12 +186,12 @@ def test_a_step_starts_from_the_embedding_of_the_step_before(make_editor, images
 
 @pytest.mark.parametrize('prediction_type', KINDS)
 def test_without_updates_it_is_plain_guided_sampling(make_editor, images, prediction_type):
-    editor = make_editor(inner_steps=0, prediction_type=prediction_type)
+    editor = make_editor(init='target', inner_steps=0, prediction_type=prediction_type)
     inversion = editor.invert(images, SOURCES)
     start = editor.parts.encode_text(SOURCES)
     assert all(torch.equal(step, start) for step in inversion.embeds)
     assert inversion.updates.tolist() == [0, 0]
-    baseline = make_editor('DDIMInversionEditor', prediction_type=prediction_type)
+    baseline = make_editor('DDIMInversionEditor', init='target', prediction_type=prediction_type)
     plain = baseline.invert(images, SOURCES)
     assert torch.equal(plain.recon, inversion.recon)
     with torch.no_grad(), editor.parts.frozen(), baseline.parts.frozen():
@@ -238,7 +238,7 @@ def test_early_stop_is_looked_at_before_an_update(make_editor, images):
 
 
 def test_rest_of_the_prompt_stays_with_content_tokens(make_editor, images):
-    editor = make_editor(tokens='content')
+    editor = make_editor(init='target', tokens='content')
     inversion = editor.invert(images, SOURCES)
     start, mask = editor.parts.encode_text(SOURCES), editor.parts.content_mask(SOURCES)
     changed = (inversion.embeds[-1] - start).abs() > 0
@@ -256,11 +256,15 @@ def test_teacher_forcing_starts_each_step_from_the_inverted_latents(make_editor,
     assert (forced.losses[1:, 0] < free.losses[1:, 0]).all()
 
 
-@pytest.mark.parametrize('init', ['null', 'source', 'text:a yellow one'])
-def test_starts(make_editor, images, init):
-    editor = make_editor(inner_steps=0, init=init)
+@pytest.mark.parametrize(
+    ('start', 'words'),
+    [({}, ['', '']), (dict(init='target'), TARGETS), (dict(init='source'), SOURCES),
+     (dict(init='text:a yellow one'), ['a yellow one'] * 2)],
+    ids=['default', 'target', 'source', 'text'],
+)  # fmt: skip
+def test_starts(make_editor, images, start, words):
+    editor = make_editor(inner_steps=0, **start)
     inversion = editor.invert(images, TARGETS, SOURCES)
-    words = {'null': ['', ''], 'source': SOURCES}.get(init, ['a yellow one'] * 2)
     assert torch.equal(inversion.embeds[0], editor.parts.encode_text(words))
 
 
@@ -298,7 +302,7 @@ def test_progress_counts_all_steps(make_editor, images):
         (dict(guidance=-1), 'guidance must be a number and not negative'),
         (dict(eta=1.5), 'eta must be from 0'),
         (dict(eta=[]), 'at least one eta'),
-        (dict(init='prompt'), "init must be 'target'"),
+        (dict(init='prompt'), "init must be 'null', 'target'"),
         (dict(tokens='some'), 'tokens must be one of'),
         (dict(inner_steps=-1), 'inner_steps must be'),
         (dict(lr=0.0), 'lr must be a number above 0'),

@@ -41,7 +41,9 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument('--early-stop', type=float, default=1e-5, help='loss to stop at, of the first step; 0: never')
     tuning.add_argument('--tokens', choices=TOKENS, default='all', help='which tokens are tuned')
     tuning.add_argument(
-        '--init', default='target', help="start (pti): target, null, source, or 'text:...'; null serves every prompt"
+        '--init',
+        default='null',
+        help="start (pti, ddim): null (default, serves every prompt), target, source or 'text:...'",
     )
     parser.add_argument('--resize', choices=RESIZES, default='shortest')
     parser.add_argument('--size', type=int, help='side in pixels; default: what the model was trained on')

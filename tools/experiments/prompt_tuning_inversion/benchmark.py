@@ -132,7 +132,7 @@ def stage_1(name: str, model: str, count: int, size: int, steps: int, updates: i
     images = torch.rand(count, 3, size, size, device=options.device) * 2 - 1
     prompts, sources = [PROMPT] * count, [SOURCE] * count
     settings = dict(num_steps=steps, inner_steps=updates)
-    ours = build(model, options.device, **settings)
+    ours = build(model, options.device, init='target', **settings)
     null_text = build(model, options.device, NullTextInversionEditor, **settings)
     arms = {
         OURS: lambda: ours.invert(images, prompts),

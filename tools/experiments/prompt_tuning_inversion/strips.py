@@ -12,7 +12,7 @@ from mmplugins.prompt_tuning_inversion.pictures import strip, to_image
 def draw_edits(path: Path) -> None:
     """Write the picture."""
     tasks = arms.make_tasks(0, 12)[2:12:3]
-    editor = arms.build('PromptTuningInversion', init='target')
+    editor = arms.build('PromptTuningInversion')
     inversion = arms.invert(editor, tasks)
     prompts = [task['prompt'] for task in tasks]
     columns = {
