@@ -15,7 +15,7 @@ from mmplugins.utils.running import launch
 
 # Keys of a model that hold numbers of iterations, of boxes that are looked at, of those a detector learns from.
 ITERATIONS = dict.fromkeys(('steps', 'train_steps', 'test_steps', 'num_steps', 'inner_steps'), 2)
-LIMITS = dict(**ITERATIONS, nms_pre=100, max_per_img=50, num=32)
+LIMITS = dict(**ITERATIONS, nms_pre=100, max_per_img=50, num=32, num_queries=60)
 # Keys of transforms and of the preprocessor that hold sides in pixels.
 SIDES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 
@@ -62,7 +62,7 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
                 ('ann_file' in node and 'Load' not in node.type)  # no transform that reads annotations
                 or 'tests/data' in node.get('data_root', '')
             ):
-                node['indices'] = 2 * loader.get('batch_size', 2)
+                node['indices'] = 2 * loader.get('batch_size', 2) if part == 'train' else 2
         if shrink > 1:
             shrink_sides(loader, shrink)
     if shrink > 1:
@@ -75,7 +75,7 @@ def shorten(cfg: Config, shrink: int = 1, workers: int = 0) -> None:
 
 
 def set_length(cfg: Config, resumed: bool = False) -> None:
-    """Set the end of training: an epoch, or two iterations; one more for the run that resumes."""
+    """Set the end of training: an epoch, or two iterations; one more for the run that resumes, and nothing but that."""
     if not cfg.get('train_cfg'):
         return
     # A schedule without an end goes on to that of the training, which must stay where the config has it.
@@ -89,6 +89,9 @@ def set_length(cfg: Config, resumed: bool = False) -> None:
     else:
         cfg.train_cfg.update(max_epochs=2 if resumed else 1, val_interval=1)
         cfg.default_hooks.checkpoint.interval = 1
+    if resumed:
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
 
 
 def shrink_sides(node: object, factor: int) -> None:

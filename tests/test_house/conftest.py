@@ -111,6 +111,8 @@ def rehearse(standins, data, environment, monkeypatch) -> Callable[[Path], None]
     monkeypatch.setattr(mmengine.runner.runner, 'collect_env', environment)
     # The host's metric starts processes that import all hosts anew; threads do for a few boxes.
     monkeypatch.setattr(mean_ap, 'get_context', lambda method: multiprocessing.dummy)
+    # The workers of a loader in a ring of references never hear that they may end, and torch waits 5 s for each.
+    monkeypatch.setattr(torch.utils.data._utils, 'MP_STATUS_CHECK_INTERVAL', 0.1)
     # mmengine refuses mixed precision without a GPU; its autocast works there, in bfloat16.
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, device='cpu'))
