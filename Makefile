@@ -2,15 +2,16 @@
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 PYTEST_ARGS ?=
+EXTRAS := tests,metr,prae,hgkd,spsa,dsnet,pti,maml
 
-.PHONY: help install demo test lint claims bench
+.PHONY: help install demo test lint docs claims bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # To stderr: the last line on stdout of `make demo` is its result.
 install: ## environment in .venv: torch, hosts, mmplugins, test tools
-	@bash tools/install.sh --venv $(VENV) --extras tests,metr,prae,hgkd,spsa,dsnet,pti,maml >&2
+	@bash tools/install.sh --venv $(VENV) --extras $(EXTRAS) >&2
 
 demo: install ## METR on two real data sets: train, evaluate, draw (7 minutes on 2 cores)
 	@$(PYTHON) tools/demo.py
@@ -22,6 +23,11 @@ test: install ## the test suite; PYTEST_ARGS='-m "not slow"' for the quick part
 lint: install ## ruff: rules and format
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+
+docs: EXTRAS := $(EXTRAS),docs
+docs: install ## the site, in work_dirs/docs; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo work_dirs/docs/index.html
 
 # Folders of tools/experiments with such a file; `frame` is what they share.
 PLUGINS = $(filter-out frame,$(patsubst tools/experiments/%/$(1).py,%,$(wildcard tools/experiments/*/$(1).py)))

