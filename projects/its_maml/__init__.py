@@ -10,10 +10,12 @@ from .intrinsic_dim import intrinsic_dimension
 from .learner import Learner, adapt
 from .metric import FewShotRobustMetric
 from .robust_maml import RobustMAML
+from .variants import CosineClsHead, RobustANIL, RobustBaselinePlusPlus, RobustProtoNet
 
 __all__ = [
     'CheckEpisodesHook',
     'Conv4',
+    'CosineClsHead',
     'DigitsDataset',
     'EpisodeSampler',
     'EpisodicDataset',
@@ -25,7 +27,10 @@ __all__ = [
     'LinfAttack',
     'PackedDataset',
     'ResNet12',
+    'RobustANIL',
+    'RobustBaselinePlusPlus',
     'RobustMAML',
+    'RobustProtoNet',
     'TorchAttack',
     'adapt',
     'intrinsic_dimension',

@@ -4,6 +4,10 @@ Shapes: ``T`` tasks, ``n`` images of a task, ``C, H, W`` an image in [0, 1], ``N
 
 FGSM with a random start: Wong et al., ICLR 2020; PGD: Madry et al., ICLR 2018. R-MAML attacks all queries of a task
 jointly (its batch norm couples them), and so do these.
+
+Both follow R-MAML's code (github.com/wangren09/MetaAdv; MIT), which has two. The one step of training clips ``x + δ₀``
+to [0, 1] inside the graph, so a pixel that the start pushes out of the image has no gradient and stays at the edge. The
+PGD of the test takes its first gradient where the start is, in the image or not.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ def task_kl(clean: Tensor, attacked: Tensor) -> Tensor:
 class LinfAttack:
     """FGSM with random start (``steps=1``) or PGD, ``‖δ‖∞ ≤ eps`` and ``x + δ`` in [0, 1].
 
+    Of black-and-white drawings the random start pushes half of the pixels out of [0, 1]; one step leaves those as they
+    are, as R-MAML's training does.
+
     Args:
         eps: Largest change of a pixel; images are in [0, 1], so write ``8 / 255``.
         steps: Gradient steps.
@@ -48,8 +55,7 @@ class LinfAttack:
 
     Raises:
         ValueError: ``eps`` is not in [0, 1] (given in 0-255?), no steps, an unknown objective, or ``kl`` without a
-            random
-            start: at ``δ = 0`` its gradient is zero.
+            random start: at ``δ = 0`` its gradient is zero.
     """
 
     def __init__(
@@ -94,7 +100,6 @@ class LinfAttack:
         if self.random_start:
             noise = unit_noise(seeds, images.shape[1:]).to(images)
             attacked = images + self.eps * noise
-            # Not clipped to [0, 1] before the first gradient: as in R-MAML's code.
         clean = None
         if self.objective == 'kl':
             with torch.no_grad():
@@ -102,7 +107,8 @@ class LinfAttack:
         for _ in range(self.steps):
             with torch.enable_grad():
                 attacked = attacked.detach().requires_grad_()
-                gain = self.gain(logits_fn(attacked), labels, clean)
+                seen = attacked.clamp(0, 1) if self.steps == 1 else attacked
+                gain = self.gain(logits_fn(seen), labels, clean)
                 (grad,) = torch.autograd.grad(gain.sum(), attacked)
             attacked = torch.clamp(attacked.detach() + self.step_size * grad.sign(), low, high)
         return attacked

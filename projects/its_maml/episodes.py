@@ -28,8 +28,9 @@ class EpisodicDataset(Dataset):
     """``N``-way ``K``-shot tasks from a dataset with labels.
 
     Item ``index`` is a dict of ``support`` ``(N * K, C, H, W)`` and ``query`` ``(N * q, C, H, W)`` in [0, 1],
-    ``support_labels`` ``(N * K,)`` and ``query_labels`` ``(N * q,)`` in 0 … N - 1, class by class, and ``seed``, from
-    which the model draws the random starts of its attacks.
+    ``support_labels`` ``(N * K,)`` and ``query_labels`` ``(N * q,)`` in 0 … N - 1, class by class,
+    ``classes`` ``(N,)``, the places of the ways among all classes, and ``seed``, from which the model draws the random
+    starts of its attacks.
 
     Args:
         dataset: Config of a dataset of mmpretrain; its pipeline ends with ``PackInputs`` and does not normalize.
@@ -115,13 +116,14 @@ class EpisodicDataset(Dataset):
         return np.random.default_rng([self.seed, *key])
 
     def __getitem__(self, index: int) -> dict:
-        _, support, query = self.positions(index)
+        labels, support, query = self.positions(index)
         epoch, within = divmod(index, self.num_episodes)
         return dict(
             support=self.images(support.ravel()),
             support_labels=torch.arange(self.ways).repeat_interleave(self.shots),
             query=self.images(query.ravel()),
             query_labels=torch.arange(self.ways).repeat_interleave(self.queries),
+            classes=torch.tensor([self.classes.index(label) for label in labels]),
             seed=int(self._random(epoch, within, NOISE).integers(2**31)),
         )
 

@@ -20,21 +20,20 @@ from .intrinsic_dim import explained_variance
 ESTIMATORS = ('pca90', 'pca95', 'twonn', 'mle')
 
 
-def attack_config(name: str, eps: float, ways: int) -> dict:
+def attack_config(name: str, eps: float) -> dict:
     """Return the config of an attack by its short name.
 
     Args:
         name: ``fgsm``; ``pgd10`` with any number of steps; ``autoattack`` or ``torchattacks:<class>``;
             ``foolbox:<class>``.
         eps: Largest change of a pixel.
-        ways: Number of classes, which AutoAttack wants to know.
     """
     if name == 'fgsm':
         return dict(type='LinfAttack', eps=eps)
     if match := re.fullmatch(r'pgd(\d+)', name):
         return dict(type='LinfAttack', eps=eps, steps=int(match[1]))
     if name == 'autoattack':
-        return dict(type='TorchAttack', name='AutoAttack', eps=eps, num_classes=ways)
+        return dict(type='TorchAttack', name='AutoAttack', eps=eps)
     library, _, cls = name.partition(':')
     if library in ('torchattacks', 'foolbox') and cls:
         return dict(type='TorchAttack' if library == 'torchattacks' else 'FoolboxAttack', name=cls, eps=eps)
@@ -70,7 +69,7 @@ def set_test(
         eps = radii[0]
     names = list(attacks) or list(given)
     # Replaced, not merged: the order of the names is that of the columns.
-    cfg.model.test_attacks = {name: attack_config(name, eps, dataset.ways) for name in names}
+    cfg.model.test_attacks = {name: attack_config(name, eps) for name in names}
 
 
 def evaluate(cfg: Config, checkpoint: str | Path, work_dir: str | Path) -> dict:

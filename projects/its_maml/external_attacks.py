@@ -5,6 +5,7 @@ Both are optional, and both want one network and images in [0, 1]. Shapes as in 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -57,15 +58,15 @@ class TorchAttack(OneTaskAttack):
 
     Args:
         name: Class of torchattacks, such as ``AutoAttack`` or ``PGD``.
-        num_classes: For ``AutoAttack``: ``N``.
-        **kwargs: Of the class, such as ``eps=8/255``.
+        **kwargs: Of the class, such as ``eps=8/255``. ``n_classes`` of those that have it is the task's ``N``.
 
     Raises:
         ImportError: torchattacks is missing.
-        ValueError: It has no attack of this name.
+        ValueError: It has no attack of this name, the attack takes no such arguments, or it asks for more than a
+            network (``MultiAttack``: other attacks; ``LGV``: training data).
     """
 
-    def __init__(self, name: str = 'AutoAttack', num_classes: int | None = None, **kwargs) -> None:
+    def __init__(self, name: str = 'AutoAttack', **kwargs) -> None:
         try:
             import torchattacks
         except ImportError as error:
@@ -76,12 +77,22 @@ class TorchAttack(OneTaskAttack):
         if not hasattr(torchattacks, name):
             raise ValueError(f'torchattacks {torchattacks.__version__} has no attack {name!r}')
         self.attack, self.kwargs = getattr(torchattacks, name), kwargs
-        if num_classes is not None:
-            self.kwargs = {**kwargs, 'n_classes': num_classes}
+        model, *takes = inspect.signature(self.attack).parameters.values()
+        unknown = sorted(set(kwargs) - {each.name for each in takes})
+        lacking = [each.name for each in takes if each.default is each.empty and each.name not in kwargs]
+        if unknown or lacking or model.name != 'model':
+            raise ValueError(
+                f'torchattacks.{name} is made of {inspect.signature(self.attack)}: it '
+                + (f'takes no {unknown[0]}' if unknown else 'needs more than the network of a task and numbers')
+            )
 
     def run(self, network: TaskNetwork, images: Tensor, labels: Tensor) -> Tensor:
         """Return attacked images ``(n, C, H, W)``."""
-        return self.attack(network, **self.kwargs)(images, labels)
+        ways = {}
+        if 'n_classes' in inspect.signature(self.attack).parameters:
+            with torch.no_grad():
+                ways = dict(n_classes=network(images).shape[1])
+        return self.attack(network, **{**self.kwargs, **ways})(images, labels)
 
 
 @TASK_UTILS.register_module()

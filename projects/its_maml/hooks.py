@@ -35,9 +35,12 @@ def fixed_positions(dataset: EpisodicDataset, num_classes: int, per_class: int, 
 
 @torch.no_grad()
 def meta_features(model: RobustMAML, images: Tensor, batch_size: int = 100) -> Tensor:
-    """Return the input of the head at the meta-parameters, without adaptation: ``(P, C, H, W)`` to ``(P, F)``."""
-    parts = [model.learner(part, with_features=True)[1].cpu() for part in images.split(batch_size)]
-    return torch.cat(parts)
+    """Return the input of the head at the meta-parameters, without adaptation: ``(P, C, H, W)`` to ``(P, F)``.
+
+    The batches are as equal as can be and at most ``batch_size``: a last batch of one has no batch statistics.
+    """
+    batches = images.tensor_split(-(-len(images) // batch_size))
+    return torch.cat([model.learner(batch, 'features').cpu() for batch in batches])
 
 
 @HOOKS.register_module()
@@ -103,7 +106,7 @@ class CheckEpisodesHook(Hook):
         """Compare the shots of training and validation, and the ways with the head."""
         train = runner.train_dataloader.dataset
         val = runner.val_loop and runner.val_loop.dataloader.dataset
-        self.check_ways(runner, train)
+        model_of(runner).check_ways(train.ways, len(train.classes), training=True)
         name = method_name(model_of(runner), train.shots, val.shots if val else train.shots)
         shots = f'{train.shots} shots in training, {val.shots} in validation' if val else f'{train.shots} shots'
         runner.logger.info(f'{name}: {train.ways} ways, {shots}, {train.queries} queries; {len(train.classes)} classes')
@@ -122,29 +125,27 @@ class CheckEpisodesHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Compare the ways with the head."""
-        self.check_ways(runner, runner.val_dataloader.dataset)
+        self._check_test(runner, runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
         """Compare the ways with the head."""
-        self.check_ways(runner, runner.test_dataloader.dataset)
+        self._check_test(runner, runner.test_dataloader.dataset)
 
-    def check_ways(self, runner: Runner, dataset: EpisodicDataset) -> None:
-        """Raise a ValueError if the head has another number of classes than an episode."""
-        classes = model_of(runner).learner.classifier.head.num_classes
-        if classes != dataset.ways:
-            raise ValueError(f'the head has num_classes={classes}, but episodes have {dataset.ways} ways')
+    def _check_test(self, runner: Runner, dataset: EpisodicDataset) -> None:
+        model_of(runner).check_ways(dataset.ways, len(dataset.classes), training=False)
 
 
 def method_name(model: RobustMAML, train_shots: int, test_shots: int) -> str:
     """Return the name of the variant."""
+    base = model.base
     if model.crossed:
         name = 'ADML'
     elif not model.reg_weight:
-        return 'MAML' if train_shots == test_shots else f'MAML, {train_shots} training shots'
+        return base if train_shots == test_shots else f'{base}, {train_shots} training shots'
     elif not model.clean_weight:
-        name = 'AQ'
+        name = 'AQ' if base == 'MAML' else f'AQ ({base})'
     else:
-        name = 'R-MAML' if model.reg == 'ce' else 'R-MAML (TRADES)'
+        name = f'R-{base}' if model.reg == 'ce' else f'R-{base} (TRADES)'
     if train_shots <= test_shots:
         return f'{name} (plain: no more shots in training than in test)' if train_shots == test_shots else name
-    return f'ITS-MAML ({name})' if name != 'R-MAML' else 'ITS-MAML'
+    return f'ITS-{base}' if name == f'R-{base}' else f'ITS-{base} ({name})'

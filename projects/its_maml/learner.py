@@ -11,22 +11,29 @@ alone: the tasks are independent, so ordinary autograd on the sum of their losse
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
+from mmpretrain.models import ClsHead, CrossEntropyLoss
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
-from torch.overrides import TorchFunctionMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 Weights = dict[str, Tensor]
-ENGINES = ('auto', 'loop', 'vmap', 'vmap_matmul')
+ENGINES = ('auto', 'loop', 'vmap')
 
 
 def adapt(
-    loss_fn: Callable[[Weights], Tensor], weights: Weights, lr: float, steps: int, first_order: bool = False
+    loss_fn: Callable[[Weights], Tensor],
+    weights: Weights,
+    lr: float,
+    steps: int,
+    first_order: bool = False,
+    checkpoint: bool = False,
 ) -> Weights:
     """Inner loop: ``steps`` of gradient descent on the loss of each task (MAML, Finn et al. 2017, algorithm 2).
 
@@ -36,17 +43,61 @@ def adapt(
         lr: ``α``.
         steps: ``n``; 0 returns ``weights``.
         first_order: Take inner gradients as constants: all Jacobians are the identity.
+        checkpoint: Keep the weights before each step and not its graph; the backward pass does each step again.
+            ``loss_fn`` must then depend on nothing else that needs a gradient.
 
     Returns:
         The weights after the last step. Gradients flow to ``weights`` through all steps. A weight that the loss does
         not use stays.
     """
-    for _ in range(steps):
-        loss = loss_fn(weights).sum()
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=not first_order, allow_unused=True)
+
+    def step(weights: Weights, create_graph: bool) -> Weights:
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = loss_fn(weights).sum()
+        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
         pairs = zip(weights.items(), grads, strict=True)
-        weights = {name: weight if grad is None else weight - lr * grad for (name, weight), grad in pairs}
+        return {name: weight if grad is None else weight - lr * grad for (name, weight), grad in pairs}
+
+    for _ in range(steps):
+        if checkpoint and not first_order:
+            weights = dict(zip(weights, CheckpointedStep.apply(step, tuple(weights), *weights.values()), strict=True))
+        else:
+            weights = step(weights, create_graph=not first_order)
     return weights
+
+
+class CheckpointedStep(torch.autograd.Function):
+    """An inner step that keeps the weights it starts from, ``(T, P)`` each, and is done again in the backward pass.
+
+    Not ``torch.utils.checkpoint``: with the gradient that a step takes inside, its variant without reentry runs each
+    step once more in the forward pass, and its reentrant one refuses ``torch.autograd.grad``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, step: Callable, names: tuple[str, ...], *weights: Tensor) -> tuple[Tensor, ...]:
+        """Return the weights after ``step(weights, create_graph=False)``."""
+        ctx.step, ctx.names = step, names
+        ctx.random, ctx.devices = torch.get_rng_state(), get_device_states(*weights)
+        ctx.save_for_backward(*weights)
+        return tuple(weight.detach() for weight in CheckpointedStep._redo(ctx, False, weights)[1])
+
+    @staticmethod
+    def _redo(ctx: Any, create_graph: bool, weights: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        with torch.enable_grad():
+            start = {name: weight.detach().requires_grad_() for name, weight in zip(ctx.names, weights, strict=True)}
+            return list(start.values()), list(ctx.step(start, create_graph).values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        """Send the gradients of the weights after the step to those before it."""
+        devices, states = ctx.devices
+        with torch.random.fork_rng(devices):  # dropout draws what it drew
+            torch.set_rng_state(ctx.random)
+            set_device_states(devices, states)
+            start, end = CheckpointedStep._redo(ctx, True, ctx.saved_tensors)
+        return None, None, *torch.autograd.grad(end, start, grads, allow_unused=True)
 
 
 def task_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,8 +112,12 @@ class Learner(BaseModule):
     Args:
         classifier: ``ImageClassifier`` with a head. Mean, std and ``to_rgb`` of its ``data_preprocessor``, in the 0-255
             of the host, are applied inside: images here are in [0, 1], where attacks are bounded.
-        engine: ``loop``: tasks one after another; ``vmap``: all in one forward pass; ``vmap_matmul``: with convolutions
-            as products with patches; ``auto``: ``loop`` on a CPU, where it is the fastest, else ``vmap``.
+        engine: ``loop``: tasks one after another; ``vmap``: all in one forward pass; ``auto``: ``loop`` on a CPU, where
+            it is the fastest, else ``vmap``.
+
+    Raises:
+        ValueError: No head, an unknown engine, or settings of the classifier that episodes would ignore: a loss of its
+            head that is not plain cross-entropy, or batch augmentations.
     """
 
     def __init__(self, classifier: nn.Module, engine: str = 'auto') -> None:
@@ -71,6 +126,7 @@ class Learner(BaseModule):
             raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
         if getattr(classifier, 'head', None) is None:
             raise ValueError('the network has no head: a few-shot learner needs logits for its ways')
+        refuse_ignored(classifier)
         self.classifier = classifier
         self.engine = engine
 
@@ -85,13 +141,24 @@ class Learner(BaseModule):
         named = self.classifier.named_parameters()
         return {name: weight.detach().requires_grad_() for name, weight in named if weight.requires_grad}
 
-    def forward(self, images: Tensor, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Return logits ``(n, N)`` of images ``(n, C, H, W)`` in [0, 1]; with the head's input ``(n, F)`` if wanted."""
-        features = self.classifier.extract_feat(self._normalize(images))
-        logits = self.classifier.head(features)
-        if not with_features:
-            return logits
-        return logits, self.classifier.head.pre_logits(features).flatten(1)
+    def forward(self, inputs: Tensor, part: str = 'logits') -> Tensor | tuple[Tensor, Tensor]:
+        """Run the network or a part of it on one task.
+
+        Args:
+            inputs: Images ``(n, C, H, W)`` in [0, 1]; for ``head`` its input ``(n, F)``.
+            part: ``logits``; ``features``, the input of the head; ``both``; ``head``, from features to logits.
+
+        Returns:
+            Logits ``(n, N)``, features ``(n, F)``, or logits and features.
+        """
+        head = self.classifier.head
+        if part == 'head':
+            return head((inputs,))
+        outputs = self.classifier.extract_feat(self._normalize(inputs))
+        if part == 'logits':
+            return head(outputs)
+        features = head.pre_logits(outputs).flatten(1)
+        return features if part == 'features' else (head(outputs), features)
 
     def _normalize(self, images: Tensor) -> Tensor:
         host = self.classifier.data_preprocessor
@@ -99,67 +166,51 @@ class Learner(BaseModule):
             images = images.flip(1)
         return (images * 255 - host.mean) / host.std if getattr(host, '_enable_normalize', False) else images
 
-    def run(self, weights: Weights, images: Tensor, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Forward pass with given weights.
+    def run(self, weights: Weights, inputs: Tensor, part: str = 'logits') -> Tensor | tuple[Tensor, Tensor]:
+        """Do what ``forward`` does for each task with its own weights.
 
         Args:
             weights: ``(T, P)``.
-            images: ``(T, n, C, H, W)``.
-            with_features: Return the input of the head as well.
+            inputs: ``(T, n, C, H, W)``, or ``(T, n, F)`` for the head.
+            part: As in ``forward``.
 
         Returns:
-            Logits ``(T, n, N)``; features ``(T, n, F)``.
+            What ``forward`` returns with ``T`` in front.
         """
 
         def one(own: Weights, x: Tensor) -> Any:
             named = {f'classifier.{name}': weight for name, weight in own.items()}
-            return functional_call(self, named, (x, with_features))
+            return functional_call(self, named, (x, part))
 
-        engine = self.engine_on(images.device)
-        if engine == 'loop':
-            outs = [one({name: w[task] for name, w in weights.items()}, x) for task, x in enumerate(images)]
-            return tuple(map(torch.stack, zip(*outs, strict=True))) if with_features else torch.stack(outs)
+        if self.engine_on(inputs.device) == 'loop':
+            outs = [one({name: w[task] for name, w in weights.items()}, x) for task, x in enumerate(inputs)]
+            return tuple(map(torch.stack, zip(*outs, strict=True))) if part == 'both' else torch.stack(outs)
         # Dropout of a network draws for each task.
-        all_tasks = vmap(one, randomness='different')
-        with MatmulConvolution() if engine == 'vmap_matmul' else nullcontext():
-            return all_tasks(weights, images)
+        return vmap(one, randomness='different')(weights, inputs)
 
 
-class MatmulConvolution(TorchFunctionMode):
-    """Within this context a plain ``conv2d`` is a product with patches.
-
-    ``vmap`` makes a grouped convolution of weights that differ by task, but a batched matrix product of this.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Replace convolutions of one group with padding in numbers."""
-        if func is torch.conv2d:
-            found = matmul_convolution(*args, **(kwargs or {}))
-            if found is not None:
-                return found
-        return func(*args, **(kwargs or {}))
-
-
-def matmul_convolution(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor | None:
-    """Convolve ``(n, C, H, W)`` with ``(O, C, k, k)`` by unfolding; None if torch shall do it."""
-    if groups != 1 or isinstance(padding, str) or input.ndim != 4:
-        return None
-    stride, padding, dilation = ((v, v) if isinstance(v, int) else tuple(v) for v in (stride, padding, dilation))
-    size = [
-        (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    ]
-    patches = F.unfold(input, weight.shape[2:], dilation, padding, stride)  # (n, C * k * k, H' * W')
-    out = (weight.flatten(1) @ patches).unflatten(-1, size)
-    return out if bias is None else out + bias[:, None, None]
+def refuse_ignored(classifier: nn.Module) -> None:
+    """Raise a ValueError if a classifier has settings of training that episodes would ignore."""
+    head, loss = classifier.head, getattr(classifier.head, 'loss_module', None)
+    own = isinstance(head, ClsHead) and type(head).loss is not ClsHead.loss
+    plain = loss is None or (
+        type(loss) is CrossEntropyLoss
+        and not loss.use_sigmoid
+        and not loss.use_soft
+        and loss.class_weight is None
+        and loss.loss_weight == 1
+    )
+    if own or not plain:
+        name = f'{type(head).__name__}.loss' if own else repr(loss)
+        raise ValueError(
+            f'the head computes {name}, which episodes do not use: inner and outer losses are plain cross-entropy. '
+            'Leave loss out of the head, or take a LinearClsHead'
+        )
+    if getattr(classifier.data_preprocessor, 'batch_augments', None) is not None:
+        raise ValueError(
+            'train_cfg=dict(augments=...) of the network (Mixup, CutMix) would mix images of an episode whose labels '
+            'stay as they are: leave it out'
+        )
 
 
 class CarryGradient(torch.autograd.Function):

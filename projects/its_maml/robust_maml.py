@@ -19,7 +19,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmpretrain.registry import MODELS, TASK_UTILS
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attacks import task_kl
 from .backbones import use_batch_statistics
@@ -63,13 +63,17 @@ class RobustMAML(BaseModel):
             them.
         test_attacks: Configs of the attacks in validation and test, by name.
         norm: ``task_batch`` (R-MAML's code, transductive) or ``instance``; see ``use_batch_statistics``.
-        engine: ``auto``, ``loop``, ``vmap`` or ``vmap_matmul``; see ``Learner``.
+        engine: ``auto``, ``loop`` or ``vmap``; see ``Learner``.
         chunk_size: Tasks that are in memory at once with ``vmap``; default all. The loop has one.
+        checkpoint_steps: In second order keep the weights before each inner step, not its graph, and do the step again
+            in the backward pass: less memory, more time.
         with_features: Add features of clean and attacked queries to predictions, for their dimension.
 
     Raises:
         ValueError: Arguments that contradict each other.
     """
+
+    base = 'MAML'  # what it is without attacks
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class RobustMAML(BaseModel):
         norm: str = 'task_batch',
         engine: str = 'auto',
         chunk_size: int | None = None,
+        checkpoint_steps: bool = False,
         with_features: bool = False,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -122,17 +127,46 @@ class RobustMAML(BaseModel):
         self.support_attack = support_attack and TASK_UTILS.build(support_attack)
         self.test_attacks = {name: TASK_UTILS.build(cfg) for name, cfg in (test_attacks or {}).items()}
         self.chunk_size, self.with_features = chunk_size, with_features
+        self.checkpoint_steps = checkpoint_steps
+
+    def describe_adaptation(self) -> str:
+        """Return how a task learns."""
+        order = 'first' if self.first_order else 'second'
+        return (
+            f'{order}-order, inner lr {self.inner_lr:g}, {self.train_steps} steps in training and {self.test_steps} in '
+            'test'
+        )
 
     def describe(self) -> str:
         """Return in one line what is trained."""
-        order = 'first' if self.first_order else 'second'
         terms = [f'{self.clean_weight:g} * clean'] if self.clean_weight else []
         terms += [f'{self.reg_weight:g} * {self.reg} under {self.attack}'] if self.reg_weight else []
         crossed = ', crossed' if self.crossed else ''
+        norm = 'transductive, batch norms see all queries' if self.transductive else 'each query alone'
         return (
-            f'{order}-order, inner lr {self.inner_lr:g}, {self.train_steps} steps in training and {self.test_steps} in '
-            f'test; outer loss {" + ".join(terms)}{crossed}; engine {self.learner.engine}'
+            f'{self.describe_adaptation()}; outer loss {" + ".join(terms)}{crossed}; {norm}; '
+            f'engine {self.learner.engine}'
         )
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the prediction for a query depends on the other queries, by batch norm."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+
+    def check_ways(self, ways: int, classes: int, training: bool) -> None:
+        """Compare the head with the data.
+
+        Args:
+            ways: Of an episode.
+            classes: Of all episodes.
+            training: Whether these are episodes of meta-training.
+
+        Raises:
+            ValueError: The head has another number of classes than an episode.
+        """
+        found = self.learner.classifier.head.num_classes
+        if found != ways:
+            raise ValueError(f'the head has num_classes={found}, but episodes have {ways} ways')
 
     def forward(
         self,
@@ -141,6 +175,7 @@ class RobustMAML(BaseModel):
         query: Tensor,
         query_labels: Tensor,
         seed: Tensor | Sequence[int],
+        classes: Tensor | None = None,
         mode: str = 'tensor',
     ) -> dict[str, Tensor] | list[BaseDataElement] | Tensor:
         """Run a batch of episodes.
@@ -151,6 +186,7 @@ class RobustMAML(BaseModel):
             query: ``(T, N * q, C, H, W)`` in [0, 1].
             query_labels: ``(T, N * q)``.
             seed: ``(T,)``, of the random starts of attacks.
+            classes: ``(T, N)``, which class of all a way is; only some methods ask.
             mode: ``loss``: losses and logs; ``predict``: one element a task; ``tensor``: logits of the queries after
                 adaptation, ``(T, N * q, N)``.
         """
@@ -161,12 +197,14 @@ class RobustMAML(BaseModel):
             query_labels=query_labels,
             seed=torch.as_tensor(seed, device='cpu'),  # once, and not for each task and attack
         )
+        if classes is not None:
+            episode['classes'] = classes
         if mode == 'loss':
             return self.loss(episode)
         if mode == 'predict':
             return self.predict(episode)
         if mode == 'tensor':
-            parts = [self.learner.run(self._adapt_for_test(part), part['query']) for part in self._chunks(episode)]
+            parts = [self.learner.run(self.adapt_for_test(part), part['query']) for part in self._chunks(episode)]
             return torch.cat(parts).detach()
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
 
@@ -239,22 +277,33 @@ class RobustMAML(BaseModel):
             total = total + self.reg_weight * out[name]
         return dict(total=total, **out)
 
-    def _adapt(self, weights: Weights, support: Tensor, episode: Episode) -> Weights:
-        def loss_fn(current: Weights) -> Tensor:
-            return task_cross_entropy(self.learner.run(current, support), episode['support_labels'])
+    def fast_weights(self, weights: Weights, support: Tensor, labels: Tensor, steps: int, first_order: bool) -> Weights:
+        """Let each task learn from its support; other learners override this.
 
-        return adapt(loss_fn, weights, self.inner_lr, self.train_steps, self.first_order)
+        Args:
+            weights: ``(T, P)`` each: the meta-parameters.
+            support: ``(T, N * K, C, H, W)``.
+            labels: ``(T, N * K)``.
+            steps: Of the inner loop.
+            first_order: Whether the outer gradient takes the inner ones as constants.
 
-    def _adapt_for_test(self, episode: Episode) -> Weights:
-        """Adapt to the support in meta-test; the meta-parameters do not change."""
-        support, labels = episode['support'], episode['support_labels']
+        Returns:
+            The weights that predict the queries, ``(T, P)``.
+        """
 
         def loss_fn(current: Weights) -> Tensor:
             return task_cross_entropy(self.learner.run(current, support), labels)
 
+        return adapt(loss_fn, weights, self.inner_lr, steps, first_order, self.checkpoint_steps)
+
+    def _adapt(self, weights: Weights, support: Tensor, episode: Episode) -> Weights:
+        return self.fast_weights(weights, support, episode['support_labels'], self.train_steps, self.first_order)
+
+    def adapt_for_test(self, episode: Episode) -> Weights:
+        """Adapt to the support in meta-test; the meta-parameters do not change."""
         with torch.enable_grad():  # the loops of mmengine evaluate under no_grad
-            weights = self._expand(self.learner.weights(), len(support))
-            weights = adapt(loss_fn, weights, self.inner_lr, self.test_steps, first_order=True)
+            weights = self._expand(self.learner.weights(), len(episode['support']))
+            weights = self.fast_weights(weights, episode['support'], episode['support_labels'], self.test_steps, True)
         return {name: weight.detach() for name, weight in weights.items()}
 
     def _attacked(self, attack: Any, weights: Weights, images: Tensor, labels: Tensor, episode: Episode) -> Tensor:
@@ -274,17 +323,17 @@ class RobustMAML(BaseModel):
 
     def _predict(self, episode: Episode) -> list[BaseDataElement]:
         query, labels = episode['query'], episode['query_labels']
-        weights = self._adapt_for_test(episode)
+        weights = self.adapt_for_test(episode)
         fields = dict(labels=labels)
         with torch.no_grad():
-            logits, features = self.learner.run(weights, query, with_features=True)
+            logits, features = self.learner.run(weights, query, 'both')
         fields['clean'] = logits.argmax(-1)
         if self.with_features:
             fields['clean_features'] = features
         for name, attack in self.test_attacks.items():
             attacked = self._attacked(attack, weights, query, labels, episode)
             with torch.no_grad():
-                logits, attacked_features = self.learner.run(weights, attacked, with_features=True)
+                logits, attacked_features = self.learner.run(weights, attacked, 'both')
             fields[name] = logits.argmax(-1)
             if self.with_features and 'noise' not in fields:
                 fields['noise'] = attacked_features - features
@@ -296,7 +345,7 @@ class RobustMAML(BaseModel):
     def init_weights(self) -> None:
         """Initialize the network, and say in the log what is trained."""
         super().init_weights()
-        MMLogger.get_current_instance().info(f'RobustMAML: {self.describe()}')
+        MMLogger.get_current_instance().info(f'{type(self).__name__}: {self.describe()}')
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

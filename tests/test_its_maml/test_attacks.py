@@ -55,13 +55,39 @@ def test_loss_grows_and_more_steps_grow_it_more(task):
     assert loss(images) < loss(fgsm) <= loss(pgd)
 
 
-def test_one_step_is_the_formula(task):
-    logits, images, labels, seeds = task
-    start = (images + 0.1 * unit_noise(seeds, images.shape[1:])).requires_grad_()
+def test_one_step_is_the_training_attack_of_r_maml(task):
+    """MetaAdv's metafgsm.py, line by line: clip, gradient of the noise, clip to the ball, clip to the image."""
+    net, images, labels, seeds = task
+    images, eps = images.double(), 10 / 255
+
+    def logits(x):
+        return net(x.float()).double()  # the network of the fixture has float weights; the cast is part of the graph
+
+    noise = (eps * unit_noise(seeds, images.shape[1:]).double()).requires_grad_()
+    start = (images + noise).clamp(0, 1)
     F.cross_entropy(logits(start).flatten(0, 1), labels.flatten()).backward()
-    delta = (start.detach() - images + 1.25 * 0.1 * start.grad.sign()).clamp(-0.1, 0.1)
-    found = LinfAttack(eps=0.1)(logits, images, labels, seeds)
-    torch.testing.assert_close(found, (images + delta).clamp(0, 1))
+    outside = (images + noise.detach() - start.detach()).abs() > 0
+    assert outside.double().mean() > 0.1 and (noise.grad[outside] == 0).all()
+    delta = (noise.detach() + 1.25 * eps * noise.grad.sign()).clamp(-eps, eps)
+    found = LinfAttack(eps=eps)(logits, images, labels, seeds)
+    torch.testing.assert_close(found, (images + delta).clamp(0, 1), rtol=0, atol=1e-12)
+
+
+def test_several_steps_are_the_test_attack_of_r_maml(task):
+    """MetaAdv's attack.py: the start is not clipped before its gradient is taken."""
+    net, images, labels, seeds = task
+    images, eps, size = images.double(), 8 / 255, 2 / 255
+
+    def logits(x):
+        return net(x.float()).double()
+
+    delta = eps * unit_noise(seeds, images.shape[1:]).double()
+    for _ in range(10):
+        x = (images + delta).requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(logits(x).flatten(0, 1), labels.flatten()), x)
+        delta = ((x.detach() + size * grad.sign()).clamp(0, 1) - images).clamp(-eps, eps)
+    found = LinfAttack(eps=eps, steps=10, step_size=size)(logits, images, labels, seeds)
+    torch.testing.assert_close(found, (images + delta).clamp(0, 1), rtol=0, atol=1e-12)
 
 
 def test_of_a_linear_network_the_corner_is_found(task):

@@ -1,4 +1,6 @@
 import builtins
+import sys
+import types
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_auto_attack_is_not_weaker_than_pgd(task):
     logits, images, labels, _ = task
     robust = [
         (logits(attack(*task)).argmax(-1) == labels).double().mean()
-        for attack in (TorchAttack('AutoAttack', eps=0.1, num_classes=5), LinfAttack(eps=0.1, steps=10))
+        for attack in (TorchAttack('AutoAttack', eps=0.1), LinfAttack(eps=0.1, steps=10))
     ]
     assert robust[0] <= robust[1]
 
@@ -41,6 +43,64 @@ def test_foolbox_stays_in_the_ball(task):
     pytest.importorskip('foolbox')
     found = FoolboxAttack('LinfPGD', eps=0.1)(*task)
     assert (found - task[1]).abs().max() <= 0.1 + 1e-6
+
+
+# All of torchattacks 3.5.1 that are bounded in the max norm.
+LINF = (
+    'FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD APGD APGDT DIFGSM TIFGSM Jitter NIFGSM PGDRS SINIFGSM VMIFGSM '
+    'VNIFGSM SPSA FAB AutoAttack'
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LINF)
+def test_attacks_of_torchattacks_run_with_five_ways(task, name):
+    pytest.importorskip('torchattacks')
+    found = TorchAttack(name, eps=0.1)(*task)
+    assert found.shape == task[1].shape and found.isfinite().all()
+    assert 0 < (found - task[1]).abs().max() <= 0.1 + 1e-6
+
+
+class Targeted:
+    """As torchattacks' attacks that aim at other classes: ten of them, unless told."""
+
+    def __init__(self, model, eps=8 / 255, n_classes=10):
+        self.model, self.eps, self.n_classes = model, eps, n_classes
+
+    def __call__(self, images, labels):
+        aims = torch.arange(self.n_classes) % self.n_classes
+        self.model(images)[:, aims]  # out of range with too many
+        return images + self.eps
+
+
+class Several:
+    def __init__(self, attacks, verbose=False):
+        pass
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A torchattacks of two attacks."""
+    module = types.SimpleNamespace(Targeted=Targeted, MultiAttack=Several, __version__='0')
+    monkeypatch.setitem(sys.modules, 'torchattacks', module)
+
+
+def test_attack_knows_the_number_of_ways(library, task):
+    found = TorchAttack('Targeted', eps=0.1)(*task)
+    torch.testing.assert_close(found, task[1] + 0.1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'message'),
+    [
+        ('Targeted', dict(c=1), 'takes no c'),
+        ('MultiAttack', {}, 'needs more than the network'),
+        ('Absent', {}, "no attack 'Absent'"),
+    ],
+)
+def test_attacks_that_cannot_be_made_are_named(library, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TorchAttack(name, **arguments)
 
 
 @pytest.mark.parametrize(('cls', 'package'), [(TorchAttack, 'torchattacks'), (FoolboxAttack, 'foolbox')])

@@ -2,7 +2,7 @@
 
 import pytest
 
-ENGINES = ['loop', 'vmap', 'vmap_matmul']
+ENGINES = ['loop', 'vmap']
 
 
 @pytest.fixture

@@ -137,11 +137,11 @@ def test_missing_checkpoint_is_one_line(config, capsys):
 
 
 def test_attacks_by_name():
-    assert attack_config('pgd20', 0.1, 5) == dict(type='LinfAttack', eps=0.1, steps=20)
-    assert attack_config('autoattack', 0.1, 5) == dict(type='TorchAttack', name='AutoAttack', eps=0.1, num_classes=5)
-    assert attack_config('foolbox:LinfPGD', 0.1, 5) == dict(type='FoolboxAttack', name='LinfPGD', eps=0.1)
+    assert attack_config('pgd20', 0.1) == dict(type='LinfAttack', eps=0.1, steps=20)
+    assert attack_config('autoattack', 0.1) == dict(type='TorchAttack', name='AutoAttack', eps=0.1)
+    assert attack_config('foolbox:LinfPGD', 0.1) == dict(type='FoolboxAttack', name='LinfPGD', eps=0.1)
     with pytest.raises(ValueError, match="unknown attack 'cw'"):
-        attack_config('cw', 0.1, 5)
+        attack_config('cw', 0.1)
 
 
 def test_radius_comes_from_the_config_unless_given():

@@ -29,9 +29,9 @@ def brute_force(model, episode, clean_weight=1.0, reg_weight=0.0, steps=2):
         if reg_weight:
             generator = torch.Generator().manual_seed(int(episode['seed'][task]))
             noise = torch.rand(*x.shape, generator=generator) * 2 - 1
-            start = (x + 0.1 * noise.double()).requires_grad_()
-            (grad,) = torch.autograd.grad(F.cross_entropy(net(start), y), start)
-            delta = (start.detach() - x + 1.25 * 0.1 * grad.sign()).clamp(-0.1, 0.1)
+            start = (0.1 * noise.double()).requires_grad_()
+            (grad,) = torch.autograd.grad(F.cross_entropy(net((x + start).clamp(0, 1)), y), start)
+            delta = (start.detach() + 1.25 * 0.1 * grad.sign()).clamp(-0.1, 0.1)
             loss = loss + reg_weight * F.cross_entropy(net((x + delta).clamp(0, 1)), y)
         loss.backward()
         grads = {name: weight.grad / len(episode['support']) for name, weight in net.named_parameters()}

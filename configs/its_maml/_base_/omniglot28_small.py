@@ -10,8 +10,7 @@ model = dict(
     inner_lr=0.1,
     train_steps=2,
     attack=dict(type='LinfAttack', eps=0.10),
-    test_attacks=dict(pgd10=dict(type='LinfAttack', eps=0.08, steps=10)),
-    engine='vmap')  # what the results were measured with; the loop is as fast, see the benchmark
+    test_attacks=dict(pgd10=dict(type='LinfAttack', eps=0.08, steps=10)))
 
 data_root = '{{ fileDirname }}/../../../tests/data/omniglot/'
 pipeline = [dict(type='PackInputs')]
