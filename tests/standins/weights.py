@@ -155,23 +155,20 @@ class Weights:
 
     def of_diffusers(self, path: Path, node: dict, version: str) -> None:
         """Write a diffusers folder with one level in the UNet, and embeddings as wide as that version's."""
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
         from mmplugins.prompt_tuning_inversion.tinted_digits import parts
 
         width, kind = {'v1-5': (768, 'epsilon'), '2-1': (1024, 'v_prediction')}[version]
         tokenizer = parts.build_tokenizer()
-        tokenizer.save_pretrained(path / 'tokenizer')
-        parts.build_text_encoder(tokenizer, width=width, heads=2).save_pretrained(path / 'text_encoder')
+        text_encoder = parts.build_text_encoder(tokenizer, width=width, heads=2)
         blocks = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-        UNet2DConditionModel(**{**parts.unet_config((16,), cross_attention_dim=width), **blocks}).save_pretrained(
-            path / 'unet'
-        )
-        AutoencoderKL(**parts.vae_config((8, 8, 8, 8))).save_pretrained(path / 'vae')
-        scheduler = dict(parts.SCHEDULER, prediction_type=kind, _class_name='PNDMScheduler', skip_prk_steps=True)
-        (path / 'scheduler').mkdir()
-        (path / 'scheduler/scheduler_config.json').write_text(json.dumps(scheduler))
-        (path / 'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline')))
+        unet = UNet2DConditionModel(**{**parts.unet_config((16,), cross_attention_dim=width), **blocks})
+        vae = AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))
+        scheduler = PNDMScheduler.from_config(dict(parts.SCHEDULER, prediction_type=kind, skip_prk_steps=True))
+        StableDiffusionPipeline(
+            vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        ).save_pretrained(path)
 
 
 def save_model(model: dict, scope: str, path: Path, rename: Callable[[str], str] = str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +20,10 @@ def user_cache(tmp_path_factory, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope='session')
-def make_folder(tmp_path_factory) -> Callable[..., Path]:
-    """Return a function that writes a random folder of a prediction type, once."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+def tiny_pipeline() -> Callable:
+    """Return a function that makes a random pipeline of a family, with changes to its UNet's config."""
+    import diffusers
+    from transformers import CLIPTextModelWithProjection
 
     from mmplugins.prompt_tuning_inversion.tinted_digits.parts import (
         SCHEDULER,
@@ -33,31 +33,49 @@ def make_folder(tmp_path_factory) -> Callable[..., Path]:
         vae_config,
     )  # fmt: skip
 
-    made: dict[str, Path] = {}
-
-    def make(prediction_type: str = 'epsilon') -> Path:
-        if prediction_type in made:
-            return made[prediction_type]
+    def make(family: str = 'sd', prediction_type: str = 'epsilon', **changes):
         torch.manual_seed(0)
-        folder = tmp_path_factory.mktemp(prediction_type)
-        tokenizer = build_tokenizer()
-        tokenizer.save_pretrained(folder / 'tokenizer')
-        build_text_encoder(tokenizer, width=16, heads=2).save_pretrained(folder / 'text_encoder')
+        tokenizers = [build_tokenizer() for _ in range(1 + (family == 'sdxl'))]
+        encoders = [build_text_encoder(tokenizer, width=16, heads=2) for tokenizer in tokenizers]
         # One level, attention in the middle only: the tests look at loops, not at what a UNet can.
-        blocks = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-        unet = UNet2DConditionModel(**{**unet_config((16,), cross_attention_dim=16), **blocks})
+        config = unet_config((16,), cross_attention_dim=16 * len(encoders))
+        config.update(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
+        if family == 'sdxl':
+            encoders[1] = CLIPTextModelWithProjection(encoders[1].config)
+            config.update(
+                addition_embed_type='text_time',
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=16 + 6 * 8,
+                use_linear_projection=True,
+            )
+        unet = diffusers.UNet2DConditionModel(**{**config, **changes})
         # At their start attention layers hardly add to what passes by; then the prompt would have no influence.
         for name, parameter in unet.named_parameters():
             if 'attn2' in name:
                 parameter.data.mul_(4)
-        unet.save_pretrained(folder / 'unet')
-        AutoencoderKL(**vae_config((8, 8)), scaling_factor=0.8).save_pretrained(folder / 'vae')
-        (folder / 'scheduler').mkdir()
-        scheduler = dict(SCHEDULER, prediction_type=prediction_type, _class_name='PNDMScheduler', skip_prk_steps=True)
-        (folder / 'scheduler/scheduler_config.json').write_text(json.dumps(scheduler))
-        (folder / 'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline')))
-        made[prediction_type] = folder
-        return folder
+        vae = diffusers.AutoencoderKL(**vae_config((8, 8)), scaling_factor=0.8)
+        scheduler = diffusers.PNDMScheduler.from_config(
+            dict(SCHEDULER, prediction_type=prediction_type, skip_prk_steps=True)
+        )
+        if family == 'sdxl':
+            return diffusers.StableDiffusionXLPipeline(vae, *encoders, *tokenizers, unet, scheduler)
+        return diffusers.StableDiffusionPipeline(
+            vae, *encoders, *tokenizers, unet, scheduler, None, None, requires_safety_checker=False
+        )
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def make_folder(tmp_path_factory, tiny_pipeline) -> Callable[..., Path]:
+    """Return a function that writes a random folder of a prediction type, once."""
+    made: dict[str, Path] = {}
+
+    def make(prediction_type: str = 'epsilon') -> Path:
+        if prediction_type not in made:
+            made[prediction_type] = tmp_path_factory.mktemp(prediction_type)
+            tiny_pipeline(prediction_type=prediction_type).save_pretrained(made[prediction_type])
+        return made[prediction_type]
 
     return make
 
@@ -88,14 +106,11 @@ def make_editor(make_folder) -> Callable:
 @pytest.fixture(scope='session')
 def make_pipeline() -> Callable:
     """Return a function that makes diffusers' pipeline of an editor's parts, as an oracle."""
-    try:
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
-    except RuntimeError as error:  # diffusers imports lazily; its pipelines need more than its models
-        pytest.skip(f"diffusers' pipelines cannot be imported: {str(error).splitlines()[-1]}")
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     def make(parts):
         pipeline = StableDiffusionPipeline(
-            parts.vae, parts.text_encoder, parts.tokenizer, parts.unet,
+            parts.vae, *parts.text_encoders, parts.tokenizer, parts.unet,
             DDIMScheduler.from_config(parts.scheduler_config), None, None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)

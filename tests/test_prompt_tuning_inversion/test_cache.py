@@ -57,8 +57,9 @@ def test_only_missing_images_are_inverted(cache, make_editor, images, monkeypatc
 @pytest.mark.parametrize(
     'change',
     [dict(guidance=4.0), dict(num_steps=4), dict(inner_steps=3), dict(lr=2e-2), dict(lr_decay=False),
-     dict(init='target'), dict(early_stop=1e-5), dict(tokens='content'), dict(teacher_forcing=True), dict(prediction_type='v_prediction'),
-     dict(parts=dict(dtype='bf16')), dict(parts=dict(clip_skip=1)), dict(kind='DDIMInversionEditor')],
+     dict(init='target'), dict(early_stop=1e-5), dict(tokens='content'), dict(teacher_forcing=True),
+     dict(prediction_type='v_prediction'), dict(parts=dict(dtype='bf16')), dict(parts=dict(clip_skip=1)),
+     dict(kind='DDIMInversionEditor')],
     ids=lambda change: '-'.join(map(str, change)) if 'parts' not in change else next(iter(change['parts'])),
 )  # fmt: skip
 def test_other_settings_are_another_file(cache, make_editor, images, change):

@@ -38,12 +38,12 @@ def test_text_is_encoded_as_the_pipeline_does(folder, make_pipeline, clip_skip):
 
 def test_text_is_the_last_hidden_state(parts):
     tokens = parts.tokenizer(PROMPTS, padding='max_length', return_tensors='pt').input_ids
-    expected = parts.text_encoder(tokens).last_hidden_state
+    expected = parts.text_encoders[0](tokens).last_hidden_state
     torch.testing.assert_close(parts.encode_text(PROMPTS), expected)
     assert expected.shape == (2, 8, 16)
     last = DiffusionParts(str(parts.folder), clip_skip=1).encode_text(PROMPTS)
-    hidden = parts.text_encoder(tokens, output_hidden_states=True).hidden_states[-2]
-    torch.testing.assert_close(last, parts.text_encoder.text_model.final_layer_norm(hidden))
+    hidden = parts.text_encoders[0](tokens, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(last, parts.text_encoders[0].text_model.final_layer_norm(hidden))
 
 
 def test_images_are_encoded_to_the_mode(parts):
@@ -102,42 +102,26 @@ def test_identity_sees_a_weight_in_the_middle_of_a_large_file(tmp_path):
     file, notes = tmp_path / 'model/unet/weights.bin', tmp_path / 'notes.json'
     content = bytearray(5 << 20)
     file.write_bytes(content)
-    before = identity_of(tmp_path / 'model', notes)
+    before = identity_of([tmp_path / 'model'], notes=notes)
     content[len(content) // 2] = 1
     file.write_bytes(content)
-    assert identity_of(tmp_path / 'model', notes) != before
+    assert identity_of([tmp_path / 'model'], notes=notes) != before
 
 
 def test_identity_reads_a_file_once(tmp_path, monkeypatch):
     (tmp_path / 'model/unet').mkdir(parents=True)
     (tmp_path / 'model/unet/weights.bin').write_bytes(b'weights')
-    before = identity_of(tmp_path / 'model', tmp_path / 'notes.json')
+    before = identity_of([tmp_path / 'model'], notes=tmp_path / 'notes.json')
     monkeypatch.setattr(identity, 'digest_of', lambda path: pytest.fail(f'{path} was read again'))
-    assert identity_of(tmp_path / 'model', tmp_path / 'notes.json') == before
+    assert identity_of([tmp_path / 'model'], notes=tmp_path / 'notes.json') == before
 
 
 def test_identity_without_a_place_for_notes(tmp_path):
     (tmp_path / 'model/unet').mkdir(parents=True)
     (tmp_path / 'model/unet/weights.bin').write_bytes(b'weights')
     (tmp_path / 'file').write_text('no folder')
-    found = identity_of(tmp_path / 'model', tmp_path / 'file/notes.json')
-    assert found == identity_of(tmp_path / 'model', tmp_path / 'notes.json')
-
-
-@pytest.mark.parametrize(
-    ('index', 'message'),
-    [
-        ({'_class_name': 'StableDiffusionXLPipeline'}, 'is an SDXL folder'),
-        ({'_class_name': 'StableDiffusionPipeline', 'text_encoder_2': ['a', 'b']}, 'is an SDXL folder'),
-        ({'_class_name': 'StableDiffusion3Pipeline', 'transformer': ['a', 'b']}, 'folder of StableDiffusion3Pipeline'),
-        ({'_class_name': 'FluxPipeline'}, 'folder of FluxPipeline'),
-    ],
-    ids=['xl', 'two encoders', 'sd3', 'flux'],
-)
-def test_other_kinds_of_folders_are_refused(broken, index, message):
-    (broken / 'model_index.json').write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=f'{message}.*Stable Diffusion 1.x and 2.x'):
-        DiffusionParts(str(broken))
+    found = identity_of([tmp_path / 'model'], notes=tmp_path / 'file/notes.json')
+    assert found == identity_of([tmp_path / 'model'], notes=tmp_path / 'notes.json')
 
 
 @pytest.mark.parametrize('part', ['tokenizer', 'text_encoder', 'vae', 'unet', 'scheduler'])
@@ -150,13 +134,8 @@ def test_missing_part(broken, part):
 def test_other_faults_of_a_folder(broken, tmp_path):
     with pytest.raises(FileNotFoundError, match='no diffusers folder .*nowhere'):
         DiffusionParts(str(tmp_path / 'nowhere'))
-    with pytest.raises(FileNotFoundError, match='not a single checkpoint file'):
-        DiffusionParts(str(broken / 'model_index.json'))
     with pytest.raises(ValueError, match="not of arch 'sd1': its embeddings are 16 wide, not 768"):
         DiffusionParts(str(broken), arch='sd1')
-    rewrite(broken / 'unet/config.json', in_channels=9)
-    with pytest.raises(ValueError, match='takes 9 channels, its latents have 4'):
-        DiffusionParts(str(broken))
     (broken / 'unet/config.json').write_text('{')
     with pytest.raises(ValueError, match='config.json is not JSON'):
         DiffusionParts(str(broken))
@@ -165,14 +144,14 @@ def test_other_faults_of_a_folder(broken, tmp_path):
         DiffusionParts(str(broken))
 
 
-@pytest.mark.parametrize('options', [dict(dtype='int8'), dict(arch='sdxl')], ids=['dtype', 'arch'])
+@pytest.mark.parametrize('options', [dict(dtype='int8'), dict(arch='sd3')], ids=['dtype', 'arch'])
 def test_wrong_options(folder, options):
     with pytest.raises(ValueError, match=f'{next(iter(options))} must be one of'):
         DiffusionParts(str(folder), **options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('arch', 'numbers'), [('sd1', 859_520_964), ('sd2', 865_910_724)])
+@pytest.mark.parametrize(('arch', 'numbers'), [('sd1', 859_520_964), ('sd2', 865_910_724), ('sdxl', 2_567_463_684)])
 def test_config_without_its_folder_can_be_looked_at_but_not_used(arch, numbers):
     # The numbers of weights are those of the published UNets.
     config = dict(type='DiffusionParts', pretrained='/nowhere/sd', arch=arch)
@@ -184,7 +163,7 @@ def test_config_without_its_folder_can_be_looked_at_but_not_used(arch, numbers):
 
 def test_half_precision_stays_out_of_embeddings_and_latents(folder):
     parts = DiffusionParts(str(folder), dtype='bf16')
-    assert parts.unet.dtype == parts.text_encoder.dtype == torch.bfloat16
+    assert parts.unet.dtype == parts.text_encoders[0].dtype == torch.bfloat16
     assert parts.vae.dtype == torch.float32
     embeds = parts.encode_text(PROMPTS)
     latents = parts.encode_image(torch.zeros(2, 3, 16, 16))

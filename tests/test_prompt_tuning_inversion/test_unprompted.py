@@ -10,19 +10,28 @@ from mmplugins.prompt_tuning_inversion.diffusion.unprompted import evaluated_onc
 
 @pytest.fixture(params=SKELETONS)
 def unet(request):
-    """A narrow UNet with the layers of Stable Diffusion 1.x or 2.x."""
+    """A narrow UNet with the layers of Stable Diffusion 1.x, 2.x or SDXL."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
-    config = dict(SKELETONS[request.param], block_out_channels=(16, 16, 32, 32), norm_num_groups=4)
-    config.update(layers_per_block=1, attention_head_dim=2, cross_attention_dim=8)
+    config = dict(SKELETONS[request.param], norm_num_groups=4, layers_per_block=1, attention_head_dim=2)
+    config.update(block_out_channels=(16, 16, 32, 32)[: len(config['block_out_channels'])], cross_attention_dim=8)
+    if request.param == 'sdxl':
+        config.update(transformer_layers_per_block=1, addition_time_embed_dim=8)
+        config.update(projection_class_embeddings_input_dim=8 + 6 * 8)
     return UNet2DConditionModel(**config).eval().requires_grad_(False)
+
+
+def predict(unet, latents, embeds):
+    """With the first token as the pooled embedding of SDXL."""
+    added = dict(text_embeds=embeds[:, 0], time_ids=torch.ones(len(latents), 6))
+    return unet(latents, torch.tensor(7), encoder_hidden_states=embeds, added_cond_kwargs=added).sample
 
 
 def prediction_and_gradient(unet, latents, embeds):
     with torch.enable_grad():
         embeds = embeds.clone().requires_grad_()
-        output = unet(latents, torch.tensor(7), encoder_hidden_states=embeds).sample
+        output = predict(unet, latents, embeds)
         (grad,) = torch.autograd.grad(output.square().sum(), embeds)
     return output.detach(), grad
 
@@ -49,7 +58,7 @@ def test_all_before_the_keys_of_the_first_cross_attention(unet):
             module.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0]))
     latents = torch.randn(1, 4, 8, 8)
     for embeds in torch.randn(2, 1, 5, 8):
-        unet(latents, torch.tensor(7), encoder_hidden_states=embeds)
+        predict(unet, latents, embeds)
     same = {name for name, (first, second) in inputs.items() if torch.equal(first, second)}
     modules = unprompted_modules(unet)
     once = {name for name, module in unet.named_modules() if any(module in part.modules() for part in modules)}

@@ -1,95 +1,135 @@
-"""The frozen parts of a Stable Diffusion 1.x or 2.x folder: tokenizer, text encoder, autoencoder, UNet.
+"""The frozen parts of a Stable Diffusion model: text encoders, autoencoder, UNet.
 
-The parts are held one by one and not as a diffusers pipeline: two loops over a UNet need none of it, and pipelines
-change from release to release. ``B`` images, ``L`` tokens of ``D`` numbers, latents ``(B, C, H/f, W/f)``.
+Texts are encoded by diffusers' pipeline, which knows the families; the loops over the UNet need none of it. ``B``
+images, latents ``(B, C, H/f, W/f)``, embeddings ``(B, L, D)``: ``L`` tokens of ``D`` numbers. Of SDXL the last of the
+``L`` rows is no token but the pooled embedding, filled up with zeros: what is mixed, tuned and stored is one tensor for
+all families.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..extras import require
-from .folder import SKELETONS, check_folder, resolve
-from .identity import identity_of
+from .folder import PARTS, SECOND, SKELETONS, check_pipeline, resolve
+from .identity import identity_of, identity_of_pipeline
 from .memory import recomputed, return_freed_memory
+from .pipelines import add_lora, add_words, open_pipeline, text_encoders
 from .unprompted import evaluated_once, unprompted_modules
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
 @MODELS.register_module()
 class DiffusionParts(BaseModule):
-    """Parts of a diffusers folder, read from the disk only.
+    """Parts of a model that is read from the disk only, or of a diffusers pipeline.
 
     Where the folder is not there but ``arch`` is given, the UNet is built without memory (on the meta device), so that
     a config can be looked at; moving or using such a model is an error that says which folder is missing.
 
     Args:
-        pretrained: A diffusers folder, or ``'tiny'`` for the one in this package.
-        arch: ``'sd1'`` or ``'sd2'``: what the folder must hold; default: not checked.
-        dtype: Of UNet and text encoder: ``'fp32'``, ``'fp16'`` or ``'bf16'``. The autoencoder, the embeddings that are
-            tuned and all sums stay in float32: tuning in pure float16 gives black pictures.
-        low_mem: Recompute the UNet's activations in the backward pass, keep autoencoder and text encoder on the CPU
+        pretrained: A diffusers folder, a single file (with ``config``), ``'tiny'`` for the folder in this package, or a
+            diffusers pipeline. Its parts are used as they are, with their adapters and words, and go where this module
+            goes; its scheduler gives the noise schedule alone.
+        arch: ``'sd1'``, ``'sd2'`` or ``'sdxl'``: what it must be; default: not checked.
+        dtype: Of UNet and text encoders: ``'fp32'`` (default of files), ``'fp16'`` or ``'bf16'``; a pipeline keeps its
+            own. The autoencoder, the embeddings that are tuned and all sums stay in float32: tuning in pure float16
+            gives black pictures.
+        low_mem: Recompute the UNet's activations in the backward pass, keep autoencoder and text encoders on the CPU
             while they are not in use, and have freed memory go back to the system (of the whole process, with glibc).
-        clip_skip: How many of the last layers of the text encoder to leave out.
+        clip_skip: How many of the last layers of the text encoders to leave out.
+        config: For a single file: a diffusers folder of its family, of which configs and tokenizers are read.
+        lora: A LoRA file; needs peft.
+        lora_scale: Its weight.
+        textual_inversion: Files of learned words; in prompts the name of a file without suffix stands for the word.
 
     Raises:
-        FileNotFoundError: No such folder, or a part of it is missing.
-        ValueError: The folder is of another kind (SDXL, SD 3, Flux, inpainting), or another ``arch`` or ``dtype``.
+        FileNotFoundError: No such folder or file, or a part of it is missing.
+        ValueError: The model is of another kind (SD 3, Flux, inpainting, ControlNet), or another ``arch`` or ``dtype``.
     """
 
     def __init__(
         self,
-        pretrained: str = 'tiny',
+        pretrained: str | Path | DiffusionPipeline = 'tiny',
         arch: str | None = None,
-        dtype: str = 'fp32',
+        dtype: str | None = None,
         low_mem: bool = False,
         clip_skip: int = 0,
+        config: str | None = None,
+        lora: str | None = None,
+        lora_scale: float = 1.0,
+        textual_inversion: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if dtype not in DTYPES:
+        if dtype is not None and dtype not in DTYPES:
             raise ValueError(f'dtype must be one of {tuple(DTYPES)}, got {dtype!r}')
         if arch is not None and arch not in SKELETONS:
             raise ValueError(f'arch must be one of {tuple(SKELETONS)}, got {arch!r}')
+        self.low_mem, self.clip_skip, self.missing = low_mem, clip_skip, False
+        if not isinstance(pretrained, (str, Path)):
+            if lora or textual_inversion or config:
+                raise ValueError('a pipeline comes with its LoRA, words and configs: load them there')
+            check_pipeline(pretrained, arch)
+            self._hold(pretrained)
+            if dtype not in (None, self.dtype_name):
+                raise ValueError(f'the pipeline is in {self.dtype_name}, not in {dtype}: leave dtype out')
+            self._identify = functools.partial(identity_of_pipeline, pretrained)
+            return
         self.folder = resolve(pretrained)
-        self.dtype_name, self.compute_dtype = dtype, DTYPES[dtype]
-        self.low_mem, self.clip_skip = low_mem, clip_skip
-        self.missing = arch is not None and not self.folder.is_dir()
+        self.missing = arch is not None and not self.folder.exists()
         if self.missing:
             with torch.device('meta'):
                 self.unet = require('diffusers').UNet2DConditionModel(**SKELETONS[arch])
             return
-        self._load(check_folder(self.folder, arch))
+        family = None if config is None else resolve(config)
+        pipeline = open_pipeline(self.folder, DTYPES[dtype or 'fp32'], family, arch)
+        words = [Path(path).expanduser() for path in textual_inversion]
+        add_words(pipeline, words)
+        places = [self.folder] if self.folder.is_file() else []
+        places += [(family if places else self.folder) / part for part in ('model_index.json', *PARTS, *SECOND)]
+        if lora:
+            add_lora(pipeline, Path(lora).expanduser(), lora_scale)
+            places.append(Path(lora).expanduser())
+        self._identify = functools.partial(identity_of, [*places, *words], f'LoRA {lora_scale}' if lora else '')
+        self._hold(pipeline)
 
-    def _load(self, scheduler: dict) -> None:
-        """Read the parts, to the CPU."""
-        diffusers, transformers = require('diffusers'), require('transformers')
+    def _hold(self, pipeline: DiffusionPipeline) -> None:
+        """Take the parts of a pipeline."""
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        if pipeline.unet.dtype not in names:
+            raise ValueError(f'the UNet is in {pipeline.unet.dtype}; it must be one of {tuple(DTYPES)}')
         if self.low_mem:
             return_freed_memory()
-        options = dict(local_files_only=True, low_cpu_mem_usage=False)
-        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(self.folder / 'tokenizer', local_files_only=True)
-        self.text_encoder = transformers.CLIPTextModel.from_pretrained(
-            self.folder / 'text_encoder', dtype=self.compute_dtype, local_files_only=True
-        )
-        self.unet = diffusers.UNet2DConditionModel.from_pretrained(
-            self.folder / 'unet', torch_dtype=self.compute_dtype, **options
-        )
-        self.vae = diffusers.AutoencoderKL.from_pretrained(self.folder / 'vae', torch_dtype=torch.float32, **options)
-        self.scheduler_config = scheduler
+        self.compute_dtype, self.dtype_name = pipeline.unet.dtype, names[pipeline.unet.dtype]
+        self.pipeline, self.tokenizer, self.unet = pipeline, pipeline.tokenizer, pipeline.unet
+        self.text_encoders = nn.ModuleList(text_encoders(pipeline))
+        # A pipeline in half precision goes on with its own autoencoder.
+        self.vae = pipeline.vae if pipeline.vae.dtype == torch.float32 else copy.deepcopy(pipeline.vae).float()
+        self.scheduler_config = dict(pipeline.scheduler.config)
         self.eval()
 
     @functools.cached_property
     def identity(self) -> str:
-        """A hash of configs and weights of the folder, by which a cache tells models apart."""
-        return identity_of(self.folder)
+        """A hash of configs, weights and words, by which a cache tells models apart.
+
+        Of a pipeline it is that of the first time it is asked for: after another LoRA, build the parts anew.
+        """
+        return self._identify()
 
     def _apply(self, *args, **kwargs) -> nn.Module:
         """Refuse to move a model whose weights are not there."""
@@ -145,38 +185,46 @@ class DiffusionParts(BaseModule):
                 stack.callback(module.to, 'cpu')
             yield self.device
 
-    def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """Token numbers and attention mask, ``(B, L)`` each; what does not fit is cut off, with a warning."""
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        options = dict(padding='max_length', max_length=length, truncation=True, return_tensors='pt')
-        for prompt in prompts:
-            if len(self.tokenizer(prompt).input_ids) > length:
+    @property
+    def pooled(self) -> int:
+        """Numbers of the pooled embedding of SDXL; 0 for models without."""
+        return self.text_encoders[1].config.projection_dim if len(self.text_encoders) > 1 else 0
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token numbers ``(B, L)``; what does not fit is cut off, with a warning."""
+        length = self.tokenizer.model_max_length
+        texts = self.pipeline.maybe_convert_prompt(list(prompts), self.tokenizer)
+        for prompt, text in zip(prompts, texts, strict=True):
+            if len(self.tokenizer(text).input_ids) > length:
                 warnings.warn(
                     f'the model reads {length} tokens; the end of this prompt is cut: {prompt!r}', stacklevel=3
                 )
-        return self.tokenizer(list(prompts), **options)
+        options = dict(padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+        return self.tokenizer(texts, **options).input_ids
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings ``(B, L, D)``, float32: the whole last hidden state, as diffusers' pipelines take it."""
-        tokens = self.tokenize(prompts)
-        with self.visiting(self.text_encoder) as device:
-            masked = getattr(self.text_encoder.config, 'use_attention_mask', False)
-            output = self.text_encoder(
-                tokens.input_ids.to(device),
-                attention_mask=tokens.attention_mask.to(device) if masked else None,
-                output_hidden_states=True,
-            )
-            if not self.clip_skip:
-                return output.last_hidden_state.float()
-            layer = output.hidden_states[-1 - self.clip_skip]
-            return self.text_encoder.text_model.final_layer_norm(layer).float()
+        """Embeddings ``(B, L, D)``, float32, as diffusers' pipeline encodes prompts."""
+        prompts = list(prompts)
+        self.tokenize(prompts)  # says what is cut
+        options = dict(num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=self.clip_skip or None)
+        with ExitStack() as stack:
+            devices = [stack.enter_context(self.visiting(encoder)) for encoder in self.text_encoders]
+            embeds, _, *pooled = self.pipeline.encode_prompt(prompts, device=devices[0], **options)
+        if not pooled:
+            return embeds.float()
+        row = F.pad(pooled[0], (0, embeds.shape[-1] - self.pooled)).unsqueeze(1)
+        rows = torch.cat([embeds, row], dim=1).float()
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            rows[[prompt == '' for prompt in prompts]] = 0  # as SDXL was trained
+        return rows
 
     def content_mask(self, prompts: Sequence[str]) -> Tensor:
-        """``(B, L, 1)``, true up to the first end-of-text token of each prompt."""
-        ends = self.tokenize(prompts).input_ids == self.tokenizer.eos_token_id
+        """``(B, L, 1)``, true up to the first end-of-text token of each prompt, and for a pooled embedding."""
+        ends = self.tokenize(prompts) == self.tokenizer.eos_token_id
         # Padding is often the same token: what lies behind the first of them has one before it.
-        return (ends.long().cumsum(1) - ends.long() == 0).unsqueeze(-1).to(self.device)
+        content = ends.long().cumsum(1) - ends.long() == 0
+        return F.pad(content, (0, 1 if self.pooled else 0), value=True).unsqueeze(-1).to(self.device)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -201,8 +249,15 @@ class DiffusionParts(BaseModule):
 
     def predict(self, latents: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
         """Output of the UNet, float32, for latents ``(B, C, H/f, W/f)`` and embeddings ``(B, L, D)``."""
-        dtype = self.compute_dtype
-        return self.unet(latents.to(dtype), timestep, encoder_hidden_states=embeds.to(dtype)).sample.float()
+        dtype, added = self.compute_dtype, None
+        if self.pooled:
+            embeds, pooled = embeds[:, :-1], embeds[:, -1, : self.pooled]
+            height, width = (side * self.vae_factor for side in latents.shape[2:])
+            # Size of the image, where it was cut out, size of the result; filled on the device, without a wait.
+            sizes = [latents.new_full((len(latents),), value) for value in (height, width, 0, 0, height, width)]
+            added = dict(text_embeds=pooled.to(dtype), time_ids=torch.stack(sizes, dim=1).to(dtype))
+        inputs = dict(encoder_hidden_states=embeds.to(dtype), added_cond_kwargs=added)
+        return self.unet(latents.to(dtype), timestep, **inputs).sample.float()
 
 
 @contextmanager

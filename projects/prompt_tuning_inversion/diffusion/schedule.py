@@ -24,7 +24,8 @@ class DDIMSchedule:
     because a clipped step cannot be inverted.
 
     Args:
-        config: Scheduler config of the checkpoint, of any diffusers scheduler.
+        config: Scheduler config of the checkpoint, of any diffusers scheduler on an alpha schedule (DDIM, DDPM, PNDM,
+            Euler, DPM-Solver, ...); only its noise schedule and grid are taken.
         num_steps: ``T``.
 
     Attributes:
@@ -33,10 +34,14 @@ class DDIMSchedule:
 
     Raises:
         ValueError: ``num_steps`` is outside 1 to the number of training timesteps, the model predicts something else
-            than noise or v, or the noisiest level has no signal left (zero terminal SNR).
+            than noise or v, the noisiest level has no signal left (zero terminal SNR), or the scheduler has no alphas
+            (flow matching, EDM) or gives the UNet something else than a timestep.
     """
 
     def __init__(self, config: Mapping, num_steps: int) -> None:
+        if 'beta_schedule' not in config or config.get('timestep_type') == 'continuous':
+            name = config.get('_class_name', 'the scheduler')
+            raise ValueError(f'{name} is not on an alpha schedule with whole timesteps, so DDIM cannot invert it')
         scheduler_type = require('diffusers').DDIMScheduler
         scheduler = scheduler_type.from_config(dict(config), clip_sample=False, thresholding=False)
         total = scheduler.config.num_train_timesteps

@@ -16,7 +16,13 @@ from .forwards import Forward, replaced_forwards
 
 
 def unprompted_modules(unet: nn.Module) -> list[nn.Module]:
-    """Modules of a ``UNet2DConditionModel`` whose outputs depend on latents and timestep alone."""
+    """Modules of a ``UNet2DConditionModel`` whose outputs depend on latents and timestep alone.
+
+    SDXL adds the prompt to the embedding of the timestep, so there it is little.
+    """
+    if unet.config.addition_embed_type:
+        first = unet.down_blocks[0].resnets[0]
+        return [unet.time_embedding, unet.conv_in, first.norm1, first.conv1]
     resnet_type = require('diffusers.models.resnet').ResnetBlock2D
     timed = [module.time_emb_proj for module in unet.modules() if isinstance(module, resnet_type)]
     first = unet.down_blocks[0]

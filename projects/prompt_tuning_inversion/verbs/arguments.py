@@ -28,7 +28,21 @@ TUNED = ('pti', 'null-text')
 
 def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what all commands share: model, method, its settings, device, cache, output."""
-    parser.add_argument('--model', default='tiny', help='a diffusers folder of SD 1.x or 2.x (default: the tiny model)')
+    model = parser.add_argument_group('model')
+    model.add_argument(
+        '--model',
+        default='tiny',
+        help='a diffusers folder of SD 1.x, 2.x or SDXL, or a single file (default: tiny model)',
+    )
+    model.add_argument(
+        '--config', help='for a single file: a diffusers folder of its family, for configs and tokenizers'
+    )
+    model.add_argument('--lora', help='a LoRA file')
+    model.add_argument('--lora-scale', type=float, default=1.0, help='its weight (default 1)')
+    model.add_argument(
+        '--textual-inversion', nargs='+', default=[], help='files of learned words, named in prompts as the files are'
+    )
+    model.add_argument('--dtype', choices=DTYPES, default='fp32', help='of the UNet; tuning is always in fp32')
     parser.add_argument('--method', choices=METHODS, default='pti')
     parser.add_argument('--eta', type=float, nargs='+', default=[0.5, 0.7, 0.9], help='strengths of the edit, 0 to 1')
     parser.add_argument('--steps', type=int, default=50, help='DDIM steps (default 50)')
@@ -48,7 +62,6 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resize', choices=RESIZES, default='shortest')
     parser.add_argument('--size', type=int, help='side in pixels; default: what the model was trained on')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default auto)')
-    parser.add_argument('--dtype', choices=DTYPES, default='fp32', help='of the UNet; tuning is always in fp32')
     parser.add_argument('--low-mem', action='store_true', help='slower, with less memory')
     parser.add_argument('--seed', type=int, default=0, help='of sdedit and edit-friendly; the others draw nothing')
     parser.add_argument('--cache-dir', help="inversions are kept here; default: in the user's cache folder")
@@ -71,7 +84,8 @@ def build_editor(args: argparse.Namespace) -> InversionEditor:
     except (RuntimeError, AssertionError) as error:  # no such device, or one that this PyTorch was not built for
         reason = str(error).splitlines()[0]
         raise ValueError(f'--device {device} cannot be used ({reason}); take --device cpu') from None
-    parts = dict(type='DiffusionParts', pretrained=args.model, dtype=args.dtype, low_mem=args.low_mem)
+    names = ('config', 'lora', 'lora_scale', 'textual_inversion', 'dtype', 'low_mem')
+    parts = dict(type='DiffusionParts', pretrained=args.model, **{name: getattr(args, name) for name in names})
     config = dict(
         type=METHODS[args.method],
         parts=parts,

@@ -11,7 +11,6 @@ Memory is that of one update on latents of 64 x 64, with the weights.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,19 +38,17 @@ OURS, BOTH, NULL, PUBLISHED = 'ours', 'both branches', 'null-text (ours)', 'null
 
 def write_folder(folder: Path) -> None:
     """A random folder of Stable Diffusion's shape with two levels of the UNet and a small autoencoder of factor 8."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(max_length=77)
-    tokenizer.save_pretrained(folder / 'tokenizer')
-    build_text_encoder(tokenizer, width=768, layers=1, heads=12).save_pretrained(folder / 'text_encoder')
+    text_encoder = build_text_encoder(tokenizer, width=768, layers=1, heads=12)
     unet = dict(SKELETONS['sd1'], block_out_channels=(320, 640))
     unet.update(down_block_types=('CrossAttnDownBlock2D',) * 2, up_block_types=('CrossAttnUpBlock2D',) * 2)
-    UNet2DConditionModel(**unet).save_pretrained(folder / 'unet')
-    AutoencoderKL(**vae_config((8, 8, 8, 8))).save_pretrained(folder / 'vae')
-    (folder / 'scheduler').mkdir()
-    (folder / 'scheduler/scheduler_config.json').write_text(json.dumps(SCHEDULER))
-    (folder / 'model_index.json').write_text(json.dumps(dict(_class_name='StableDiffusionPipeline')))
+    vae, scheduler = AutoencoderKL(**vae_config((8, 8, 8, 8))), DDIMScheduler.from_config(SCHEDULER)
+    StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, UNet2DConditionModel(**unet), scheduler, None, None, requires_safety_checker=False
+    ).save_pretrained(folder)
 
 
 def build(model: str, device: str, kind: type = PromptTuningInversion, **kwargs) -> InversionEditor:
