@@ -1,6 +1,7 @@
 """H-GKD: distil a masked-image-modelling ViT into a sparse CNN (arXiv 2309.09571), a plugin for mmpretrain."""
 
 from .decoder import HGKDUNetDecoder
+from .distilled import distilled_model
 from .head import FeaturePredictHead
 from .hgkd import HGKD
 from .hook import GenerativeDistillHook
@@ -18,5 +19,6 @@ __all__ = [
     'HGKDSparseResNet',
     'HGKDUNetDecoder',
     'TeacherProvider',
+    'distilled_model',
     'draw_cells',
 ]

@@ -34,12 +34,15 @@ class FeaturePredictHead(BaseModule):
         beta: Where smooth-L1 turns from square to linear, > 0. Default 2.0, as in G2SD.
         supervise: Positions that count: ``'all'``, only those the student cannot see (``'masked'``), or only those it
             sees (``'visible'``).
+        loss_weight: Factor.
 
     Raises:
         ValueError: An argument is none of these.
     """
 
-    def __init__(self, loss_type: str = 'smooth_l1', beta: float = 2.0, supervise: str = 'all') -> None:
+    def __init__(
+        self, loss_type: str = 'smooth_l1', beta: float = 2.0, supervise: str = 'all', loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         if loss_type not in LOSSES:
             raise ValueError(f'loss_type must be one of {LOSSES}, got {loss_type!r}')
@@ -50,16 +53,17 @@ class FeaturePredictHead(BaseModule):
         self.loss_type = loss_type
         self.beta = beta
         self.supervise = supervise
+        self.loss_weight = loss_weight
         self._calls = 0
 
-    def forward(self, pred: Tensor, target: Tensor, active: Tensor) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, active: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar in float32 whatever the dtype of the inputs.
 
         Args:
             pred: ``(B, C, h, w)``.
             target: ``(B, C, h, w)``, normalized and detached.
             active: ``(B, 1, H/32, W/32)`` bool, True = the student sees the cell. Each side of the target's grid is a
-                multiple of it.
+                multiple of it. None: a student without a mask, all positions count.
 
         Raises:
             ValueError: Shapes do not fit.
@@ -71,9 +75,11 @@ class FeaturePredictHead(BaseModule):
             raise FloatingPointError('the target of the distillation loss is not finite')
         self._calls += 1
         distance = self.distance(pred.float(), target.float())
+        if active is None:
+            return self.loss_weight * distance.mean()
         weight = self.position_weight(active, target.shape[-2:]).to(distance)
         # A batch without a supervised position gives 0, not NaN.
-        return (distance * weight).sum() / weight.sum().clamp(min=1)
+        return self.loss_weight * (distance * weight).sum() / weight.sum().clamp(min=1)
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the distance at each position, ``(B, h, w)``, of two maps ``(B, C, h, w)``."""

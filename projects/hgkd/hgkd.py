@@ -8,7 +8,7 @@ Legend: ``B`` images, ``H, W`` their sides in pixels, ``f`` pixels along the sid
 teacher, ``h, w`` its grid.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +22,19 @@ from .masks import ActiveMask, draw_cells
 from .sparse.engine import SparseFeatures
 from .sparse.host import host_encode, host_mask
 from .sparse.layers import plain_norm, to_active
+from .student import Student, evaluating
+from .teachers.probe import check_teacher
+from .teachers.provider import TeacherProvider
 
 Images = Tensor | Sequence[Tensor]
-Provider = Callable[[Tensor, Tensor], Tensor | None]
 
 
 @MODELS.register_module()
-class HGKD(SparK):
+class HGKD(Student, SparK):
     """Masked student that predicts the features of a teacher, pixels, or both.
 
-    The teacher is no part of the model: :class:`GenerativeDistillHook` puts a callable into the slot ``teacher`` for
-    the time of the training. It gets images ``(B, 3, H, W)`` as they come from the data preprocessor and the mask
-    ``(B, 1, H/f, W/f)``, and returns normalized features ``(B, D, h, w)``, float32 and detached, or None where there
-    is nothing to distill.
+    The teacher is no part of the model: :class:`GenerativeDistillHook` puts it into the slot ``teacher`` for the time
+    of the training, see :class:`Student`.
 
     Args:
         backbone: ``HGKDSparseResNet``, or mmpretrain's ``SparseConvNeXt`` with ``gap_before_output=False`` (dense,
@@ -60,8 +60,6 @@ class HGKD(SparK):
     Raises:
         ValueError: Parts do not fit each other; the message says which.
     """
-
-    teacher: Provider | None = None
 
     def __init__(
         self,
@@ -108,6 +106,7 @@ class HGKD(SparK):
             init_cfg=init_cfg,
         )
         self.input_size = input_size
+        self.target_stride = target_stride
         del self.feature_map_size, self.len_keep  # of square images only; see `mask`
         self._keep_levels(min(neck.num_levels, len(backbone.out_indices)))
         if head is not None:
@@ -118,8 +117,6 @@ class HGKD(SparK):
             self.pixel_head = pixel_head if isinstance(pixel_head, nn.Module) else MODELS.build(pixel_head)
             self.pixel_proj = nn.Conv2d(neck.out_channels, 3, kernel_size=1)
         self.pixel_weight = pixel_weight
-        self.distill_weight = 1.0
-        self.distill_log: dict[str, Tensor] = {}
 
     def _keep_levels(self, num: int) -> None:
         """Drop what the host made for levels that have no place in the decoder: DDP wants all parameters used."""
@@ -237,11 +234,8 @@ class HGKD(SparK):
             RuntimeError: Only the teacher's features are to be predicted, and there is no teacher.
         """
         images = _one_view(inputs)
-        if self.teacher is None and self.pixel_head is None:
-            raise RuntimeError(
-                f'{type(self).__name__} has no teacher: add GenerativeDistillHook to custom_hooks of the config, or '
-                'pixel_head to the model'
-            )
+        if self.pixel_head is None:
+            self.require_teacher()
         active = self.mask(images.shape, images.device)
         decoded = self.decode(images, active)
         losses = {}
@@ -250,6 +244,35 @@ class HGKD(SparK):
         if self.pixel_head is not None:
             losses['loss_pixel'] = self.pixel_weight * self.pixel_head(self.pixel_proj(decoded), images, active)
         return losses
+
+    def check_teacher(self, teacher: TeacherProvider, images: Tensor) -> list[Tensor]:
+        """See that a teacher fits; as in :class:`Student`."""
+        if not self.with_head:
+            raise ValueError(f'the {type(self).__name__} has no head that compares features: set `head` in the model')
+        supervise = getattr(self.head, 'supervise', None)
+        if teacher.mode == 'visible' and supervise != 'visible':
+            raise ValueError(
+                "mode 'visible' gives targets only where the student sees the image: set supervise='visible' in the "
+                f"student's head, not {supervise!r}"
+            )
+        active = self._all_visible(images)
+        check_teacher(teacher, images, active)
+        target = teacher(images, active)
+        with evaluating(self):
+            pred, _ = self.predict_features(images, active)
+        if pred.shape[2:] != target.shape[2:]:
+            rows, columns = images.shape[2:]
+            raise ValueError(
+                f'for an image of {rows} x {columns} pixels the teacher gives a grid of {target.shape[2]} x '
+                f'{target.shape[3]}, the student predicts {pred.shape[2]} x {pred.shape[3]}. Set target_stride of the '
+                "student to the stride of the teacher's taps, or resize_input=True to resize what the teacher sees"
+            )
+        if pred.shape[1] != target.shape[1]:
+            raise ValueError(
+                f'the teacher gives {target.shape[1]} channels, the student predicts {pred.shape[1]}: set out_channels '
+                f'of the student to {target.shape[1]}'
+            )
+        return [target]
 
     def _distill(self, pred: Tensor, images: Tensor, active: Tensor) -> Tensor:
         target = self.teacher(images, active) if self.teacher is not None else None

@@ -5,17 +5,22 @@ Not in the paper (arXiv 2309.09571): all of it, beside the fact that the teacher
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.utils import _pair as to_2tuple
 
-from .schedule import WeightSchedule
+from .schedule import WeightSchedule, epochs_done
+from .student import Student
 from .teachers.loading import build_teacher, fingerprint
+from .teachers.probe import image_channels, noise_image
 from .teachers.provider import TeacherProvider
 
 
@@ -23,27 +28,31 @@ from .teachers.provider import TeacherProvider
 class GenerativeDistillHook(Hook):
     """Builds the teacher, gives it to the student for the time of the training, and takes it away again.
 
-    The student is a :class:`mmplugins.hgkd.HGKD` or any model with a slot ``teacher``, a ``distill_weight``, and
-    ``predict_features(images, active) -> ((B, C, h, w), active)``. The teacher is in no parameter list, no
-    checkpoint, no DDP bucket and no EMA copy. A resumed run builds it anew and compares its weights with a fingerprint
-    in the checkpoint.
+    The student is a :class:`mmplugins.hgkd.HGKD`, or any model under ``HGKDDistilledModel``. The teacher is in no
+    parameter list, no checkpoint, no DDP bucket and no EMA copy, and ``val`` and ``test`` do not need it. A resumed run
+    builds it anew and compares its weights with a fingerprint in the checkpoint.
 
     Args:
-        teacher: Config of a network in ``MODELS``, or the network itself.
-        checkpoint: File with all weights of the teacher, alone or behind ``backbone.``: ``.npz``, ``.safetensors`` or
-            of ``torch.save``. Not needed with an ``init_cfg`` of type ``Pretrained``, a ``CLIPGenerator``, which reads
-            its own file, or a network that is given as it is.
-        taps: Names of modules of the teacher whose outputs are the features, see :class:`TeacherProvider`. Default: the
-            last block of a ViT-B.
+        teacher: Config of a network of mmpretrain, timm, torchvision or transformers, see ``build_teacher``, or the
+            network itself.
+        checkpoint: File with all weights of the teacher, alone or behind ``backbone.``, in any format of
+            ``read_weights``; a MAE also in FAIR's or transformers' names. Not needed with an ``init_cfg`` of type
+            ``Pretrained``, where its library brings weights (``pretrained=True``, ``weights``, ``from_pretrained``),
+            with a ``CLIPGenerator``, which reads its own file, or for a network that is given as it is.
+        taps: Names of modules of the teacher whose outputs are the features, see :class:`Taps`. Default: the last block
+            of a ViT-B.
         mode: ``'full'`` (default), ``'same_mask'`` or ``'visible'``: what the teacher sees.
         target_norm: ``'ln'`` (default), ``'l2'`` or ``'none'``.
-        input_norm: ``dict(mean=, std=)`` of three values each, as the teacher was trained, in the units of the
-            student's data preprocessor and in its order of channels. None: the same as the student's.
+        input_norm: ``dict(mean=, std=)`` of a value for each channel of the teacher, as it was trained, in the units
+            of the student's data preprocessor and in its order of channels. None: the same as the student's.
+        input_channels: Channels of the student's images that the teacher sees: ``[0, 0, 0]`` for gray images before a
+            teacher of color, ``[2, 1, 0]`` to turn BGR into RGB. None: all. Not in the paper.
         weight: Of the distillation loss: a number, or the arguments of :class:`WeightSchedule`.
-        stop_epoch: From this epoch on (counted from 0) the weight is 0 and the teacher does not run.
+        stop_epoch: From this epoch on (counted from 0) the weight is 0 and the teacher does not run. In an
+            iteration-based loop an epoch is a pass over the data.
         autocast: ``'float16'`` or ``'bfloat16'`` for the teacher; None: float32 even where the student uses AMP.
-        resize_input: Whether the teacher gets the images resized so that its grid is that of the student (patch 14).
-            Not in the paper.
+        resize_input: True: the teacher gets the images resized so that its grid is that of the student (patch 14). A
+            number or ``(height, width)``: resized to that, for a teacher of a fixed size. Not in the paper.
         log: Whether the weight, and what the student's ``distill_log`` holds, are logged.
         verify: ``'sha256'``: resuming with other weights or settings of the teacher is an error; False: only a warning.
 
@@ -57,14 +66,15 @@ class GenerativeDistillHook(Hook):
         self,
         teacher: dict | nn.Module,
         checkpoint: str | None = None,
-        taps: tuple[str, ...] | list[str] = ('layers.11',),
+        taps: Sequence[str] = ('layers.11',),
         mode: str = 'full',
         target_norm: str = 'ln',
         input_norm: dict | None = None,
+        input_channels: Sequence[int] | None = None,
         weight: float | dict = 1.0,
         stop_epoch: int | None = None,
         autocast: str | None = None,
-        resize_input: bool = False,
+        resize_input: bool | int | Sequence[int] = False,
         log: bool = True,
         verify: str | bool = 'sha256',
     ) -> None:
@@ -80,65 +90,63 @@ class GenerativeDistillHook(Hook):
         self.mode = mode
         self.target_norm = target_norm
         self.input_norm = input_norm
+        self.input_channels = input_channels if input_channels is None else list(input_channels)
         self.schedule = WeightSchedule(**weight) if isinstance(weight, dict) else WeightSchedule(start=weight)
         self.stop_epoch = stop_epoch
         self.autocast = autocast
-        self.resize_input = resize_input
+        self.resize_input = resize_input if isinstance(resize_input, (bool, int)) else list(resize_input)
         self.log = log
         self.verify = verify
         self.provider: TeacherProvider | None = None
         self.record: dict = {}
+        self._before: dict | None = None
 
-    def before_run(self, runner: Runner) -> None:
-        """Build the teacher, fit it to the student and attach it."""
+    def before_train(self, runner: Runner) -> None:
+        """Build the teacher, fit it to the student, attach it, and log which one it is.
+
+        Not in ``before_run``, which ``val`` and ``test`` call too.
+        """
         student = self._student(runner)
-        if getattr(student, 'head', None) is None:
-            raise ValueError(
-                f'the {type(student).__name__} has no head that compares features: set `head` in the model'
-            )
         device = next(student.parameters()).device
-        teacher = build_teacher(self.teacher_cfg, self.checkpoint).to(device)
-        pred, active, stride = self._probe_student(student, device)
-        self.provider = TeacherProvider(
+        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):  # any teacher, same crops
+            teacher = build_teacher(self.teacher_cfg, self.checkpoint).to(device)
+        self.record = self._describe(teacher, student)
+        if self._before is not None:
+            self._compare(self._before)
+        self.provider = self.provide(teacher, student)
+        targets = student.check_teacher(
+            self.provider, noise_image(image_channels(student), to_2tuple(student.input_size), device)
+        )
+        # Past `nn.Module.__setattr__`, so that it is certainly no submodule.
+        object.__setattr__(student, 'teacher', self.provider)
+        number = sum(parameter.numel() for parameter in teacher.parameters())
+        print_log(
+            f'teacher: {type(teacher).__name__}, {number / 1e6:.2f} M parameters, sha256 '
+            f'{self.record["sha256"][:16]}…, mode {self.mode}, taps {list(self.taps)} -> targets '
+            f'{[tuple(target.shape[1:]) for target in targets]}',
+            logger='current',
+        )
+
+    def provide(self, teacher: nn.Module, student: Student) -> TeacherProvider:
+        """Return what runs a teacher on the device of its weights, for a student."""
+        return TeacherProvider(
             teacher,
             self.taps,
             mode=self.mode,
             target_norm=self.target_norm,
             input_norm=self._input_norm(student),
+            input_channels=self.input_channels,
             autocast=self.autocast,
-            stride=stride,
+            stride=student.target_stride,
             resize_input=self.resize_input,
-        )
-        images = torch.zeros(1, 3, *self._input_size(student), device=device)
-        target = self.provider(images, active)
-        self._check_fit(student, pred, target)
-        given = self.teacher_cfg
-        self.record = dict(
-            # Plain containers: a checkpoint must open without mmengine's classes, and without running code.
-            teacher=ConfigDict(given).to_dict() if isinstance(given, dict) else type(given).__name__,
-            sha256=fingerprint(teacher),
-            mode=self.mode,
-            taps=list(self.taps),
-            target_norm=self.target_norm,
-        )
-        self._num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
-        self._target_shape = tuple(target.shape[1:])
-        # Past `nn.Module.__setattr__`, so that it is certainly no submodule.
-        object.__setattr__(student, 'teacher', self.provider)
-
-    def before_train(self, runner: Runner) -> None:
-        """Log which teacher it is."""
-        print_log(
-            f'teacher: {type(self.provider.teacher).__name__}, {self._num_parameters / 1e6:.2f} M parameters, sha256 '
-            f'{self.record["sha256"][:16]}…, mode {self.mode}, taps {list(self.taps)} -> targets {self._target_shape}',
-            logger='current',
         )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the weight of this iteration."""
-        stopped = self.stop_epoch is not None and runner.epoch >= self.stop_epoch
+        epoch = epochs_done(runner)
+        stopped = self.stop_epoch is not None and epoch >= self.stop_epoch
         self.provider.paused = stopped
-        self._student(runner).distill_weight = 0.0 if stopped else self.schedule(runner.epoch, runner.iter)
+        self._student(runner).distill_weight = 0.0 if stopped else self.schedule(epoch, runner.iter)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -164,21 +172,45 @@ class GenerativeDistillHook(Hook):
         checkpoint.setdefault('meta', {})['distill'] = self.record
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare the teacher with that of the run that is resumed; a checkpoint to start from may have any.
+        """Keep what a resumed checkpoint says about its teacher; one to start from may have had any."""
+        if not getattr(runner, '_resume', False):
+            return
+        self._before = (checkpoint.get('meta') or {}).get('distill')
+        if self._before is None:
+            print_log('the resumed checkpoint does not say which teacher it had', logger='current', level=30)
+
+    def after_train(self, runner: Runner) -> None:
+        """Detach the teacher and let it go."""
+        self.provider.close()
+        object.__setattr__(self._student(runner), 'teacher', None)
+        self.provider = None
+
+    def _describe(self, teacher: nn.Module, student: Student) -> dict:
+        """Return what a checkpoint says about the teacher: all that changes the targets."""
+        given = self.teacher_cfg
+        return dict(
+            # Plain containers: a checkpoint must open without mmengine's classes, and without running code.
+            teacher=ConfigDict(given).to_dict() if isinstance(given, dict) else type(given).__name__,
+            sha256=fingerprint(teacher),
+            mode=self.mode,
+            taps=list(self.taps),
+            target_norm=self.target_norm,
+            input_norm=self._input_norm(student),
+            input_channels=self.input_channels,
+            resize_input=self.resize_input,
+            autocast=self.autocast,
+        )
+
+    def _compare(self, before: dict) -> None:
+        """Compare the teacher with that of the run that is resumed.
 
         Raises:
             ValueError: Another teacher, or other settings, and ``verify`` is on.
         """
-        if not getattr(runner, '_resume', False):
-            return
-        before = (checkpoint.get('meta') or {}).get('distill')
-        if before is None:
-            print_log('the resumed checkpoint does not say which teacher it had', logger='current', level=30)
-            return
         changed = [
-            f'{key} was {before.get(key)}, is {self.record[key]}'
-            for key in ('sha256', 'mode', 'taps', 'target_norm')
-            if before.get(key) != self.record[key]
+            f'{key} was {before[key]}, is {self.record[key]}'
+            for key in self.record
+            if key != 'teacher' and key in before and before[key] != self.record[key]
         ]
         if not changed:
             return
@@ -187,73 +219,29 @@ class GenerativeDistillHook(Hook):
             raise ValueError(f'{text}. Give the same teacher, or verify=False to go on with the other')
         print_log(text, logger='current', level=30)
 
-    def after_run(self, runner: Runner) -> None:
-        """Detach the teacher and let it go."""
-        if self.provider is not None:
-            self.provider.close()
-            object.__setattr__(self._student(runner), 'teacher', None)
-            self.provider = None
-
-    def _student(self, runner: Runner) -> nn.Module:
+    @staticmethod
+    def _student(runner: Runner) -> Student:
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        for name in ('teacher', 'distill_weight', 'predict_features'):
-            if not hasattr(model, name):
-                raise ValueError(
-                    f'GenerativeDistillHook needs a student like HGKD; a {type(model).__name__} has no `{name}`'
-                )
+        if not isinstance(model, Student):
+            raise ValueError(
+                f'GenerativeDistillHook needs a student: put the {type(model).__name__} of your config into '
+                "model=dict(type='HGKDDistilledModel', student=…)"
+            )
         return model
 
-    @staticmethod
-    def _input_size(student: nn.Module) -> tuple[int, int]:
-        size = student.input_size
-        return (size, size) if isinstance(size, int) else tuple(size)
-
-    @torch.no_grad()
-    def _probe_student(self, student: nn.Module, device: torch.device) -> tuple[Tensor, Tensor, tuple[float, float]]:
-        """Return prediction and mask for a blank image, and the stride of the prediction in pixels."""
-        size = self._input_size(student)
-        cells = [side // student.downsample_raito for side in size]
-        active = torch.ones(1, 1, *cells, dtype=torch.bool, device=device)  # given, so no random number is drawn
-        training = student.training
-        student.eval()
-        try:
-            pred, _ = student.predict_features(torch.zeros(1, 3, *size, device=device), active)
-        finally:
-            student.train(training)
-        return pred, active, tuple(side / cell for side, cell in zip(size, pred.shape[-2:], strict=True))
-
-    def _input_norm(self, student: nn.Module) -> tuple[list[float], list[float]] | None:
+    def _input_norm(self, student: nn.Module) -> list[list[float]] | None:
         """Return scale and shift that give ``x_t = (x std_s + mean_s - mean_t) / std_t``."""
         if self.input_norm is None:
             return None
-        preprocessor = student.data_preprocessor
+        preprocessor, theirs = student.data_preprocessor, self.input_norm
+        channels = self.input_channels or range(len(theirs['mean']))
         mean, std = (
-            getattr(preprocessor, key).flatten().tolist() if hasattr(preprocessor, key) else [default] * 3
+            [getattr(preprocessor, key).flatten().tolist()[channel] for channel in channels]
+            if hasattr(preprocessor, key)
+            else [default] * len(channels)
             for key, default in (('mean', 0.0), ('std', 1.0))
         )
-        other = zip(mean, std, self.input_norm['mean'], self.input_norm['std'], strict=True)
-        pairs = [(s / std_t, (m - mean_t) / std_t) for m, s, mean_t, std_t in other]
-        return [scale for scale, _ in pairs], [shift for _, shift in pairs]
-
-    def _check_fit(self, student: nn.Module, pred: Tensor, target: Tensor) -> None:
-        """Compare prediction ``(1, C, h, w)`` and target of a blank image; check what the mode needs."""
-        if pred.shape[-2:] != target.shape[-2:]:
-            rows, columns = self._input_size(student)
-            raise ValueError(
-                f'for an image of {rows} x {columns} pixels the teacher gives a grid of {target.shape[2]} x '
-                f'{target.shape[3]}, the student predicts {pred.shape[2]} x {pred.shape[3]}. Set the stride of the '
-                "student's predictor to the teacher's patch, or resize_input=True to resize what the teacher sees"
-            )
-        if pred.shape[1] != target.shape[1]:
-            raise ValueError(
-                f'the teacher gives {target.shape[1]} channels, the student predicts {pred.shape[1]}: set out_channels '
-                f'of the student to {target.shape[1]}'
-            )
-        supervise = getattr(student.head, 'supervise', None)
-        if self.mode == 'visible' and supervise != 'visible':
-            raise ValueError(
-                "mode 'visible' gives targets only where the student sees the image: set supervise='visible' in the "
-                f"student's head, not {supervise!r}"
-            )
+        other = list(zip(mean, std, theirs['mean'], theirs['std'], strict=True))
+        return [[s / std_t for _, s, _, std_t in other], [(m - mean_t) / std_t for m, _, mean_t, std_t in other]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from mmengine.runner import IterBasedTrainLoop, Runner
+
 SCHEDULES = ('constant', 'linear', 'cosine')
 
 
@@ -51,3 +53,17 @@ class WeightSchedule:
         if self.type == 'cosine':
             share = (1 - math.cos(math.pi * share)) / 2
         return self.start + (self.end - self.start) * share
+
+
+def epochs_done(runner: Runner) -> int:
+    """Return how many epochs are behind a run; in an iteration-based loop, whose count stays 0, passes over the data.
+
+    A custom sampler may see an image more or less often; a pass is as many images as the data set has.
+    """
+    if not isinstance(runner.train_loop, IterBasedTrainLoop):
+        return runner.epoch
+    loader = runner.train_dataloader
+    # mmengine gives a batch sampler of the config to the loader, which then has no batch size of its own.
+    size = loader.batch_size or loader.batch_sampler.batch_size
+    size = sum(size) if isinstance(size, (list, tuple)) else size
+    return runner.iter * size * runner.world_size // len(loader.dataset)

@@ -11,14 +11,14 @@ grid.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-EXTRA_TOKENS = ('cls_token', 'class_embedding', 'distillation_token', 'register_tokens')  # names in transformers
+# Names in transformers, and torchvision's.
+EXTRA_TOKENS = ('cls_token', 'class_embedding', 'distillation_token', 'register_tokens', 'class_token')
 
 
 class Features(NamedTuple):
@@ -59,6 +59,22 @@ def features_of(network: nn.Module, images: Tensor) -> Features:
             f"so with an attribute output_fmt='NHWC'"
         )
     return Features(out.flatten(2).transpose(1, 2)[:, :0], out)
+
+
+def count_extra_tokens(network: nn.Module) -> int | None:
+    """Return how many tokens a network says to have in front of its patches; None if it says nothing.
+
+    Args:
+        network: Of mmpretrain or timm, which say a number, or of transformers or torchvision, by names of parameters.
+    """
+    owner = getattr(network, 'timm_model', network)
+    for attribute in ('num_extra_tokens', 'num_prefix_tokens'):
+        if hasattr(owner, attribute):
+            return getattr(owner, attribute)
+    tokens = [value for name, value in owner.named_parameters() if name.rpartition('.')[2] in EXTRA_TOKENS]
+    if tokens or hasattr(owner, 'config'):  # transformers' networks have one
+        return sum(value.shape[1] if value.dim() == 3 else 1 for value in tokens)
+    return None
 
 
 def grid_of(num_patches: int, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -114,12 +130,7 @@ class HuggingFaceBackbone(BaseModule):
         else:
             self.model = kind(getattr(config, 'vision_config', config), **own)
         self._is_init = pretrained  # or mmengine would initialize it anew
-        self.num_extra_tokens = sum(self._extra_tokens())
-
-    def _extra_tokens(self) -> Iterator[int]:
-        for name, parameter in self.model.named_parameters():
-            if name.rpartition('.')[2] in EXTRA_TOKENS:
-                yield parameter.shape[1] if parameter.dim() == 3 else 1
+        self.num_extra_tokens = count_extra_tokens(self.model)
 
     def init_weights(self) -> None:
         """Do nothing: transformers has initialized the model, or read it."""

@@ -39,6 +39,11 @@ TABLE = [
     Row('o2detr/*_r101*', 'patches of 1024 pixels; six layers', SHALLOW, shrink=8),
     Row('metr/*_r50_*', 'sides up to 1333 pixels; six layers', SHALLOW, shrink=8),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
+    Row(
+        'hgkd/*_vit-tiny_*',
+        'no network to take weights from',
+        {'custom_hooks.0.teacher.pretrained': False, 'custom_hooks.0.checkpoint': 'checkpoints/vit_tiny.pth'},
+    ),
     Row('cae/*_vit-tiny-p16_*', WEIGHTS, flat_vit(192, 12)),
     Row('cae/*_vit-small-p16_*', WEIGHTS, flat_vit(384, 12)),
     Row('cae/*_vit-base-p16_*', WEIGHTS, flat_vit(768, 12)),

@@ -13,30 +13,34 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS
 from torch import nn
 
+from mmplugins.hgkd import HGKD
 from mmplugins.hgkd.hook import GenerativeDistillHook
+from mmplugins.hgkd.student import Student
 from mmplugins.hgkd.teachers.loading import fingerprint
+from mmplugins.hgkd.teachers.probe import PATCHES
 from mmplugins.hgkd.teachers.provider import TeacherProvider
-from mmplugins.hgkd.weights import read_checkpoint
+from mmplugins.utils.checkpoint import load_without_code
 
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 COUNTER = itertools.count()
 TEACHER = dict(type='MAEViT', arch=ARCH, img_size=64, patch_size=16)
 
 
-class Student(BaseModel):
+class TinyStudent(Student, BaseModel):
     """What the hook asks of a student, and no more; the mask is drawn anew in each step."""
-
-    teacher = None
 
     def __init__(self, channels=32, stride=16, supervise='all', data_preprocessor=None):
         super().__init__(data_preprocessor)
-        self.input_size = 64
-        self.downsample_raito = 32
-        self.distill_weight = 1.0
-        self.distill_log = {}
+        self.input_size, self.target_stride = 64, stride
         self.head = MODELS.build(dict(type='FeaturePredictHead', supervise=supervise))
         self.stem = nn.Conv2d(3, 8, stride, stride)
         self.predictor = nn.Conv2d(8, channels, 1)
+
+    with_head = True
+    check_teacher = HGKD.check_teacher
+
+    def _all_visible(self, images):
+        return torch.ones(len(images), 1, 2, 2, dtype=torch.bool)
 
     def predict_features(self, images, active=None):
         return self.predictor(self.stem(images).relu()), active
@@ -64,7 +68,7 @@ class Images(torch.utils.data.Dataset):
 
 @pytest.fixture(autouse=True, scope='module')
 def registered():
-    MODELS.register_module(name='TinyDistillStudent', module=Student)
+    MODELS.register_module(name='TinyDistillStudent', module=TinyStudent)
     DATASETS.register_module(name='TinyDistillImages', module=Images)
     yield
     MODELS._module_dict.pop('TinyDistillStudent')
@@ -123,7 +127,7 @@ class TestTraining:
                 provider = runner.model.teacher
                 seen['before'] = seen.get('before') or fingerprint(provider.teacher)
                 seen['after'] = fingerprint(provider.teacher)
-                seen['same object'] = self.ema_model.module.teacher is provider
+                seen['of the copy'] = self.ema_model.module.teacher
                 seen['ema'] = set(self.ema_model.module.state_dict())
                 seen['grad'] = [p.grad for p in provider.teacher.parameters() if p.grad is not None]
                 seen['training'] = any(m.training for m in provider.teacher.modules())
@@ -139,7 +143,7 @@ class TestTraining:
         finally:
             HOOKS._module_dict.pop('SpyEMAHook')
         assert seen['before'] == seen['after'] == fingerprint(make_vit())
-        assert seen['same object'] and seen['ema'] == own and seen['grad'] == [] and not seen['training']
+        assert seen['of the copy'] is None and seen['ema'] == own and seen['grad'] == [] and not seen['training']
         assert seen['optimized'] == number
         checkpoint = torch.load(tmp_path / 'work/epoch_2.pth', weights_only=False)
         assert set(checkpoint['state_dict']) == own
@@ -163,7 +167,8 @@ class TestTraining:
         monkeypatch.setattr(TeacherProvider, '_run', lambda self, *args: calls.append(1) or run(self, *args))
         runner = make_runner(hook=dict(stop_epoch=1), epochs=3)
         runner.train()
-        assert len(calls) == 1 + 2  # the blank image, and two batches of the first epoch
+        probes = 2 + PATCHES + 1  # two passes, lit patches, and what is compared with the student
+        assert len(calls) == probes + 2  # two batches of the first epoch
         assert runner.message_hub.get_scalar('train/distill_weight').data[0].tolist() == [1, 1, 0, 0, 0, 0]
         assert runner.message_hub.get_scalar('train/loss_distill').data[0][2:].tolist() == [0] * 4
 
@@ -185,7 +190,7 @@ class TestTraining:
         runner = make_runner()
         hook = next(h for h in runner.hooks if isinstance(h, GenerativeDistillHook))
         before = torch.get_rng_state()
-        hook._probe_student(runner.model, torch.device('cpu'))
+        hook.before_train(runner)
         assert torch.equal(before, torch.get_rng_state())
         assert runner.model.training
 
@@ -223,12 +228,15 @@ class TestResume:
 
     def test_record_in_the_checkpoint(self, make_runner, tmp_path, make_vit):
         make_runner(epochs=1).train()
-        meta = read_checkpoint(tmp_path / 'work/epoch_1.pth')['meta']  # no class of mmengine is needed to read it
+        meta = load_without_code(tmp_path / 'work/epoch_1.pth')['meta']  # no class of mmengine is needed to read it
         assert meta['distill'] == dict(
-            teacher=TEACHER, sha256=fingerprint(make_vit()), mode='full', taps=['layers.1'], target_norm='ln'
-        )
+            teacher=TEACHER, sha256=fingerprint(make_vit()), mode='full', taps=['layers.1'], target_norm='ln',
+            input_norm=None, input_channels=None, resize_input=False, autocast=None,
+        )  # fmt: skip
 
-    @pytest.mark.parametrize('changed', ['weights', 'target_norm', 'taps'])
+    @pytest.mark.parametrize(
+        'changed', ['weights', 'target_norm', 'taps', 'input_norm', 'input_channels', 'resize_input', 'autocast']
+    )
     def test_another_teacher_is_an_error(self, make_runner, make_vit, tmp_path, changed):
         make_runner(epochs=1).train()
         other = {}
@@ -238,7 +246,11 @@ class TestResume:
             torch.save(vit.state_dict(), tmp_path / 'other.pth')
             other = dict(checkpoint=str(tmp_path / 'other.pth'))
         else:
-            other = dict(target_norm='l2') if changed == 'target_norm' else dict(taps=['layers.0'])
+            values = dict(
+                target_norm='l2', taps=['layers.0'], input_norm=dict(mean=[1] * 3, std=[2] * 3),
+                input_channels=[2, 1, 0], resize_input=True, autocast='bfloat16',
+            )  # fmt: skip
+            other = {changed: values[changed]}
         again = dict(epochs=2, resume=True, load_from=str(tmp_path / 'work/epoch_1.pth'))
         text = 'sha256 was' if changed == 'weights' else f'{changed} was'
         with pytest.raises(ValueError, match=text):
@@ -273,16 +285,10 @@ class TestMisfit:
             make_runner(hook=dict(mode='visible')).train()
         make_runner(hook=dict(mode='visible'), student=dict(supervise='visible'), epochs=1).train()
 
-    def test_model_without_a_slot(self, make_runner):
-        runner = make_runner()
-        runner.model.predict_features = None
-        del runner.model.predict_features
-        type(runner.model).predict_features, kept = property(), Student.predict_features
-        try:
-            with pytest.raises(ValueError, match='a student like HGKD; a Student has no `predict_features`'):
-                runner.train()
-        finally:
-            Student.predict_features = kept
+    def test_a_model_that_is_no_student(self, make_runner):
+        model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18), head=dict(type='ClsHead'))
+        with pytest.raises(ValueError, match="the ImageClassifier of your config into .*type='HGKDDistilledModel'"):
+            make_runner(model=model).train()
 
 
 class TestCheckpoint:
@@ -295,8 +301,8 @@ class TestCheckpoint:
         del weights['layers.1.attn.qkv.weight']
         weights['ln1.bias'] = torch.zeros(3)
         torch.save(weights, tmp_path / 'holes.pth')
-        text = r"1 weights are missing, as \['layers.1.attn.qkv.weight'\]; 1 have another shape, as \['ln1.bias \(3,\)"
-        with pytest.raises(ValueError, match=text):
+        text = 'qkv.weight: (96, 32) expected, nothing found; ln1.bias: (32,) expected, (3,) found'
+        with pytest.raises(ValueError, match=re.escape(text)):
             make_runner(hook=dict(checkpoint=str(tmp_path / 'holes.pth'))).train()
 
     def test_random_weights_are_no_teacher(self, make_runner):

@@ -49,7 +49,7 @@ def test_input_norm(make_vit, make_active):
 def test_patch_14_sees_resized_images(make_vit, make_active):
     vit = make_vit('VisionTransformer', img_size=56, patch_size=14, out_type='raw', final_norm=False)
     images = torch.randn(2, 3, 64, 96)
-    provider = TeacherProvider(vit, ['layers.1'], target_norm='none', resize_input=True, stride=(16, 16))
+    provider = TeacherProvider(vit, ['layers.1'], target_norm='none', resize_input=True, stride=16)
     target = provider(images, make_active(2, 2, 3))
     assert target.shape == (2, 32, 4, 6)
     small = F.interpolate(images, (56, 84), mode='bicubic', antialias=True)
@@ -102,12 +102,11 @@ def test_copies_do_not_copy_the_teacher(make_vit, make_active):
         pickle.loads(data)(torch.randn(IMAGES), make_active())
 
 
-def test_close_takes_the_hooks_off(make_vit):
+def test_no_hook_stays_on_the_teacher(make_vit, make_active):
     vit = make_vit()
     provider = TeacherProvider(vit, ['layers.1'])
-    assert vit.layers[1]._forward_hooks
-    provider.close()
-    assert not vit.layers[1]._forward_hooks
+    provider(torch.randn(IMAGES), make_active())
+    assert not any(module._forward_hooks for module in vit.modules())
 
 
 def test_paused_teacher_does_not_run(make_vit, make_active):

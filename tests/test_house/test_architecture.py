@@ -15,8 +15,8 @@ PACKAGES = {'mmplugins': ROOT / 'projects', 'experiments': ROOT / 'tools/experim
 # Whoever adds a name asks first whether a user may have a class of that name: both in one registry are a KeyError.
 IN_ROOT_REGISTRIES = {
     'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
-    'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'LoadEditImage',
-    'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
+    'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'GenerativeDistillHook',
+    'HGKDDistilledModel', 'LoadEditImage', 'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
     'SPSA', 'SPSANet', 'SaveEditGridHook',
     'TintedDigitAccuracy', 'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
 }  # fmt: skip

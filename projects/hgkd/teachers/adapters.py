@@ -12,7 +12,6 @@ Shapes: ``B`` images, ``L`` tokens, ``K`` of them visible, ``C`` channels, ``(h,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,14 +20,17 @@ from mmpretrain.models import CAE as CAEAlgorithm
 from mmpretrain.models import MAE, BEiTPretrainViT, BEiTViT, CAEPretrainViT, CLIPGenerator, MAEViT, MILANViT
 from torch import Tensor, nn
 
+from ...utils.encoders import count_extra_tokens
+from .layout import patch_size, to_map, token_grid
+
 MODES = ('full', 'same_mask', 'visible')
 
 
 class Teacher:
-    """Runs a network whose tapped modules give tokens ``(B, L, C)`` or maps ``(B, C, h, w)``.
+    """Runs a network whose tapped modules give tokens or maps, see :mod:`.layout`.
 
-    For mmpretrain's ``VisionTransformer`` (supervised, CLIP's and DINOv2's weights), ViTs of timm, and networks with
-    feature maps. Tokens in front of the patches (class, registers) are dropped.
+    For networks of mmpretrain, timm, torchvision and transformers: ViTs, hierarchical Transformers, CNNs. Tokens in
+    front of the patches (class, registers) are dropped.
 
     Args:
         model: Frozen network, called with images ``(B, 3, H, W)``.
@@ -47,6 +49,7 @@ class Teacher:
             raise ValueError(f'a {type(model).__name__} cannot be run in mode {mode!r}, only in {self.modes}')
         self.model = model
         self.mode = mode
+        accept_any_size(self.backbone)
         if mode != 'full':
             self.entry = self._find_entry()
             # 'featmap' would reshape the visible tokens alone into a rectangle; only the taps are read.
@@ -58,12 +61,12 @@ class Teacher:
         """The encoder."""
         return self.model
 
-    def run(self, images: Tensor, visible: Tensor) -> None:
+    def run(self, images: Tensor, visible: Tensor | None) -> None:
         """Run the network; what is wanted of it is read at its taps.
 
         Args:
             images: ``(B, 3, H, W)``, normalized as the teacher wants it.
-            visible: ``(B, h*w)`` bool, True = the student sees the patch. As many in each image, save in mode ``full``.
+            visible: ``(B, h*w)`` bool, True = the student sees the patch, as many in each image. None in mode ``full``.
         """
         if self.mode == 'visible':
             with self.only(visible):
@@ -75,52 +78,41 @@ class Teacher:
         """Call the encoder."""
         return self.backbone(images)
 
-    def assemble(self, taps: dict[str, Tensor], visible: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+    def assemble(
+        self, taps: dict[str, Tensor], visible: Tensor | None, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Return the feature map ``(B, C, h, w)`` of each tap.
 
         Args:
             taps: Output of the tapped modules by name.
-            visible: ``(B, h*w)`` bool.
-            grid: ``(h, w)``.
+            visible: ``(B, h*w)`` bool; None in mode ``full``.
+            image_size: ``(H, W)`` of what the teacher saw.
 
         Raises:
-            ValueError: The output of a tap is neither a map nor tokens of this grid.
+            ValueError: The output of a tap is neither a map nor tokens of a grid of the image.
         """
-        return {name: self.to_map(name, output, visible, grid) for name, output in taps.items()}
+        return {name: self.to_map(name, output, visible, image_size) for name, output in taps.items()}
 
-    def to_map(self, name: str, output: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+    def to_map(self, name: str, output: Tensor, visible: Tensor | None, image_size: tuple[int, int]) -> Tensor:
         """Return the output of one tap as a map ``(B, C, h, w)``; positions without a token are 0."""
-        if output.dim() == 4:
-            return output
-        if output.dim() != 3:
-            raise ValueError(
-                f'tap {name!r} gives a tensor of shape {tuple(output.shape)}; a tap must give tokens (B, L, C) or a '
-                'map (B, C, h, w)'
-            )
-        tokens = int(visible[0].sum()) if self.mode == 'visible' else visible.shape[1]
-        output = self.drop_extra(name, output, tokens, grid)
-        if self.mode == 'visible':
-            output = scatter(output, visible)
-        return output.transpose(1, 2).reshape(output.shape[0], output.shape[2], *grid)
+        if self.mode != 'visible' or output.dim() != 3:
+            return to_map(name, output, image_size, self.backbone)
+        tokens = scatter(self.drop_extra(name, output, int(visible[0].sum())), visible)
+        return tokens.transpose(1, 2).unflatten(2, self.grid(image_size))
 
-    def drop_extra(self, name: str, output: Tensor, tokens: int, grid: tuple[int, int]) -> Tensor:
+    def drop_extra(self, name: str, output: Tensor, tokens: int) -> Tensor:
         """Drop what stands in front of the last ``tokens`` tokens of ``(B, L, C)``."""
-        extra = output.shape[1] - tokens
-        # mmpretrain's name, timm's name.
-        declared = getattr(self.backbone, 'num_extra_tokens', getattr(self.backbone, 'num_prefix_tokens', None))
+        extra, declared = output.shape[1] - tokens, count_extra_tokens(self.backbone)
         if extra < 0 or (declared is not None and extra not in (0, declared)):
             raise ValueError(
-                f'tap {name!r} gives {output.shape[1]} tokens; expected {tokens} for a grid of {grid[0]} x {grid[1]} '
-                f'in mode {self.mode!r}, with or without {1 if declared is None else declared} more in front'
+                f'tap {name!r} gives {output.shape[1]} tokens; expected {tokens} in mode {self.mode!r}, with or '
+                f'without {1 if declared is None else declared} more in front'
             )
         return output[:, extra:]
 
-    def patch_size(self) -> int | None:
-        """Pixels of a token's side: the stride of the first convolution with equal kernel and stride; None without."""
-        for module in self.backbone.modules():
-            if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.stride[0] > 1:
-                return module.stride[0]
-        return None
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid ``(h, w)`` of tokens, of a ViT for images of ``(H, W)`` pixels."""
+        return token_grid(image_size, patch_size(self.backbone))
 
     @contextmanager
     def only(self, visible: Tensor) -> Iterator[None]:
@@ -146,8 +138,9 @@ class Teacher:
             handle.remove()
 
     def _find_entry(self) -> nn.Module:
+        network = getattr(self.backbone, 'timm_model', self.backbone)
         for name in ('drop_after_pos', 'pos_drop'):  # mmpretrain's, timm's
-            entry = getattr(self.backbone, name, None)
+            entry = getattr(network, name, None)
             if isinstance(entry, nn.Module):
                 return entry
         raise ValueError(
@@ -181,7 +174,7 @@ class MAETeacher(Teacher):
             return self.backbone(images, importance=None)[-1]
         return self.backbone(images, mask=None)[-1]
 
-    def run(self, images: Tensor, visible: Tensor) -> None:
+    def run(self, images: Tensor, visible: Tensor | None) -> None:
         """Run the encoder and, in mode ``same_mask``, the decoder."""
         if self.mode != 'same_mask':
             return super().run(images, visible)
@@ -199,7 +192,7 @@ class CAETeacher(MAETeacher):
     of the regressor, for instance ``('backbone.ln1', 'neck.norm_regressor')``, which CAE aligns.
     """
 
-    def run(self, images: Tensor, visible: Tensor) -> None:
+    def run(self, images: Tensor, visible: Tensor | None) -> None:
         """Run the encoder and, in mode ``same_mask``, the regressor."""
         if self.mode != 'same_mask':
             return Teacher.run(self, images, visible)
@@ -211,10 +204,12 @@ class CAETeacher(MAETeacher):
         masked = positions[~visible].view(batch, -1, dims)
         self.model.neck(latent, masked, positions[visible].view(batch, -1, dims))
 
-    def assemble(self, taps: dict[str, Tensor], visible: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+    def assemble(
+        self, taps: dict[str, Tensor], visible: Tensor | None, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Return the map of each tap, or in mode ``same_mask`` the one map that both make."""
         if self.mode != 'same_mask':
-            return super().assemble(taps, visible, grid)
+            return super().assemble(taps, visible, image_size)
         if len(taps) != 2:
             raise ValueError(
                 "mode 'same_mask' of a CAE needs two taps, of the encoder and of the regressor, for instance "
@@ -222,9 +217,9 @@ class CAETeacher(MAETeacher):
             )
         (first, seen), (second, inferred) = taps.items()
         kept = int(visible[0].sum())
-        tokens = scatter(self.drop_extra(first, seen, kept, grid), visible)
-        tokens = tokens + scatter(self.drop_extra(second, inferred, visible.shape[1] - kept, grid), ~visible)
-        return {f'{first}+{second}': tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)}
+        tokens = scatter(self.drop_extra(first, seen, kept), visible)
+        tokens = tokens + scatter(self.drop_extra(second, inferred, visible.shape[1] - kept), ~visible)
+        return {f'{first}+{second}': tokens.transpose(1, 2).unflatten(2, self.grid(image_size))}
 
 
 class BEiTTeacher(Teacher):
@@ -243,7 +238,7 @@ class BEiTTeacher(Teacher):
         if mode == 'visible' and relative:
             raise ValueError("mode 'visible' leaves tokens out, for which a relative position bias is not defined")
 
-    def run(self, images: Tensor, visible: Tensor) -> None:
+    def run(self, images: Tensor, visible: Tensor | None) -> None:
         """Run the encoder."""
         if self.mode == 'same_mask':
             self.model(images, ~visible)
@@ -263,11 +258,11 @@ class CLIPTeacher(Teacher):
 
     modes = ('full',)
 
-    def to_map(self, name: str, output: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+    def to_map(self, name: str, output: Tensor, visible: Tensor | None, image_size: tuple[int, int]) -> Tensor:
         """Return the output of one tap as a map; CLIP's blocks give ``(L, B, C)``."""
         if 'resblocks' in name:
             output = output.transpose(0, 1)
-        return super().to_map(name, output, visible, grid)
+        return super().to_map(name, output, visible, image_size)
 
 
 def adapt(model: nn.Module, mode: str) -> Teacher:
@@ -295,6 +290,10 @@ def scatter(tokens: Tensor, where: Tensor) -> Tensor:
     return out
 
 
-def token_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Return the grid ``(h, w)`` of an image in pixels; a remainder is padded, as mmcv's ``PatchEmbed`` does."""
-    return tuple(math.ceil(side / patch_size) for side in image_size)
+def accept_any_size(network: nn.Module) -> None:
+    """Let a ViT of timm resize its position embedding to the image, as its ``dynamic_img_size=True`` does."""
+    network = getattr(network, 'timm_model', network)
+    if getattr(network, 'dynamic_img_size', None) is False:
+        network.dynamic_img_size = True
+        embed = network.patch_embed
+        embed.flatten, embed.strict_img_size, embed.output_fmt = False, False, type(embed.output_fmt).NHWC

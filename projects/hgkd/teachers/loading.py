@@ -9,18 +9,24 @@ import copy
 import hashlib
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from ..weights import read_checkpoint
+from ...utils.encoders import is_pretrained, is_published
+from ...utils.weights import load_strictly, read_weights
+from .naming import to_mmpretrain
+
+# What mmpretrain's ViTs resize while they load it.
+RESIZED = ('pos_embed', 'relative_position_index', 'bias_table')
 
 
 def build_teacher(teacher: dict | nn.Module, checkpoint: str | None = None) -> nn.Module:
     """Return a network with its weights, on the CPU.
 
     Args:
-        teacher: Config of a network in ``MODELS``, or the network itself.
+        teacher: Config of a network in mmpretrain's ``MODELS``, in another host's as ``mmdet.ResNet``, or of anything
+            that can be imported and returns a network: ``timm.create_model``, ``torchvision.models.swin_t``,
+            ``transformers.Dinov2Model.from_pretrained``; or the network itself.
         checkpoint: File with all its weights; see ``GenerativeDistillHook`` for when it is not needed.
 
     Raises:
@@ -28,60 +34,38 @@ def build_teacher(teacher: dict | nn.Module, checkpoint: str | None = None) -> n
     """
     prefix = None
     if not isinstance(teacher, nn.Module):
-        cfg = copy.deepcopy(teacher)  # building writes into a config
-        init_cfg = cfg.get('init_cfg') or {}
-        if checkpoint is None and isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+        cfg = {'_scope_': 'mmpretrain', **copy.deepcopy(teacher)}  # building writes into a config
+        init_cfg = cfg.get('init_cfg')
+        if checkpoint is None and is_pretrained(init_cfg):
             # Not by `init_weights`: that of MAEViT draws new patch and position embeddings after loading.
             checkpoint, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
             prefix = f'{prefix}.' if prefix and not prefix.endswith('.') else prefix
-        if checkpoint is None and cfg['type'].rpartition('.')[2] != 'CLIPGenerator':
-            raise ValueError(
-                f'the teacher {cfg["type"]} would have random weights: give `checkpoint`, or an init_cfg of type '
-                'Pretrained'
-            )
         teacher = MODELS.build(cfg)
+        if checkpoint is None and not brings_weights(cfg, teacher):
+            raise ValueError(
+                f'the teacher {cfg["type"]} would have random weights: give `checkpoint`, an init_cfg of type '
+                'Pretrained, or what its library has for it, as `pretrained=True` or `weights`'
+            )
     if checkpoint is not None:
-        load_strictly(teacher, read_checkpoint(checkpoint)['state_dict'], checkpoint, prefix)
+        weights = read_weights(checkpoint)
+        if type(teacher).__module__.startswith('mmpretrain.'):
+            weights = to_mmpretrain(weights)
+        load_strictly(teacher, weights, str(checkpoint), prefix, RESIZED)
     return teacher
 
 
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str, prefix: str | None = None) -> None:
-    """Fill every parameter and buffer of a module; weights that it has no place for are named in the log.
+def brings_weights(cfg: dict, network: nn.Module) -> bool:
+    """Tell whether a network came with weights of its own.
 
     Args:
-        module: To fill.
-        weights: By name.
-        source: Where they come from, for messages.
-        prefix: Only weights that start with it, which is cut off. None: ``'backbone.'`` or ``'module.'`` if the names
-            of the module are found only behind it, else ``''``.
-
-    Raises:
-        ValueError: A weight is missing or has another shape.
+        cfg: That it was built from.
+        network: Of mmengine's classes, which say so; of others the config is asked.
     """
-    expected = module.state_dict()
-    if prefix is None:
-        prefix = max(
-            ('', 'backbone.', 'module.', 'module.backbone.'), key=lambda p: sum(p + key in weights for key in expected)
-        )
-    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    missing = [key for key in expected if key not in found]
-    # The position embedding of mmpretrain's ViTs is resized while it is loaded.
-    wrong = [
-        f'{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}'
-        for key, value in expected.items()
-        if key in found
-        and found[key].shape != value.shape
-        and not key.endswith(('pos_embed', 'relative_position_index', 'bias_table'))
-    ]
-    if missing or wrong:
-        raise ValueError(
-            f'{source} does not fill a {type(module).__name__} (names taken behind the prefix {prefix!r}): '
-            f'{len(missing)} weights are missing, as {missing[:5]}; {len(wrong)} have another shape, as {wrong[:3]}'
-        )
-    unused = [key for key in weights if key.removeprefix(prefix) not in expected or not key.startswith(prefix)]
-    if unused:
-        print_log(f'{source}: {len(unused)} weights are not used, as {unused[:5]}', logger='current')
-    module.load_state_dict({key: found[key] for key in expected}, strict=True)
+    if is_published(network):
+        return True
+    kind = str(cfg['type'])
+    given = any(cfg.get(key) for key in ('pretrained', 'weights', 'checkpoint_path'))  # timm, torchvision
+    return given or kind.endswith(('.from_pretrained', 'CLIPGenerator'))
 
 
 def fingerprint(teacher: nn.Module) -> str:
