@@ -49,13 +49,24 @@ def device(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.fixture(scope='session')
-def parity() -> ModuleType:
-    """Return the module ``tests/parity.py``."""
-    spec = importlib.util.spec_from_file_location('parity', ROOT / 'tests/parity.py')
+def load_helper(name: str) -> ModuleType:
+    """Import ``tests/<name>.py``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f'tests/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='session')
+def parity() -> ModuleType:
+    """Return the module ``tests/parity.py``."""
+    return load_helper('parity')
+
+
+@pytest.fixture(scope='session')
+def composing() -> ModuleType:
+    """Return the module ``tests/composing.py``."""
+    return load_helper('composing')
 
 
 @pytest.fixture(scope='session')

@@ -7,13 +7,21 @@ global stream.
 import itertools
 import math
 
+import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from .streams import GlobalStream, InterScaleAlignment, LocalStream, to_map, to_tokens
+from mmplugins.utils.recompute import recompute
+
+from .streams import DepthWiseConv, GlobalStream, InterScaleAlignment, LocalStream, to_map, to_tokens
+
+
+def global_width(channels: int, split_ratio: float) -> int:
+    """Channels of the global stream; of an odd number it has one more, as in the public code."""
+    return channels - math.floor(channels * (1 - split_ratio) + 1e-6)  # the term is for 1 - 0.9 and the like
 
 
 def split_projections(state: dict[str, Tensor], prefix: str, local_channels: int, global_channels: int) -> None:
@@ -41,6 +49,18 @@ def split_projections(state: dict[str, Tensor], prefix: str, local_channels: int
         for stream, part in parts.items():
             if part.numel():  # there may be but one stream
                 state[f'{prefix}{stream}_{layer}.{name}'] = part
+
+
+def join_projections(state: dict[str, Tensor], prefix: str) -> None:
+    """Undo `split_projections`, in place; the names of the block's weights begin with ``prefix``."""
+    for name in ('weight', 'bias'):
+        parts = [state.pop(f'{prefix}{stream}_in.{name}', None) for stream in ('global', 'local')]
+        state[f'{prefix}proj_in.{name}'] = torch.cat([part for part in parts if part is not None])
+    parts = [state.pop(f'{prefix}{stream}_out.weight', None) for stream in ('local', 'global')]
+    state[f'{prefix}proj_out.weight'] = torch.cat([part for part in parts if part is not None], dim=1)
+    # The sum of both streams has one bias.
+    stream = 'local' if f'{prefix}local_out.bias' in state else 'global'
+    state[f'{prefix}proj_out.bias'] = state.pop(f'{prefix}{stream}_out.bias')
 
 
 class FeedForward(nn.Module):
@@ -106,9 +126,8 @@ class DSBlock(nn.Module):
             raise ValueError(f'split_ratio={split_ratio} is not in 0 … 1')
         if global_ratio < 1 or global_ratio != int(global_ratio):
             raise ValueError(f'global_ratio={global_ratio} is not a whole number from 1 on')
-        # Of an odd number the global stream has one more, as in the public code; the term is for 1 - 0.9 and the like.
-        self.local_channels = math.floor(channels * (1 - split_ratio) + 1e-6)
-        self.global_channels = channels - self.local_channels
+        self.global_channels = global_width(channels, split_ratio)
+        self.local_channels = channels - self.global_channels
         if self.global_channels % num_heads:
             raise ValueError(
                 f'num_heads={num_heads} does not divide the {self.global_channels} channels of the global stream '
@@ -119,7 +138,7 @@ class DSBlock(nn.Module):
         # The norms first: the hosts' fuse_conv_bn() folds a norm into the convolution that is registered before it.
         self.norm1 = build_norm_layer(norm_cfg, channels)[1]
         self.norm2 = build_norm_layer(norm_cfg, channels)[1]
-        self.pos_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.pos_conv = DepthWiseConv(channels)
         if self.local_channels:
             self.local_in = nn.Conv2d(channels, self.local_channels, 1)
             self.local = LocalStream(self.local_channels, norm_cfg)
@@ -145,6 +164,11 @@ class DSBlock(nn.Module):
         """Load older checkpoints, too."""
         split_projections(state_dict, prefix, self.local_channels, self.global_channels)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def branch_ends(self) -> list[nn.Conv2d]:
+        """The last convolutions of all branches: where they are zero, the block is the identity."""
+        joined = [module for name, module in self.named_children() if name in ('local_out', 'global_out')]
+        return [self.pos_conv, *joined, self.ffn.fc2]
 
     def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize ``(B, C, H, W)`` without antialiasing, as the public code does."""
@@ -180,6 +204,4 @@ class DSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+        return recompute(self, self._forward, x) if self.with_cp and x.requires_grad else self._forward(x)

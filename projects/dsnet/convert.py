@@ -1,4 +1,4 @@
-"""Public checkpoints of DS-Net as checkpoints of mmpretrain.
+"""Public checkpoints of DS-Net as checkpoints of mmpretrain, and back.
 
 Two layouts: PyTorch (github.com/SteveTsui/DS-Net) and Paddle (PaddleClas, ``DSNet_*_pretrained.pdparams``). They have
 the same names of modules. Paddle stores the weights of linear layers transposed and other names of the statistics of
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmplugins.utils.atomic import replacing
 from mmplugins.utils.checkpoint import load_without_code
 
-from .block import split_projections
+from .block import join_projections, split_projections
 from .dsnet import DSNet
 
 BLOCK = {
@@ -39,6 +39,7 @@ BLOCK = {
     'mlp.fc1': 'ffn.fc1',
     'mlp.fc2': 'ffn.fc2',
 }
+PUBLIC = {ours: public for public, ours in BLOCK.items()}
 PADDLE_SUFFIXES = {'_mean': 'running_mean', '_variance': 'running_var'}
 # All that a pickle of numpy arrays names, in every protocol and version of numpy.
 ARRAYS = {
@@ -95,19 +96,19 @@ def read_paddle(path: str | Path) -> dict[str, Tensor]:
     return found
 
 
-def read_torch(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
-    """Read a checkpoint of the PyTorch code: a dict with ``model``, or the weights alone.
+def read_torch(path: str | Path, key: str = 'model') -> dict[str, Tensor]:
+    """Read the weights in a checkpoint.
 
     Args:
         path: The file.
-        ema: Read the moving average, ``model_ema``.
+        key: Where they are: of the public PyTorch code ``model``, which may be the weights alone, or ``model_ema``, the
+            moving average; of mmpretrain ``state_dict``.
 
     Raises:
         ValueError: It cannot be read without running code from it, or there are no such weights in it.
     """
     content = load_without_code(path)
-    key = 'model_ema' if ema else 'model'
-    if isinstance(content, dict) and (key in content or ema):
+    if isinstance(content, dict) and (key in content or key != 'model'):
         content = content.get(key)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f'{path} has no weights under {key!r}')
@@ -183,18 +184,58 @@ def convert(upstream: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def public_name(key: str) -> str:
+    """Name in the public code of a weight of mmpretrain's classifier whose projections are joined.
+
+    Raises:
+        ValueError: The public code has no such weight.
+    """
+    module, _, name = key.rpartition('.')
+    if module == 'head.fc':
+        return f'head.{name}'
+    if module == 'backbone.norm3':
+        return f'norm.{name}'
+    if match := re.fullmatch(r'backbone\.patch_embeds\.(\d)\.projection', module):
+        return f'patch_embed{int(match[1]) + 1}.proj.{name}'
+    match = re.fullmatch(r'backbone\.stages\.(\d)\.(\d+)\.(.+)', module)
+    if not match or match[3] not in PUBLIC:
+        raise ValueError(f'the public code has no weight like {key}')
+    return f'blocks{int(match[1]) + 1}.{match[2]}.{PUBLIC[match[3]]}.{name}'
+
+
+def revert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `convert`: weights by the names of the public PyTorch code.
+
+    Args:
+        state: Of mmpretrain's ``ImageClassifier`` with `DSNet` and ``LinearClsHead``.
+
+    Raises:
+        ValueError: The public code has no such weight, as for a norm behind another stage than the last.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
+    for key in [key for key in state if key.endswith('.pos_conv.bias')]:
+        join_projections(state, key.removesuffix('pos_conv.bias'))
+    return {public_name(key): value for key, value in state.items()}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``convert``."""
     parser.add_argument('source', type=Path, help='.pdparams of Paddle, else a checkpoint of PyTorch')
     parser.add_argument('target', type=Path, help='checkpoint to write')
     parser.add_argument('--ema', action='store_true', help='the moving average in a checkpoint of PyTorch')
+    parser.add_argument('--back', action='store_true', help='from mmpretrain to the public PyTorch code')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a public checkpoint as one of mmpretrain."""
-    upstream = read_paddle(args.source) if args.source.suffix == '.pdparams' else read_torch(args.source, args.ema)
-    state = convert(upstream)
+    """Write a public checkpoint as one of mmpretrain, or the other way."""
+    if args.back:
+        state = revert(read_torch(args.source, 'state_dict'))
+        content = dict(model=state)
+    else:
+        paddle, key = args.source.suffix == '.pdparams', 'model_ema' if args.ema else 'model'
+        state = convert(read_paddle(args.source) if paddle else read_torch(args.source, key))
+        content = dict(state_dict=state, meta=dict(source=args.source.name))
     with replacing(args.target) as temporary:
-        torch.save(dict(state_dict=state, meta=dict(source=args.source.name)), temporary)
+        torch.save(content, temporary)
     parameters = sum(value.numel() for key, value in state.items() if not re.search(r'running_|num_batches', key))
     print(f'{args.target}: {parameters:,} parameters')

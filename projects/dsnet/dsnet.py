@@ -5,6 +5,7 @@ For the paper and whose code the layout follows see ``streams.py``.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -60,13 +61,16 @@ class DSNet(BaseBackbone):
         attn_drop_rate: Dropout of attention weights; 0.1 in the public code.
         drop_path_rate: Of the last block; it grows linearly from 0 over all blocks.
         legacy_drop_path: Every stage starts at 0 again, with the same steps, as in the public code.
-        out_indices: Stages whose outputs are returned. -1 is the last.
+        out_indices: Stages whose outputs are returned, in this order. -1 is the last.
         out_norm: Which outputs have a norm: ``last`` (of the last stage, as in the public code), ``all`` or ``none``.
         frozen_stages: -1: nothing is frozen; 0: the first embedding; ``n``: the first ``n`` stages with embeddings.
         norm_cfg: Config of the norms of maps.
         norm_eval: Keep batch norms in eval mode while training.
         with_cp: Recompute blocks in backward to save memory.
         init_cfg: Of mmengine. By default linear layers are truncated normals (0.02), convolutions as torch does it.
+
+    Attributes:
+        feature_info: Of each output, as timm says it: ``num_chs``, ``reduction`` (the stride), ``module`` (the stage).
 
     Raises:
         ValueError: Unknown ``arch`` or ``out_norm``, or an index or stage that is not there.
@@ -110,7 +114,11 @@ class DSNet(BaseBackbone):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
+        rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()  # not of torch: there may be a fake mode
+        strides = np.cumprod(arch['patch_sizes']).tolist()
+        self.feature_info = [
+            dict(num_chs=dims[index], reduction=strides[index], module=f'stages.{index}') for index in self.out_indices
+        ]
         self.patch_embeds = nn.ModuleList()
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(depths):
@@ -133,7 +141,7 @@ class DSNet(BaseBackbone):
                 for rate in rates[first : first + depth]
             ]
             self.stages.append(nn.Sequential(*blocks))
-        for index in self.out_indices:
+        for index in sorted(set(self.out_indices)):
             if out_norm == 'all' or out_norm == 'last' and index == self.num_stages - 1:
                 self.add_module(f'norm{index}', build_norm_layer(norm_cfg, dims[index])[1])
         self._freeze_stages()
@@ -164,13 +172,13 @@ class DSNet(BaseBackbone):
         # In this layout the tokens of a map are views of it, and a CPU is faster at most things. What leaves is in the
         # usual one: compiled ops of the hosts (RoIAlign, …) read the memory as it lies.
         x = x.contiguous(memory_format=torch.channels_last)
-        outputs = []
+        outputs = {}
         for index, (embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):
             x = stage(embed(x))
             if index in self.out_indices:
                 norm = getattr(self, f'norm{index}', None)
-                outputs.append((x if norm is None else norm(x)).contiguous())
-        return tuple(outputs)
+                outputs[index] = (x if norm is None else norm(x)).contiguous()
+        return tuple(outputs[index] for index in self.out_indices)
 
     def _freeze_stages(self) -> None:
         """Stop gradients of the first stages, and put them in eval mode."""

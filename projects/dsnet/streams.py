@@ -46,6 +46,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop_rate).transpose(1, 2).flatten(2)
 
 
+class DepthWiseConv(nn.Conv2d):
+    """Depth-wise 3x3 convolution of ``(B, C, H, W)``, same shape.
+
+    Args:
+        channels: ``C``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        # Two views: their gradient has the strides of the weights. That of the convolution has others in channels-last
+        # memory, and DDP then warns and copies.
+        return self._conv_forward(x, self.weight.squeeze(1).unsqueeze(1), self.bias)
+
+
 class LocalStream(nn.Module):
     """Intra-scale propagation of the local stream: ``x + DW3x3(BN(x))``.
 
@@ -57,7 +74,7 @@ class LocalStream(nn.Module):
     def __init__(self, channels: int, norm_cfg: dict = dict(type='BN')) -> None:  # noqa: B006
         super().__init__()
         self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.dwconv = DepthWiseConv(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, c_l, H, W)`` to the same shape."""

@@ -45,12 +45,15 @@ class SPSANet(BaseModule):
         mixer: Config of the mixer, any registered layer that takes ``in_channels`` and keeps the shape: ``SPSA``, one
             of yours, or a plugin of mmcv. None: no mixer.
         in_channels: Channels of the image.
-        out_indices: Stages whose outputs are returned, each behind a norm layer of its own. -1 is the last.
+        out_indices: Stages whose outputs are returned, in this order, each behind a norm of its own. -1 is the last.
         frozen_stages: -1: nothing is frozen; 0: the stem; ``n``: the stem and the first ``n`` stages.
         norm_cfg: Config of the norm layers.
         norm_eval: Keep batch norms in eval mode while training.
         with_cp: Recompute blocks in backward to save memory.
         init_cfg: Of mmengine.
+
+    Attributes:
+        feature_info: Of each output, as timm says it: ``num_chs``, ``reduction`` (the stride), ``module`` (the stage).
 
     Raises:
         ValueError: Unknown ``arch``, or an index or stage that is not there.
@@ -88,6 +91,10 @@ class SPSANet(BaseModule):
         self.out_indices = tuple(index % self.num_stages for index in indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.feature_info = [
+            dict(num_chs=dims[index], reduction=2 ** (index + 2), module=f'stages.{index}')
+            for index in self.out_indices
+        ]
 
         self.stem = build_stem(residuals, in_channels, dims[0], norm_cfg)
         block = OneResidualBlock if residuals == 1 else TwoResidualsBlock
@@ -99,7 +106,7 @@ class SPSANet(BaseModule):
                 layers += [down, build_norm_layer(norm_cfg, channels)[1]]
             layers += [block(channels, mixer, expansion, norm_cfg, with_cp) for _ in range(depth)]
             self.stages.append(nn.Sequential(*layers))
-        for index in self.out_indices:
+        for index in sorted(set(self.out_indices)):
             self.add_module(f'norm{index}', build_norm_layer(norm_cfg, dims[index])[1])
         self._freeze_stages()
 
@@ -127,12 +134,13 @@ class SPSANet(BaseModule):
             x: ``(B, 3, H, W)``.
         """
         x = self.stem(x)
-        outputs = []
+        outputs = {}
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.out_indices:
-                outputs.append(getattr(self, f'norm{index}')(x))
-        return tuple(outputs)
+                # Compiled ops of the hosts (RoIAlign, …) read the memory as it lies, also of a channels-last image.
+                outputs[index] = getattr(self, f'norm{index}')(x).contiguous()
+        return tuple(outputs[index] for index in self.out_indices)
 
     def _freeze_stages(self) -> None:
         """Stop gradients of the stem and the first stages, and put them in eval mode."""

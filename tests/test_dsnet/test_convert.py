@@ -82,6 +82,24 @@ def test_paddle(protocol, named, upstream, tmp_path):
     same(tmp_path / 'ours.pth', upstream)
 
 
+def test_back_is_what_it_was(upstream, literal_net, tmp_path):
+    """Also into a fresh network of the public code, which then computes what ours does."""
+    torch.save(upstream.state_dict(), tmp_path / 'public.pth')
+    assert main(['convert', str(tmp_path / 'public.pth'), str(tmp_path / 'ours.pth')]) == 0
+    assert main(['convert', str(tmp_path / 'ours.pth'), str(tmp_path / 'back.pth'), '--back']) == 0
+    found = torch.load(tmp_path / 'back.pth', weights_only=True)['model']
+    assert found.keys() == upstream.state_dict().keys()
+    assert all(torch.equal(value, found[key]) for key, value in upstream.state_dict().items())
+    literal_net(**ARCH, classes=7).load_state_dict(found, strict=True)
+
+
+def test_no_way_back_for_what_the_public_code_has_not(upstream, tmp_path, capsys):
+    state = convert(upstream.state_dict())
+    torch.save(dict(state_dict={**state, 'backbone.norm0.weight': torch.ones(64)}), tmp_path / 'ours.pth')
+    assert main(['convert', str(tmp_path / 'ours.pth'), str(tmp_path / 'back.pth'), '--back']) == 1
+    assert 'the public code has no weight like backbone.norm0.weight' in capsys.readouterr().err
+
+
 def test_both_layouts_give_the_same_weights(upstream, tmp_path):
     (tmp_path / 'public.pdparams').write_bytes(pickle.dumps(to_paddle(upstream), 2))
     expected, found = convert(upstream.state_dict()), convert(read_paddle(tmp_path / 'public.pdparams'))
@@ -142,6 +160,7 @@ def test_wrong_weights(change, message, upstream, tmp_path, capsys):
         ('a.pdparams', pickle.dumps({'a.b': 'text'}), [], 'is no file of Paddle weights'),
         ('a.pth', dict(model=3), [], "has no weights under 'model'"),
         ('a.pth', dict(model={}), ['--ema'], "has no weights under 'model_ema'"),
+        ('a.pth', dict(model={}), ['--back'], "has no weights under 'state_dict'"),
     ],
 )
 def test_wrong_files(name, content, options, message, tmp_path, capsys):

@@ -128,6 +128,14 @@ def test_channels_of_the_blocks_and_their_heads():
     assert heads == dict(lateral=[1, 2, 5, 8], lateral_rev=[4] * 4, output=[4] * 4)
 
 
+def test_last_is_a_block_in_the_place_of_the_convolution():
+    ours, inputs = DSFPN(**BASE, head_dim=2, position='last', zero_init=False).eval(), maps()
+    found = ours(inputs)
+    assert [y.shape for y in found] == [y.shape for y in FPN(**BASE)(inputs)]
+    torch.testing.assert_close(found[3], ours.fpn_convs[3](ours.lateral_convs[3](inputs[3])))
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) and m.groups == 1 for m in ours.modules()) == 0
+
+
 def test_lateral_positions_follow_their_formulas():
     inputs = maps()
     for position in ('lateral', 'lateral_rev'):
@@ -212,6 +220,50 @@ def test_recomputation_changes_nothing():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(
+    ('options', 'missing'),
+    [
+        (dict(split_ratio=0.0), {'glob', 'global_in', 'global_out', 'align'}),
+        (dict(split_ratio=1.0), {'local', 'local_in', 'local_out', 'align'}),
+        (dict(inter_scale_align=False), {'align'}),
+        (dict(split_ratio=0.25), set()),
+    ],
+    ids=str,
+)
+def test_ablations_of_the_blocks(options, missing):
+    """Of the streams and their alignment; it still starts as FPN."""
+    ours, fpn, inputs = DSFPN(**BASE, head_dim=1, **options), FPN(**BASE), maps()
+    ours.init_weights()
+    fpn.load_state_dict({key: value for key, value in ours.state_dict().items() if '.block.' not in key})
+    assert all(torch.equal(a, b) for a, b in zip(fpn(inputs), ours(inputs), strict=True))
+    parts = {'local', 'local_in', 'local_out', 'glob', 'global_in', 'global_out', 'align'}
+    found = {key.split('.block.')[1].split('.')[0] for key in ours.state_dict() if '.block.' in key}
+    assert parts - found == missing
+
+
+@positions
+def test_maps_are_contiguous(position):
+    """Also of channels-last inputs: RoIAlign reads the memory as it lies."""
+    ours = DSFPN(**BASE, head_dim=2, position=position, zero_init=False)
+    found = ours([x.contiguous(memory_format=torch.channels_last) for x in maps()])
+    assert all(y.is_contiguous() for y in found)
+
+
+def test_convolutions_have_the_norms_of_the_host():
+    """Those that are replaced, too."""
+    norm = dict(norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+    for extra in (norm, dict(norm, no_norm_on_lateral=True)):
+        fpn = FPN(**BASE, **extra)
+        for position in LISTS:
+            ours = DSFPN(**BASE, **extra, head_dim=2, position=position)
+            keys = {key for key in ours.state_dict() if '.block.' not in key}
+            assert keys == fpn.state_dict().keys()
+            assert ours.load_state_dict(fpn.state_dict(), strict=False).unexpected_keys == []
+            inputs = maps()
+            for a, b in zip(fpn.eval()(inputs), ours.eval()(inputs), strict=True):
+                assert torch.equal(a, b)
+
+
 def test_from_the_registry_of_the_host():
     neck = MODELS.build(dict(type='DSFPN', **BASE, head_dim=2, block_norm_cfg=dict(type='SyncBN')))
     assert isinstance(neck, FPN)
@@ -229,10 +281,10 @@ def test_every_layer_with_weights_is_called(position, silent):
     [
         (dict(levels=(0, 4)), r'levels=\(0, 4\): FPN builds 4 scales, 0 to 3'),
         (dict(levels=(-1,)), r'levels=\(-1,\)'),
-        (dict(position='input'), "position='input' is not 'lateral', 'lateral_rev' or 'output'"),
+        (dict(position='input'), "position='input' is not 'lateral', 'lateral_rev', 'output' or 'last'"),
         (dict(global_ratios=(2, 1)), r'global_ratios=\(2, 1\) needs one entry a scale, 4'),
-        (dict(head_dim=3), 'head_dim=3 does not divide half of the 4 channels of a block'),
-        (dict(head_dim=6, position='output'), 'head_dim=6 does not divide half of the 16 channels'),
+        (dict(head_dim=3), 'head_dim=3 does not divide the 2 channels of the global stream .of 4 channels of a block'),
+        (dict(head_dim=6, position='output'), 'head_dim=6 does not divide the 8 channels'),
         (dict(extra_blocks=True), 'extra_blocks=True is for the scales of add_extra_convs'),
     ],
 )

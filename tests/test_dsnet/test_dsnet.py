@@ -6,6 +6,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmplugins.dsnet import DSNet
@@ -80,6 +81,36 @@ def test_sides_are_rounded_up(size, sides):
     assert all(y.is_contiguous() for y in outputs)  # RoIAlign reads the memory as it lies
 
 
+def test_outputs_come_in_the_order_that_was_asked_for():
+    net = DSNet(TINY, out_indices=(0, 1, 2, 3)).eval()
+    other = DSNet(TINY, out_indices=(-1, 0, 2)).eval()
+    other.load_state_dict(net.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    expected = net(x)
+    assert all(torch.equal(y, expected[i]) for y, i in zip(other(x), (3, 0, 2), strict=True))
+    assert [(f['num_chs'], f['reduction']) for f in other.feature_info] == [(64, 32), (16, 4), (48, 16)]
+    for feature, y in zip(other.feature_info, other(x), strict=True):
+        assert (feature['num_chs'], 64 // feature['reduction']) == (y.shape[1], y.shape[2])
+        assert other.get_submodule(feature['module']) is not None
+
+
+def test_built_without_memory():
+    with torch.device('meta'):
+        assert DSNet(TINY)(torch.empty(1, 3, 64, 64))[0].shape == (1, 64, 2, 2)
+    with FakeTensorMode():
+        net = DSNet(TINY)
+        assert net(torch.empty(1, 3, 64, 64))[0].shape == (1, 64, 2, 2)
+
+
+def test_checkpointing_counts_a_batch_once():
+    nets = [DSNet(TINY, with_cp=with_cp, drop_path_rate=0.0, attn_drop_rate=0.0) for with_cp in (False, True)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for net in nets:
+        net(x)[0].square().mean().backward()
+    torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict())
+
+
 def test_padding_is_right_and_below_with_zeros():
     net = DSNet(TINY, out_indices=0).eval()
     x = torch.randn(1, 3, 30, 35)
@@ -111,7 +142,7 @@ def test_which_outputs_have_a_norm(shake):
     for out_norm in ('last', 'all', 'none'):
         net = DSNet(TINY, out_indices=(3, 0), out_norm=out_norm)
         names[out_norm] = [name for name, _ in net.named_children() if name.startswith('norm')]
-    assert names == dict(last=['norm3'], all=['norm3', 'norm0'], none=[])
+    assert names == dict(last=['norm3'], all=['norm0', 'norm3'], none=[])
     assert not hasattr(DSNet(TINY, out_indices=(0, 1)), 'norm3')  # a weight that nothing uses stops DDP
     net = shake(DSNet(TINY, out_norm='last'))
     plain = DSNet(TINY, out_norm='none').eval()

@@ -59,6 +59,18 @@ def test_outputs_of_all_stages():
     assert [tuple(y.shape) for y in SPSANet(TINY)(torch.randn(1, 3, 33, 47))] == [(1, 32, 4, 6)]
 
 
+@layouts
+def test_outputs_come_in_the_order_that_was_asked_for(arch):
+    """And contiguous, also of a channels-last image: RoIAlign reads the memory as it lies."""
+    net, other = SPSANet(arch, out_indices=(0, 1)).eval(), SPSANet(arch, out_indices=(-1, 0)).eval()
+    other.load_state_dict(net.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    first, second = net(x)
+    for found, expected in zip(other(x), (second, first), strict=True):
+        assert torch.equal(found, expected) and found.is_contiguous()
+    assert [(f['num_chs'], f['reduction']) for f in other.feature_info] == [(32, 8), (16, 4)]
+
+
 @pytest.mark.parametrize('mixer', ['SPSA', 'SPSASimAM', 'SPSASGE', 'SPSAPoolMixer', 'SPSAMHSA', None, 'ContextBlock'])
 @layouts
 def test_mixers_are_swappable(mixer, arch):
