@@ -112,7 +112,7 @@ val_evaluator = dict(
             dataset_name='objects365',
             ann_file=data_root + 'objects365v2/annotations/objects365v2_val.json'),
         dict(
-            type='VocabCocoMetric',
+            type='VocabOpenImagesMetric',
             dataset_name='openimages',
             ann_file=data_root + 'openimages/annotations/oidv6_val_bbox_coco.json')
     ])
@@ -125,5 +125,9 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=max_iters, by_epoch=False, milestones=[max_iters * 11 // 12], gamma=0.1)
 ]
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5_000, max_keep_ckpts=3))
+# A run of weeks is stopped now and then: checkpoints are written beside and renamed, and with a seed of its own the
+# sampler goes on in the same order. `mim train` takes the runner too.
+runner_type = 'mmplugins.utils.running.runner.SurvivingRunner'
+randomness = dict(seed=0)
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=32)

@@ -6,6 +6,7 @@ from .data.coco_dataset import VocabCocoDataset
 from .data.datasets import MultiVocabConcatDataset
 from .data.loading import LoadImageOrSkip
 from .data.metric import VocabCocoMetric
+from .data.openimages_metric import VocabOpenImagesMetric
 from .data.sampler import InfiniteRatioSampler
 from .detector import METR, DeformableMETR
 from .group_assigner import GroupHungarianAssigner
@@ -31,5 +32,6 @@ __all__ = [
     'TextBank',
     'VocabCocoDataset',
     'VocabCocoMetric',
+    'VocabOpenImagesMetric',
     'Vocabulary',
 ]

@@ -114,7 +114,10 @@ def convert(
                     iscrowd=int(row['IsGroupOf'] == '1'),
                 )
             )
-    categories = [dict(id=number, name=names[label]) for label, number in ids.items()]
+    categories = [
+        dict(id=number, name=names[label], parents=sorted(ids[parent] for parent in above.get(label, ())))
+        for label, number in ids.items()
+    ]
     return dict(images=images, annotations=annotations, categories=categories), {'images that are in no folder': absent}
 
 
