@@ -5,4 +5,8 @@ _base_ = 'retinanet_r18-w16_1xb8-8e_bccd.py'
 
 model = dict(
     backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/hgkd/resnet18-w16.pth', prefix='backbone.')))
+        init_cfg=dict(
+            _delete_=True,
+            type='Pretrained',
+            checkpoint='work_dirs/hgkd/resnet18-w16.pth',
+            prefix='backbone.')))
