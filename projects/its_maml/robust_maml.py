@@ -252,7 +252,7 @@ class RobustMAML(BaseModel):
         query, labels = episode['query'], episode['query_labels']
         support, attacked_support = episode['support'], None
         if self.support_attack is not None:
-            attacked_support = self._attacked(self.support_attack, weights, support, episode['support_labels'], episode)
+            attacked_support = self.attacked(self.support_attack, weights, support, episode['support_labels'], episode)
         if self.crossed:
             for_clean = self._adapt(weights, attacked_support, episode)
             for_attacked = self._adapt(weights, support, episode)
@@ -268,7 +268,7 @@ class RobustMAML(BaseModel):
             out.update(clean_ce=task_cross_entropy(logits, labels), clean_accuracy=accuracy(logits, labels))
             total = total + self.clean_weight * out['clean_ce']
         if self.reg_weight:
-            attacked = self._attacked(self.attack, for_attacked, query, labels, episode)
+            attacked = self.attacked(self.attack, for_attacked, query, labels, episode)
             adv_logits = self.learner.run(for_attacked, attacked)
             name = 'adv_kl' if self.reg == 'trades' else 'adv_ce'
             ce = self.reg == 'ce'
@@ -306,7 +306,8 @@ class RobustMAML(BaseModel):
             weights = self.fast_weights(weights, episode['support'], episode['support_labels'], self.test_steps, True)
         return {name: weight.detach() for name, weight in weights.items()}
 
-    def _attacked(self, attack: Any, weights: Weights, images: Tensor, labels: Tensor, episode: Episode) -> Tensor:
+    def attacked(self, attack: Any, weights: Weights, images: Tensor, labels: Tensor, episode: Episode) -> Tensor:
+        """Return attacked images ``(T, n, C, H, W)`` of adapted weights ``(T, P)``; ``episode`` has the seeds."""
         fixed = {name: weight.detach() for name, weight in weights.items()}
         return attack(lambda x: self.learner.run(fixed, x), images, labels, episode['seed'])
 
@@ -331,7 +332,7 @@ class RobustMAML(BaseModel):
         if self.with_features:
             fields['clean_features'] = features
         for name, attack in self.test_attacks.items():
-            attacked = self._attacked(attack, weights, query, labels, episode)
+            attacked = self.attacked(attack, weights, query, labels, episode)
             with torch.no_grad():
                 logits, attacked_features = self.learner.run(weights, attacked, 'both')
             fields[name] = logits.argmax(-1)

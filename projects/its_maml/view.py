@@ -43,7 +43,7 @@ def draw_episode(model: RobustMAML, item: dict, path: Path, names: list[str], qu
     name, attack = next(iter(model.test_attacks.items()))
     part = dict(batch, seed=torch.as_tensor(batch['seed']))
     weights = model.adapt_for_test(part)
-    attacked = model._attacked(attack, weights, part['query'], part['query_labels'], part)
+    attacked = model.attacked(attack, weights, part['query'], part['query_labels'], part)
     with torch.no_grad():
         clean = model.learner.run(weights, part['query']).argmax(-1)[0]
         fooled = model.learner.run(weights, attacked).argmax(-1)[0]

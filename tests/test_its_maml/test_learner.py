@@ -107,7 +107,7 @@ def saved_attack(model, episode) -> FixedAttack:
     found = []
     for part in model._chunks(episode):
         adapted = model._adapt(model._expand(model.learner.weights(), 1), part['support'], part)
-        found.append(model._attacked(model.attack, adapted, part['query'], part['query_labels'], part)[0])
+        found.append(model.attacked(model.attack, adapted, part['query'], part['query_labels'], part)[0])
     return FixedAttack(found)
 
 
@@ -179,9 +179,9 @@ def test_attack_of_all_tasks_is_that_of_each(build, episode):
     model = build(engine='vmap')
     weights = model._expand({k: v.detach() for k, v in model.learner.weights().items()}, 3)
     attack = LinfAttack(eps=0.1, steps=3)
-    whole = model._attacked(attack, weights, episode['query'], episode['query_labels'], episode)
+    whole = model.attacked(attack, weights, episode['query'], episode['query_labels'], episode)
     for task in range(3):
         part = {name: value[task : task + 1] for name, value in episode.items()}
         one = {name: value[task : task + 1] for name, value in weights.items()}
-        alone = model._attacked(attack, one, part['query'], part['query_labels'], part)
+        alone = model.attacked(attack, one, part['query'], part['query_labels'], part)
         torch.testing.assert_close(alone[0], whole[task])

@@ -95,7 +95,7 @@ def test_trades_adds_the_divergence(build, episode):
     weights = model._expand(model.learner.weights(), 3)
     out = model.objective(weights, episode)
     adapted = model._adapt(weights, episode['support'], episode)
-    attacked = model._attacked(model.attack, adapted, episode['query'], episode['query_labels'], episode)
+    attacked = model.attacked(model.attack, adapted, episode['query'], episode['query_labels'], episode)
     clean = model.learner.run(adapted, episode['query']).softmax(-1)
     other = model.learner.run(adapted, attacked).softmax(-1)
     divergence = (clean * (clean / other).log()).sum(-1).mean(-1)
@@ -107,11 +107,11 @@ def test_trades_adds_the_divergence(build, episode):
 def test_adml_crosses_copies_and_queries(build, episode):
     model = build(engine='vmap', support_attack=dict(type='LinfAttack', eps=0.1, random_start=False), crossed=True)
     weights = model._expand(model.learner.weights(), 3)
-    support = model._attacked(model.support_attack, weights, episode['support'], episode['support_labels'], episode)
+    support = model.attacked(model.support_attack, weights, episode['support'], episode['support_labels'], episode)
     assert (support - episode['support']).abs().max() > 0.05
     from_clean = model._adapt(weights, episode['support'], episode)
     from_attacked = model._adapt(weights, support, episode)
-    query = model._attacked(model.attack, from_clean, episode['query'], episode['query_labels'], episode)
+    query = model.attacked(model.attack, from_clean, episode['query'], episode['query_labels'], episode)
     logits = model.learner.run(from_attacked, episode['query']), model.learner.run(from_clean, query)
     expected = sum(
         F.cross_entropy(each.flatten(0, 1), episode['query_labels'].flatten(), reduction='none').view(3, -1).mean(1)

@@ -90,7 +90,7 @@ def test_robust_protonet_adds_the_loss_of_attacked_queries(build, episode):
     for task in range(3):
         x, y = episode['query'][task], episode['query_labels'][task]
         part = {name: value[task : task + 1] for name, value in episode.items()}
-        attacked = model._attacked(model.attack, model.adapt_for_test(part), x[None], y[None], part)[0]
+        attacked = model.attacked(model.attack, model.adapt_for_test(part), x[None], y[None], part)[0]
         assert 0 < (attacked - x).abs().max() <= 0.1 + 1e-9
         loss = F.cross_entropy(protonet(net, dict(episode, query={task: attacked}), task), y)
         expected.append(loss + F.cross_entropy(protonet(net, episode, task), y))

@@ -1,6 +1,9 @@
 """Make ``tests/data/omniglot/omniglot28.npz``: half of Omniglot's characters at 28x28 pixels, one bit a pixel.
 
     python tools/data/omniglot_samples.py omniglot_packed.npz tests/data/omniglot
+    python tools/data/omniglot_samples.py omniglot_packed.npz work_dirs/omniglot --all
+
+The second takes every alphabet, for ``python tools/claims.py its_maml --data work_dirs/omniglot``.
 
 The input holds the two arrays of Omniglot (Lake et al., Science 2015, MIT license), ``background`` (964 characters) and
 ``evaluation`` (659), each ``(characters, 20, 1379)``: 105x105 bits a drawing, ink 1, alphabets in alphabetical order.
@@ -60,10 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('packed', type=Path)
     parser.add_argument('out', type=Path)
+    parser.add_argument('--all', action='store_true', help="Lake's two sets: all alphabets but those of val to train")
     args = parser.parse_args()
     with np.load(args.packed) as file:
         alphabets = {**read(file['background'], BACKGROUND), **read(file['evaluation'], EVALUATION)}
-    chosen = {name: part for part, names in dict(train=TRAIN, val=VAL, test=TEST).items() for name in names}
+    train, test = TRAIN, TEST
+    if args.all:
+        train, test = tuple(name for name in BACKGROUND if name not in VAL), tuple(EVALUATION)
+    chosen = {name: part for part, names in dict(train=train, val=VAL, test=test).items() for name in names}
     bits = np.concatenate([shrink(alphabets[name]) for name in chosen])
     classes = [f'{part}/{a}/{i + 1:02}' for a, part in chosen.items() for i in range(len(alphabets[a]))]
     args.out.mkdir(parents=True, exist_ok=True)
