@@ -32,12 +32,18 @@ def flat_vit(width: int, heads: int) -> dict:
 
 
 SHALLOW = {'model.encoder.num_layers': 2, 'model.decoder.num_layers': 2}
+SHALLOW_VIT_DETR = {
+    'model.backbone.out_indices': (0, 1, 2, 3),
+    'model.encoder.num_layers': 2,
+    'model.decoder.num_layers': 2,
+}
 THIN = {'model.decode_head.channels': 64, 'model.auxiliary_head.channels': 64}
 WEIGHTS = 'up to 300 million weights in 24 layers'
 TABLE = [
     Row('o2detr/*_r50*', 'patches of 1024 pixels, ships and fields of 800; six layers', SHALLOW, shrink=8),
     Row('o2detr/*_r101*', 'patches of 1024 pixels; six layers', SHALLOW, shrink=8),
     Row('metr/*_r50_*', 'sides up to 1333 pixels; six layers', SHALLOW, shrink=8),
+    Row('metr/*_vit-*', WEIGHTS, {**flat_vit(768, 12), **SHALLOW_VIT_DETR}),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row(
         'hgkd/*_vit-tiny_*',
