@@ -5,6 +5,7 @@ from .backbones import Conv4, ResNet12, use_batch_statistics
 from .datasets import DigitsDataset, LeafFolderDataset, PackedDataset
 from .episodes import EpisodeSampler, EpisodicDataset
 from .external_attacks import FoolboxAttack, TorchAttack
+from .folders import FewShotFolder
 from .hooks import CheckEpisodesHook, IntrinsicDimensionHook
 from .intrinsic_dim import intrinsic_dimension
 from .learner import Learner, adapt
@@ -19,6 +20,7 @@ __all__ = [
     'DigitsDataset',
     'EpisodeSampler',
     'EpisodicDataset',
+    'FewShotFolder',
     'FewShotRobustMetric',
     'FoolboxAttack',
     'IntrinsicDimensionHook',
