@@ -20,7 +20,7 @@ PLUGINS = {
     'metr': ('METR: language-aware DETR on several data sets', 'embed-names, prepare, from-dino, to-dino'),
     'o2detr': ('O2DETR: oriented detection with a transformer', 'check, diagnose, detect, export, submit'),
     'prae': ('PRAE: fitted ensembles of detectors', 'fit, tune, apply, eval, split, compare, pack'),
-    'prompt_tuning_inversion': ('Prompt Tuning Inversion: edit pictures by text', 'edit, invert, batch'),
+    'prompt_tuning_inversion': ('Prompt Tuning Inversion: edit pictures by text', 'edit, invert, batch, app'),
     'spsa': ('SPSA: self-attention without parameters', 'export'),
 }
 

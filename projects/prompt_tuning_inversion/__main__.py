@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from .pairs.lists import read_pairs
+from .verbs.app import CSS, build_app
 from .verbs.arguments import add_editor_arguments, build_editor, unknown_words
 from .verbs.batch import BatchRun
 from .verbs.editing import edit_batch, make_loader, settings_of
@@ -30,8 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument('--image-root', help='folder that paths in the JSON start from')
     batch.add_argument('--prompt', help='for the images of a folder that have no text file')
     batch.add_argument('--batch-size', type=int, default=1, help='images that are tuned together (default 1)')
-    for verb, run in ((edit, run_edit), (invert, run_invert), (batch, run_batch)):
-        verb.add_argument('--out', default='pti_out', help='folder of the results (default pti_out)')
+    app = verbs.add_parser('app', help='a page in the browser')
+    app.add_argument('--host', default='127.0.0.1', help='address to serve at (default 127.0.0.1: this machine alone)')
+    app.add_argument('--port', type=int, help='default: the first free one from 7860 on')
+    for one in (edit, invert, batch):
+        one.add_argument('--out', default='pti_out', help='folder of the results (default pti_out)')
+    for verb, run in ((edit, run_edit), (invert, run_invert), (batch, run_batch), (app, run_app)):
         add_editor_arguments(verb)
         verb.set_defaults(run=run)
     return parser
@@ -81,6 +86,13 @@ def run_batch(args: argparse.Namespace) -> int:
     failed = BatchRun(build_editor(args), pairs, args).run()
     print(f'{len(pairs) - len(failed)} of {len(pairs)} images edited: {Path(args.out, "index.html")}')
     return 1 if failed else 0
+
+
+def run_app(args: argparse.Namespace) -> int:
+    """Serve the page until it is interrupted."""
+    say_model(args, [])
+    build_app(args).launch(server_name=args.host, server_port=args.port, css=CSS)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

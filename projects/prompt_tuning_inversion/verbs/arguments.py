@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS
 
 from ..diffusion.folder import TINY, resolve
-from ..diffusion.parts import DTYPES
+from ..diffusion.parts import DTYPES, DiffusionParts
 from ..editor import InversionEditor
 from ..pictures import RESIZES
 from ..tinted_digits.parts import WORDS
@@ -69,11 +69,11 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-cache', action='store_true')
 
 
-def build_editor(args: argparse.Namespace) -> InversionEditor:
-    """Build the editor of the arguments on its device.
+def build_parts(args: argparse.Namespace) -> DiffusionParts:
+    """Read the model of the arguments, to its device.
 
     Raises:
-        ValueError: The device is not there, or a setting is out of its range.
+        ValueError: The device is not there, or the model is of another kind.
         FileNotFoundError: The model's folder or a part of it is missing.
     """
     device = args.device
@@ -85,10 +85,23 @@ def build_editor(args: argparse.Namespace) -> InversionEditor:
         reason = str(error).splitlines()[0]
         raise ValueError(f'--device {device} cannot be used ({reason}); take --device cpu') from None
     names = ('config', 'lora', 'lora_scale', 'textual_inversion', 'dtype', 'low_mem')
-    parts = dict(type='DiffusionParts', pretrained=args.model, **{name: getattr(args, name) for name in names})
+    return DiffusionParts(args.model, **{name: getattr(args, name) for name in names}).to(device)
+
+
+def build_editor(args: argparse.Namespace, parts: DiffusionParts | None = None) -> InversionEditor:
+    """Build the editor of the arguments on its device.
+
+    Args:
+        args: Of a command.
+        parts: The model, where it was read before.
+
+    Raises:
+        ValueError: A setting is out of its range, or as :func:`build_parts`.
+        FileNotFoundError: As :func:`build_parts`.
+    """
     config = dict(
         type=METHODS[args.method],
-        parts=parts,
+        parts=parts or build_parts(args),
         num_steps=args.steps,
         guidance=args.guidance,
         edit_guidance=args.edit_guidance,
@@ -106,7 +119,7 @@ def build_editor(args: argparse.Namespace) -> InversionEditor:
         config['init'] = args.init
     if args.method in ('sdedit', 'edit-friendly'):
         config['seed'] = args.seed
-    return MODELS.build(config).to(device)
+    return MODELS.build(config)
 
 
 def unknown_words(model: str, prompt: str) -> list[str]:

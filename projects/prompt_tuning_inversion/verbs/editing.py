@@ -67,6 +67,11 @@ def make_loader(editor: InversionEditor, args: argparse.Namespace) -> LoadEditIm
     return LoadEditImage(size, editor.parts.factor, args.resize)
 
 
+def open_cache(args: argparse.Namespace) -> InversionCache:
+    """The cache of the arguments."""
+    return InversionCache(args.cache_dir, int(args.cache_gib * 2**30))
+
+
 def invert(
     editor: InversionEditor, images: torch.Tensor, samples: Sequence[EditDataSample], args: argparse.Namespace
 ) -> tuple[Inversion, list[bool]]:
@@ -75,8 +80,7 @@ def invert(
     try:
         if args.no_cache:
             return editor.invert(images, *prompts_of(samples), bars), [False] * len(samples)
-        cache = InversionCache(args.cache_dir, int(args.cache_gib * 2**30))
-        return cache.invert(editor, images, *prompts_of(samples), bars)
+        return open_cache(args).invert(editor, images, *prompts_of(samples), bars)
     finally:
         bars.close()
 
