@@ -1,5 +1,6 @@
 """Fixtures for all tests. Shared helpers are fixtures: other packages install a top-level package `tests`."""
 
+import functools
 import importlib.util
 import os
 import random
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parent.parent
 # For `experiments` and `results`. Last, because `tools/test.py` has the name of a package of Python's.
 sys.path.append(str(ROOT / 'tools'))
+# At each `_base_ = 'mmdet::...'` mmengine reads the host's whole model zoo: three quarters of the time of a config.
+config_utils.load = functools.cache(config_utils.load)
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,13 @@ def flat_vit(width: int, heads: int) -> dict:
     return {'model.backbone.arch': dict(_delete_=True, **arch)}
 
 
-SHALLOW = {'model.encoder.num_layers': 2, 'model.decoder.num_layers': 2}
+# A DETR on a ResNet-50 or -101, whose weights of torchvision's shrink with it.
+SMALL = {
+    'model.backbone.base_channels': 16,
+    'model.neck.in_channels': [128, 256, 512],
+    'model.encoder.num_layers': 2,
+    'model.decoder.num_layers': 2,
+}
 SHALLOW_VIT_DETR = {
     'model.backbone.out_indices': (0, 1, 2, 3),
     'model.encoder.num_layers': 2,
@@ -40,9 +46,10 @@ SHALLOW_VIT_DETR = {
 THIN = {'model.decode_head.channels': 64, 'model.auxiliary_head.channels': 64}
 WEIGHTS = 'up to 300 million weights in 24 layers'
 TABLE = [
-    Row('o2detr/*_r50*', 'patches of 1024 pixels, ships and fields of 800; six layers', SHALLOW, shrink=8),
-    Row('o2detr/*_r101*', 'patches of 1024 pixels; six layers', SHALLOW, shrink=8),
-    Row('metr/*_r50_*', 'sides up to 1333 pixels; six layers', SHALLOW, shrink=8),
+    Row('o2detr/*_r50*', 'patches of 1024 pixels, ships and fields of 800; six layers', SMALL, shrink=8),
+    Row('o2detr/*_r50-fpn_*', 'a quarter of the channels', {'model.roi_neck.in_channels': [64, 128, 256, 512]}),
+    Row('o2detr/*_r101*', 'patches of 1024 pixels; six layers', SMALL, shrink=8),
+    Row('metr/*_r50_*', 'sides up to 1333 pixels; six layers', SMALL, shrink=8),
     Row('metr/*_vit-*', WEIGHTS, {**flat_vit(768, 12), **SHALLOW_VIT_DETR}),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row(

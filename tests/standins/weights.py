@@ -74,14 +74,11 @@ class Weights:
                     break
 
     def of_torchvision(self, path: Path, node: dict, name: str) -> None:
-        """Put random weights of a torchvision model where ``torch.hub`` would have put the download."""
-        import torchvision
-
+        """Put random weights of the backbone, which has torchvision's names, where the download would have gone."""
         file = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(get_torchvision_models()[name]).path).name)
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            model = torchvision.models.get_model(name, weights=None, zero_init_residual=True)  # see `save_model`
-            torch.save(model.state_dict(), file)
+            save_model(node, 'mmdet', file)
 
     def of_config(self, path: Path, node: dict, name: str) -> Path:
         """Write a checkpoint of another config of ours; return that config."""
