@@ -7,6 +7,7 @@ from .hgkd import HGKD
 from .hook import GenerativeDistillHook
 from .masks import ActiveMask, draw_cells
 from .seeding import EpochSeedHook
+from .sparse.encoder import HGKDSparseBackbone
 from .sparse.resnet import HGKDSparseResNet
 from .teachers.provider import TeacherProvider
 
@@ -16,6 +17,7 @@ __all__ = [
     'EpochSeedHook',
     'FeaturePredictHead',
     'GenerativeDistillHook',
+    'HGKDSparseBackbone',
     'HGKDSparseResNet',
     'HGKDUNetDecoder',
     'TeacherProvider',

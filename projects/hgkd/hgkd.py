@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmpretrain.models import SparK
+from mmengine.model.weight_init import trunc_normal_
+from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -23,22 +25,23 @@ from .sparse.engine import SparseFeatures
 from .sparse.host import host_encode, host_mask
 from .sparse.layers import plain_norm, to_active
 from .student import Student, evaluating
-from .teachers.probe import check_teacher
+from .teachers.probe import check_teacher, image_channels
 from .teachers.provider import TeacherProvider
 
 Images = Tensor | Sequence[Tensor]
 
 
 @MODELS.register_module()
-class HGKD(Student, SparK):
+class HGKD(Student, BaseSelfSupervisor):
     """Masked student that predicts the features of a teacher, pixels, or both.
 
     The teacher is no part of the model: :class:`GenerativeDistillHook` puts it into the slot ``teacher`` for the time
     of the training, see :class:`Student`.
 
     Args:
-        backbone: ``HGKDSparseResNet``, or mmpretrain's ``SparseConvNeXt`` with ``gap_before_output=False`` (dense,
-            square images). All stages up to the last one in ``out_indices``.
+        backbone: ``HGKDSparseResNet``; ``HGKDSparseBackbone`` around another CNN; or mmpretrain's ``SparseConvNeXt``
+            with ``gap_before_output=False`` (dense, square images). Each of its maps has half the side of the one
+            before.
         neck: ``HGKDUNetDecoder``.
         head: Loss of the features, ``FeaturePredictHead``. None: pixels only.
         pixel_head: Loss of the pixels, ``SparKPretrainHead``; needs a neck with ``out_stride=1``. Not in the paper;
@@ -53,9 +56,9 @@ class HGKD(Student, SparK):
         downsample_raito: ``f``, the stride of backbone and neck (mmpretrain's spelling). Default 32.
         enc_dec_norm_cfg: Norm of the levels before the decoder: 'SyncBN', 'BN' (both over visible sites only) or
             'LN2d' for ConvNeXt; mmpretrain's names of the sparse ones mean the same.
-        data_preprocessor: As in ``SparK``.
-        pretrained: As in ``SparK``.
-        init_cfg: As in ``SparK``.
+        data_preprocessor: As in mmpretrain's ``BaseSelfSupervisor``.
+        pretrained: As there.
+        init_cfg: As there.
 
     Raises:
         ValueError: Parts do not fit each other; the message says which.
@@ -78,9 +81,21 @@ class HGKD(Student, SparK):
         pretrained: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        backbone = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
-        neck = neck if isinstance(neck, nn.Module) else MODELS.build(neck)
-        _check_parts(backbone, neck, downsample_raito)
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            pretrained=pretrained,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        neck = self.neck
+        if not isinstance(neck, HGKDUNetDecoder):
+            raise ValueError(f'neck must be a HGKDUNetDecoder, got {type(neck).__name__}')
+        if neck.upsample_ratio != downsample_raito:
+            raise ValueError(
+                f'upsample_ratio {neck.upsample_ratio} of the neck is not downsample_raito {downsample_raito}'
+            )
         if not 0 <= mask_ratio < 1:
             raise ValueError(f'mask_ratio must be in [0, 1), got {mask_ratio}')
         if head is None and pixel_head is None:
@@ -93,45 +108,63 @@ class HGKD(Student, SparK):
             raise ValueError(
                 f'target_stride {target_stride} is no multiple of out_stride {neck.out_stride} of the neck'
             )
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            pretrained=pretrained,
-            data_preprocessor=data_preprocessor,
-            downsample_raito=downsample_raito,
-            mask_ratio=mask_ratio,
-            enc_dec_norm_cfg=plain_norm(enc_dec_norm_cfg),
-            enc_dec_norm_dim=_last_channels(backbone),
-            init_cfg=init_cfg,
-        )
         self.input_size = input_size
         self.target_stride = target_stride
-        del self.feature_map_size, self.len_keep  # of square images only; see `mask`
-        self._keep_levels(min(neck.num_levels, len(backbone.out_indices)))
+        self.downsample_raito = downsample_raito
+        self.mask_ratio = mask_ratio
+        self._make_levels(self._level_channels()[: neck.num_levels], plain_norm(enc_dec_norm_cfg))
         if head is not None:
             kernel = target_stride // neck.out_stride
             self.predictor = nn.Conv2d(neck.out_channels, out_channels, kernel_size=kernel, stride=kernel)
         self.pixel_head = pixel_head
         if pixel_head is not None:
             self.pixel_head = pixel_head if isinstance(pixel_head, nn.Module) else MODELS.build(pixel_head)
-            self.pixel_proj = nn.Conv2d(neck.out_channels, 3, kernel_size=1)
+            self.pixel_proj = nn.Conv2d(neck.out_channels, image_channels(self.backbone), kernel_size=1)
         self.pixel_weight = pixel_weight
 
-    def _keep_levels(self, num: int) -> None:
-        """Drop what the host made for levels that have no place in the decoder: DDP wants all parameters used."""
-        self.enc_dec_norms = self.enc_dec_norms[:num]
-        self.enc_dec_projectors = self.enc_dec_projectors[:num]
-        self.mask_tokens = self.mask_tokens[:num]
-        for norm in self.enc_dec_norms:
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                to_active(norm)
+    def _level_channels(self) -> list[int]:
+        """Channels of the backbone's maps, from the deepest, as it gives them for a blank image.
+
+        Raises:
+            ValueError: Strides are not ``f``, ``f / 2``, ``f / 4`` …, or there is activation checkpointing.
+        """
+        if not self._knows_masks and any(getattr(module, 'with_cp', False) for module in self.backbone.modules()):
+            raise ValueError('with_cp=True computes layers again when the mask is gone; set it to False')
+        cell = self.downsample_raito
+        side = 2 * cell
+        with evaluating(self.backbone):
+            maps = self.extract_feat(torch.zeros(1, image_channels(self.backbone), side, side))[::-1]
+        if any(level.dim() != 4 for level in maps):
+            raise ValueError('the backbone must give maps (B, C, H, W): set gap_before_output=False')
+        strides = [side / level.shape[2] for level in maps]
+        if strides != [cell / 2**i for i in range(len(maps))]:
+            raise ValueError(
+                f'the maps of the backbone have strides {strides[::-1]}, the largest map first; with downsample_raito='
+                f'{cell} the last must be {cell} and each the double of the one before: set out_indices of the '
+                'backbone, or downsample_raito and upsample_ratio of the neck to its deepest stride'
+            )
+        return [level.shape[1] for level in maps]
+
+    def _make_levels(self, channels: list[int], norm_cfg: dict) -> None:
+        """Make what brings each level to the decoder, with the names of SparK: norm, mask token, projection."""
+        self.enc_dec_norms = nn.ModuleList()
+        self.enc_dec_projectors = nn.ModuleList()
+        self.mask_tokens = nn.ParameterList()
+        for level, width in enumerate(channels):
+            self.enc_dec_norms.append(to_active(build_norm_layer(norm_cfg, width)))
+            wanted, kernel = self.neck.feature_dim // 2**level, 1 if level == 0 else 3
+            same = level == 0 and width == wanted
+            self.enc_dec_projectors.append(
+                nn.Identity() if same else nn.Conv2d(width, wanted, kernel, padding=kernel // 2)
+            )
+            token = nn.Parameter(torch.zeros(1, width, 1, 1))
+            self.mask_tokens.append(trunc_normal_(token, mean=0, std=0.02, a=-0.02, b=0.02))
 
     def mask(self, shape: torch.Size, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
         """Draw visible cells, see ``draw_cells``.
 
         Args:
-            shape: ``(B, 3, H, W)`` of the images.
+            shape: ``(B, C, H, W)`` of the images.
             device: Of the result.
             generator: Of the noise.
 
@@ -150,7 +183,7 @@ class HGKD(Student, SparK):
         """Features of the whole image.
 
         Args:
-            inputs: ``(B, 3, H, W)``, alone or in a list of one.
+            inputs: ``(B, C, H, W)``, alone or in a list of one.
 
         Returns:
             ``(B, C_i, H_i, W_i)`` of the backbone's ``out_indices``.
@@ -170,7 +203,7 @@ class HGKD(Student, SparK):
         return hasattr(self.backbone, 'encode')
 
     def encode(self, images: Tensor, mask: ActiveMask) -> list[SparseFeatures]:
-        """Features of the visible part of images ``(B, 3, H, W)``, from the deepest level to the largest map."""
+        """Features of the visible part of images ``(B, C, H, W)``, from the deepest level to the largest map."""
         levels = self.backbone.encode(images, mask) if self._knows_masks else host_encode(self.backbone, images, mask)
         return list(levels)[::-1]
 
@@ -184,10 +217,7 @@ class HGKD(Student, SparK):
         Returns:
             ``(B, feature_dim / 2^level, H_i, W_i)``.
         """
-        norm = self.enc_dec_norms[level]
-        # Batch norm must not see hidden sites; layer norm may, its value there is replaced.
-        over_sites = isinstance(norm, nn.modules.batchnorm._BatchNorm)
-        x = norm(features).dense() if over_sites else norm(features.dense())
+        x = self.enc_dec_norms[level](features).dense()
         x = torch.where(features.mask.sites(features.size), x, self.mask_tokens[level].to(x.dtype))
         return self.enc_dec_projectors[level](x)
 
@@ -195,7 +225,7 @@ class HGKD(Student, SparK):
         """Output of the decoder.
 
         Args:
-            images: ``(B, 3, H, W)``.
+            images: ``(B, C, H, W)``.
             active: ``(B, 1, H/f, W/f)`` bool, True is visible.
 
         Returns:
@@ -208,7 +238,7 @@ class HGKD(Student, SparK):
         """Prediction of the teacher's features.
 
         Args:
-            images: ``(B, 3, H, W)`` as they come from the data preprocessor, alone or in a list of one.
+            images: ``(B, C, H, W)`` as they come from the data preprocessor, alone or in a list of one.
             active: ``(B, 1, H/f, W/f)`` bool, True is visible. None: drawn.
 
         Returns:
@@ -223,7 +253,7 @@ class HGKD(Student, SparK):
         """Losses of a batch.
 
         Args:
-            inputs: Images ``(B, 3, H, W)``, alone or in a list of one.
+            inputs: Images ``(B, C, H, W)``, alone or in a list of one.
             data_samples: Not used.
             **kwargs: Not used.
 
@@ -293,23 +323,3 @@ def _one_view(inputs: Images) -> Tensor:
     if len(inputs) != 1:
         raise ValueError(f'HGKD takes one view of an image, got {len(inputs)}')
     return inputs[0]
-
-
-def _last_channels(backbone: nn.Module) -> int:
-    """Channels of the deepest level; mmpretrain's ResNet and ConvNeXt say it in different words."""
-    return backbone.feat_dim if hasattr(backbone, 'feat_dim') else backbone.channels[-1]
-
-
-def _check_parts(backbone: nn.Module, neck: nn.Module, stride: int) -> None:
-    """Raise ValueError if backbone and neck do not make a student with mask cells of ``stride`` pixels."""
-    if not isinstance(neck, HGKDUNetDecoder):
-        raise ValueError(f'neck must be a HGKDUNetDecoder, got {type(neck).__name__}')
-    if neck.upsample_ratio != stride:
-        raise ValueError(f'upsample_ratio {neck.upsample_ratio} of the neck is not downsample_raito {stride}')
-    stages, levels = backbone.num_stages, tuple(backbone.out_indices)
-    if levels != tuple(range(stages - len(levels), stages)):
-        raise ValueError(f'out_indices of the backbone must be its last stages, got {levels} of {stages} stages')
-    if getattr(backbone, 'gap_before_output', False):
-        raise ValueError('the backbone must give maps: set gap_before_output=False')
-    if not hasattr(backbone, 'encode') and any(getattr(m, 'with_cp', False) for m in backbone.modules()):
-        raise ValueError('with_cp=True computes layers again when the mask is gone; set it to False')

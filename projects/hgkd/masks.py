@@ -137,6 +137,10 @@ class ActiveMask:
         """Image of every visible cell, ``(n,)`` int64."""
         return self.visible // (self.grid[0] * self.grid[1])
 
+    def count_sites(self, size: tuple[int, int]) -> Tensor:
+        """Visible sites of each image on a level, ``(B, 1)``; 1 where there are none, for means."""
+        return self.cells.flatten(1).sum(dim=1, keepdim=True).clamp(min=1) * self.edge(size) ** 2
+
     def take_cells(self, x: Tensor) -> Tensor:
         """Rows of the visible sites of a map.
 

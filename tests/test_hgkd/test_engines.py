@@ -5,11 +5,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
 from torch import nn
 
 from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
-from mmplugins.hgkd.sparse.layers import ActiveDropPath, to_active
-from mmplugins.hgkd.sparse.resnet import build_engine
+from mmplugins.hgkd.sparse.encoder import build_engine
+from mmplugins.hgkd.sparse.layers import to_active
 
 needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
 ENGINES = ['dense', 'rows', pytest.param('spconv', marks=needs_spconv)]
@@ -92,7 +93,7 @@ def test_batch_norm_is_that_of_the_visible_rows(norm, engine):
 def test_drop_path_takes_whole_images_and_the_same_ones_in_every_engine(engine):
     mask = ActiveMask(draw_cells(16, (2, 3), 0.5))
     x = torch.ones(16, 2, 4, 6)
-    layer = ActiveDropPath(0.5)
+    layer = to_active(DropPath(0.5))
     torch.manual_seed(3)
     out = layer(build_engine(engine).start(x, mask)).dense()
     torch.manual_seed(3)
@@ -164,7 +165,7 @@ def test_auto_is_rows_on_a_cpu_and_dense_on_cuda():
 
 @pytest.mark.parametrize(
     'layer',
-    [nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 2, 2), nn.Conv2d(2, 2, (3, 1), padding=(1, 0)), nn.MaxPool2d(3, 2)],
+    [nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 2, 1, 1), nn.Conv2d(2, 2, (3, 1), padding=(1, 0)), nn.MaxPool2d(3, 2)],
     ids=str,
 )
 def test_layers_that_would_mix_cells_are_an_error(layer):
@@ -174,7 +175,14 @@ def test_layers_that_would_mix_cells_are_an_error(layer):
 
 
 @pytest.mark.parametrize(
-    'layer', [nn.AvgPool2d(2), nn.GroupNorm(1, 2), nn.Conv2d(2, 2, 3, padding=1, groups=2)], ids=str
+    'layer',
+    [
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AdaptiveAvgPool2d(2),
+        nn.GroupNorm(1, 2),
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode='reflect'),
+    ],
+    ids=str,
 )
 def test_layers_without_a_sparse_form_are_an_error(layer):
     with pytest.raises(ValueError, match='sparse'):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from mmplugins.hgkd import ActiveMask, HGKDSparseResNet, draw_cells
+from mmplugins.hgkd.sparse.encoder import build_engine
 from mmplugins.hgkd.sparse.layers import to_active
-from mmplugins.hgkd.sparse.resnet import build_engine
 from mmplugins.hgkd.sparse.spconv import check_wheels, load_spconv, one_thread
 
 needs_spconv = pytest.mark.skipif(find_spec('spconv') is None, reason='spconv is not installed')
@@ -72,7 +72,7 @@ def test_guard_is_put_on_with_the_first_engine_and_once(run):
 import mmplugins.hgkd, sys
 assert 'spconv' not in sys.modules
 import spconv.pytorch.ops as ops
-from mmplugins.hgkd.sparse.resnet import build_engine
+from mmplugins.hgkd.sparse.encoder import build_engine
 build_engine('rows'), build_engine('dense')
 assert not hasattr(ops.indice_conv, 'one_thread')
 build_engine('spconv')

@@ -3,7 +3,8 @@
 Not in the papers: our way to spend nothing on hidden sites. A 1x1 convolution is a product of the rows with the
 weight. A larger one gathers, for each visible cell, the cell and the margin that the kernel reaches, and convolves
 that small picture; where a cell has few sites the margin is most of it, and each site gets its own window, a row of a
-matrix product. Batch norm sees the rows as one picture of ``N x 1`` sites. Legend as in ``engine.py``.
+matrix product, in groups if the layer has some. Norms see the rows as one picture of ``N x 1`` sites. Legend as in
+``engine.py``.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..masks import ActiveMask
-from .engine import Engine, SparseFeatures, compute_dtype, norm_rows, output_size, side
+from .engine import Engine, SparseFeatures, Window, apply_to_rows, compute_dtype, window_of
 
 # Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 the picture of a cell
 # is as fast as the matrix product, at 8 a quarter faster, at 2 slower, backward twice.
@@ -33,14 +34,18 @@ class RowsEngine(Engine):
         """Put the rows into a map ``(B, C, H, W)``."""
         return x.mask.put_cells(x.data, x.size)
 
-    def conv(self, x: SparseFeatures, layer: nn.Conv2d) -> SparseFeatures:
-        """Convolve: a product of rows with the weight, or windows around cells or sites."""
-        size = output_size(x.size, layer)
-        if side(layer, 'kernel_size') == 1:
-            rows = F.linear(self._every(x, side(layer, 'stride')), layer.weight.flatten(1), layer.bias)
+    def conv(self, x: SparseFeatures, layer: nn.Conv2d, forward: Callable[[Tensor], Tensor]) -> SparseFeatures:
+        """Convolve: a product of rows with the weight, or windows around cells or sites.
+
+        The layer is called, and asks the engine; its weight is read here, because rows are no map that its own forward
+        could convolve.
+        """
+        window = window_of(x.size, layer)
+        if window.kernel == 1 and layer.groups == 1:
+            rows = F.linear(self._every(x, window.stride), layer.weight.flatten(1), layer.bias)
         else:
-            rows = self._conv(x, layer, size)
-        return x.with_data(rows, size)
+            rows = self._conv(x, layer, window)
+        return x.with_data(rows, window.size)
 
     @staticmethod
     def _every(x: SparseFeatures, stride: int) -> Tensor:
@@ -50,40 +55,48 @@ class RowsEngine(Engine):
         edge = x.mask.edge(x.size)
         return x.data.view(x.mask.num_cells, edge, edge, -1)[:, ::stride, ::stride].flatten(0, 2)
 
-    def _conv(self, x: SparseFeatures, layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
-        """Rows of a convolution with a kernel larger than one site; ``size`` is the output's."""
-        kernel, stride, padding, dilation = (
-            side(layer, name) for name in ('kernel_size', 'stride', 'padding', 'dilation')
-        )
-        edge = x.mask.edge(size)
-        block = edge if edge >= WHOLE_CELLS else 1
-        index = x.mask.windows(x.size, block, kernel, stride, padding, dilation)
+    def _conv(self, x: SparseFeatures, layer: nn.Conv2d, window: Window) -> Tensor:
+        """Rows of a convolution with a kernel larger than one site, or with groups."""
+        block, index = self._windows(x, window)
         dtype = compute_dtype(x.data)  # not under autocast inside, so that forward and backward agree
-        out = _WindowConv.apply(x.data.to(dtype), layer.weight.to(dtype), index, block, stride, dilation)
+        args = (block, window.stride, window.dilation, layer.groups)
+        out = _WindowConv.apply(x.data.to(dtype), layer.weight.to(dtype), index, *args)
         return out if layer.bias is None else out + layer.bias
 
-    def norm(self, x: SparseFeatures, norm: Callable[[Tensor], Tensor]) -> SparseFeatures:
-        """Normalize the rows as one picture."""
-        return x.with_data(norm_rows(x.data, norm))
+    @staticmethod
+    def _windows(x: SparseFeatures, window: Window, whole: int = WHOLE_CELLS) -> tuple[int, Tensor]:
+        """Return the side of the blocks of outputs that are computed at once, and the rows that each needs."""
+        edge = x.mask.edge(window.size)
+        block = edge if edge >= whole else 1
+        return block, x.mask.windows(x.size, block, *window[1:])
 
-    def max_pool(self, x: SparseFeatures, layer: nn.MaxPool2d) -> SparseFeatures:
+    def each_site(self, x: SparseFeatures, forward: Callable[[Tensor], Tensor]) -> SparseFeatures:
+        """Apply the layer to the rows."""
+        return x.with_data(apply_to_rows(x, x.data, forward))
+
+    def pool(
+        self, x: SparseFeatures, layer: nn.MaxPool2d | nn.AvgPool2d, forward: Callable[[Tensor], Tensor]
+    ) -> SparseFeatures:
         """Pool cells with their margin."""
-        size = output_size(x.size, layer)
-        kernel, stride, padding, dilation = (
-            side(layer, name) for name in ('kernel_size', 'stride', 'padding', 'dilation')
-        )
-        block = x.mask.edge(size)
-        index = x.mask.windows(x.size, block, kernel, stride, padding, dilation)
-        if block == 1:
-            dilation = 1  # the windows hold the sites in use only
+        window = window_of(x.size, layer)
+        block, index = self._windows(x, window, whole=1)
         pictures = _gather(x.data, index).permute(0, 3, 1, 2)
-        out = F.max_pool2d(pictures, kernel, stride, dilation=dilation)
-        return x.with_data(out.permute(0, 2, 3, 1).flatten(0, 2), size)
+        if isinstance(layer, nn.AvgPool2d):
+            out = F.avg_pool2d(pictures, window.kernel, window.stride)
+        else:  # windows of a single output hold the sites in use only
+            out = F.max_pool2d(pictures, window.kernel, window.stride, dilation=1 if block == 1 else window.dilation)
+        return x.with_data(out.permute(0, 2, 3, 1).flatten(0, 2), window.size)
+
+    def mean(self, x: SparseFeatures) -> Tensor:
+        """Sum of the rows of each image, by their number."""
+        cells = x.data.view(x.mask.num_cells, -1, x.data.size(1)).sum(dim=1)
+        total = cells.new_zeros(x.mask.batch_size, x.data.size(1)).index_add_(0, x.mask.images, cells)
+        return total / x.mask.count_sites(x.size)
 
     def scale_images(self, x: SparseFeatures, factors: Tensor) -> SparseFeatures:
-        """Multiply each image by its factor."""
-        cells = x.data.view(x.mask.num_cells, -1) * factors[x.mask.images][:, None]
-        return x.with_data(cells.view_as(x.data))
+        """Multiply each image by its factors."""
+        cells = x.data.view(x.mask.num_cells, -1, x.data.size(1)) * factors[x.mask.images][:, None]
+        return x.with_data(cells.flatten(0, 1))
 
 
 def _gather(rows: Tensor, index: Tensor) -> Tensor:
@@ -98,13 +111,17 @@ class _WindowConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, index: Tensor, block: int, stride: int, dilation: int) -> Tensor:
+    def forward(
+        ctx, rows: Tensor, weight: Tensor, index: Tensor, block: int, stride: int, dilation: int, groups: int
+    ) -> Tensor:
         ctx.save_for_backward(rows, weight, index)
-        ctx.block, ctx.args = block, ([stride] * 2, [0] * 2, [dilation] * 2)
+        ctx.block, ctx.groups, ctx.args = block, groups, ([stride] * 2, [0] * 2, [dilation] * 2)
         windows = _windows(rows, index, block)
         if block == 1:
-            return windows @ weight.flatten(1).t()
-        out = F.conv2d(windows, weight, None, *ctx.args)
+            return torch.einsum('ngi,gki->ngk', windows.unflatten(1, (groups, -1)), _per_group(weight, groups)).flatten(
+                1
+            )
+        out = F.conv2d(windows, weight, None, *ctx.args, groups)
         return out.permute(0, 2, 3, 1).reshape(-1, weight.size(0))
 
     @staticmethod
@@ -115,14 +132,17 @@ class _WindowConv(torch.autograd.Function):
         windows = _windows(rows, index, ctx.block) if need_weight or ctx.block > 1 else None
         grad_windows = grad_weight = None
         if ctx.block == 1:
+            grad = grad.unflatten(1, (ctx.groups, -1))
             if need_weight:
-                grad_weight = (grad.t() @ windows).view_as(weight)
+                windows = windows.unflatten(1, (ctx.groups, -1))
+                grad_weight = torch.einsum('ngk,ngi->gki', grad, windows).reshape(weight.shape)
             if need_rows:
-                grad_windows = (grad @ weight.flatten(1)).view(len(grad), rows.size(1), -1).transpose(1, 2)
+                grad_windows = torch.einsum('ngk,gki->ngi', grad, _per_group(weight, ctx.groups))
+                grad_windows = grad_windows.reshape(len(grad), rows.size(1), -1).transpose(1, 2)
         else:
             pictures = grad.view(-1, ctx.block, ctx.block, grad.size(1)).permute(0, 3, 1, 2)
             grad_windows, grad_weight, _ = torch.ops.aten.convolution_backward(
-                pictures, windows, weight, None, *ctx.args, False, [0, 0], 1, [need_rows, need_weight, False]
+                pictures, windows, weight, None, *ctx.args, False, [0, 0], ctx.groups, [need_rows, need_weight, False]
             )
             if need_rows:
                 grad_windows = grad_windows.permute(0, 2, 3, 1)
@@ -130,7 +150,12 @@ class _WindowConv(torch.autograd.Function):
         if need_rows:
             values = grad_windows.reshape(-1, rows.size(1))
             grad_rows = rows.new_zeros(len(rows) + 1, rows.size(1)).index_add_(0, index.flatten(), values)[:-1]
-        return grad_rows, grad_weight, None, None, None, None
+        return grad_rows, grad_weight, None, None, None, None, None
+
+
+def _per_group(weight: Tensor, groups: int) -> Tensor:
+    """Weight ``(K, C / g, k, k)`` as ``(g, K / g, C k k / g)``."""
+    return weight.flatten(1).unflatten(0, (groups, -1))
 
 
 def _windows(rows: Tensor, index: Tensor, block: int) -> Tensor:

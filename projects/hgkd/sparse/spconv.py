@@ -12,12 +12,13 @@ import functools
 import re
 from collections.abc import Callable
 from importlib.metadata import distributions
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
 from ..masks import ActiveMask
-from .engine import SparseFeatures, compute_dtype, side
+from .engine import SparseFeatures, Window, compute_dtype
 from .rows import RowsEngine
 
 INSTALL = 'pip install "spconv>=2.3.8" (CPU), or spconv-cu126 (CUDA 12.6; see the README for others)'
@@ -44,10 +45,13 @@ class SpconvEngine(RowsEngine):
             )
         return super()._start(images, mask)
 
-    def _conv(self, x: SparseFeatures, layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
-        args = [side(layer, name) for name in ('kernel_size', 'stride', 'padding', 'dilation')]
+    def _conv(self, x: SparseFeatures, layer: nn.Conv2d, window: Window) -> Tensor:
+        kernel, stride, before, dilation = window[1:]
+        even = 2 * before == dilation * (kernel - 1) or kernel == stride
+        if layer.groups > 1 or not even:
+            return super()._conv(x, layer, window)  # spconv has no groups, and pads evenly
         pairs, counts, num, order = x.mask.cached(
-            ('spconv', x.mask.edge(x.size), *args), lambda: self._pairs(x, args, size)
+            ('spconv', x.mask.edge(x.size), *window[1:]), lambda: self._pairs(x, window)
         )
         convolve = self.functional.indice_subm_conv if order is None else self.functional.indice_conv
         weight = layer.weight.permute(0, 2, 3, 1).contiguous()  # (K, kernel, kernel, C): spconv's order since 2.2
@@ -59,15 +63,15 @@ class SpconvEngine(RowsEngine):
     def _algo(self) -> object:
         return self.ops.ConvAlgo.Native  # the only one on a CPU, and for the 49 sites of a 7x7 kernel also on CUDA
 
-    def _pairs(self, x: SparseFeatures, args: list[int], size: tuple[int, int]) -> tuple:
+    def _pairs(self, x: SparseFeatures, window: Window) -> tuple:
         """Pairs of input and output rows of a convolution, their number, that of output rows, and which are ours.
 
         A convolution with a stride puts out every site that it reaches, in no order. All visible ones are among them.
         """
-        subm = args[1] == 1
+        size, subm = window.size, window.stride == 1
         found, pairs, counts = self.ops.get_indice_pairs(
-            _coordinates(x.mask, x.size), x.mask.batch_size, list(x.size), self._algo, *([arg, arg] for arg in args),
-            [0, 0], subm,
+            _coordinates(x.mask, x.size), x.mask.batch_size, list(x.size), self._algo,
+            *([arg, arg] for arg in window[1:]), [0, 0], subm,
         )  # fmt: skip
         if subm:
             return pairs, counts, len(found), None
@@ -92,10 +96,15 @@ def load_spconv() -> tuple:
         ImportError: spconv is not installed, or more than one of its wheels is; both say what to do.
     """
     check_wheels([dist.metadata['Name'] or '' for dist in distributions()])
+    if find_spec('spconv') is None:
+        raise ImportError(f"backend='spconv' needs spconv: {INSTALL}; or use backend='rows'")
     try:
         from spconv.pytorch import functional, ops
-    except ImportError as error:
-        raise ImportError(f"backend='spconv' needs spconv: {INSTALL}; or use backend='rows'") from error
+    except Exception as error:  # a library that it cannot load, another numpy, a kernel that does not compile
+        raise ImportError(
+            f'spconv is installed and broken ({type(error).__name__}: {error}). Install the wheel for this Python and '
+            f"CUDA, {INSTALL}, or use backend='rows'"
+        ) from error
     if not hasattr(ops.indice_conv, 'one_thread'):
         ops.indice_conv = one_thread(ops.indice_conv)
         ops.indice_conv_backward = one_thread(ops.indice_conv_backward)
