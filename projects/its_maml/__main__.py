@@ -7,14 +7,14 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
-from . import evaluation, report, sweep, view
+from . import evaluation, predict, report, sweep, view
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
     parser = argparse.ArgumentParser(prog='python -m mmplugins.its_maml', description=__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    for name, module in dict(test=evaluation, sweep=sweep, report=report, view=view).items():
+    for name, module in dict(test=evaluation, predict=predict, sweep=sweep, report=report, view=view).items():
         verb = verbs.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)

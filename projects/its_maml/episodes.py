@@ -128,25 +128,8 @@ class EpisodicDataset(Dataset):
         )
 
     def images(self, positions: Sequence[int]) -> Tensor:
-        """Return images ``(P, C, H, W)`` in [0, 1].
-
-        Raises:
-            ValueError: Images differ in size, or have values outside [0, 1].
-        """
-        images = [self._image(int(position)) for position in positions]
-        if len({image.shape for image in images}) > 1:
-            shapes = sorted({tuple(image.shape) for image in images})
-            raise ValueError(f'images of one episode differ in size, {shapes[:3]}: add a Resize to the pipeline')
-        stacked = torch.stack(images)
-        if stacked.dtype == torch.uint8:
-            return stacked.float().div_(255)
-        low, high = stacked.min().item(), stacked.max().item()
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f'images must lie in [0, 1], got {low:.3g} to {high:.3g}: attacks are bounded in pixels, so put mean '
-                "and std in the network's data_preprocessor, not in the pipeline"
-            )
-        return stacked.float()
+        """Return images ``(P, C, H, W)`` in [0, 1]; see ``stack_images``."""
+        return stack_images([self._image(int(position)) for position in positions])
 
     def _image(self, position: int) -> Tensor:
         if self._cache is not None and position in self._cache:
@@ -155,6 +138,27 @@ class EpisodicDataset(Dataset):
         if self._cache is not None:
             self._cache[position] = image
         return image
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """Return images ``(C, H, W)``, uint8 or in [0, 1], as one ``(P, C, H, W)`` in [0, 1].
+
+    Raises:
+        ValueError: Images differ in size, or have values outside [0, 1].
+    """
+    if len({image.shape for image in images}) > 1:
+        shapes = sorted({tuple(image.shape) for image in images})
+        raise ValueError(f'images of one episode differ in size, {shapes[:3]}: add a Resize to the pipeline')
+    stacked = torch.stack(images)
+    if stacked.dtype == torch.uint8:
+        return stacked.float().div_(255)
+    low, high = stacked.min().item(), stacked.max().item()
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f'images must lie in [0, 1], got {low:.3g} to {high:.3g}: attacks are bounded in pixels, so put mean '
+            "and std in the network's data_preprocessor, not in the pipeline"
+        )
+    return stacked.float()
 
 
 def split_classes(
