@@ -233,17 +233,3 @@ def test_nothing_or_everything_masked(small_model, small_batch, masked):
 def test_parts_must_fit(small_model, change, message):
     with pytest.raises(ValueError, match=message):
         small_model(**change)
-
-
-@pytest.mark.parametrize('version', [1, 2])
-def test_every_layer_of_the_encoder_is_called(small_model, small_batch, version):
-    """Hooks, LoRA and quantization see calls: a layer whose weight alone is read is none for them."""
-    model, fired = small_model(version), set()
-    leaves = {name: module for name, module in model.backbone.named_modules() if not list(module.children())}
-    for name, module in leaves.items():
-        module.register_forward_hook(lambda *_, name=name: fired.add(name))
-    images, samples = small_batch()
-    model(images, samples, mode='loss')
-    assert 'patch_embed.projection' in fired
-    silent = {name for name in set(leaves) - fired if list(leaves[name].parameters())}
-    assert not silent

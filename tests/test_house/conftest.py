@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDINS = ROOT / 'tests/standins'
@@ -94,8 +95,11 @@ def give_back_memory() -> None:
 
 
 @pytest.fixture
-def rehearse(standins, data, environment, monkeypatch) -> Callable[[Path], None]:
-    """Return a function that rehearses a config in a folder where its data and weights lie as it expects them."""
+def shortened(standins, data, environment, monkeypatch) -> Callable[..., Config]:
+    """Return a function that shortens a config and goes to a folder where its data and weights lie as it expects them.
+
+    ``workers`` is their number for each loader.
+    """
     import mmengine.runner.runner
     import torch
     from mmengine.optim.optimizer import amp_optimizer_wrapper
@@ -117,19 +121,30 @@ def rehearse(standins, data, environment, monkeypatch) -> Callable[[Path], None]
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, device='cpu'))
 
-    def read(config: Path):
+    def read(config: Path, workers: int = 0) -> Config:
         name = f'{config.parent.name}/{config.stem}'
         rows = table.rows_of(name)
         options = {key: value for row in rows for key, value in row.options.items()}
         cfg = rehearsal.load(config, world / 'runs' / config.stem, options)
-        shrink = max((row.shrink for row in rows), default=1)
-        rehearsal.shorten(cfg, shrink, workers=2 if name in table.QUICK else 0)
+        rehearsal.shorten(cfg, max((row.shrink for row in rows), default=1), workers)
         return cfg
+
+    def shortened(config: Path, workers: int = 0) -> Config:
+        cfg = read(config, workers)
+        weights.Weights(ROOT, read).provide(cfg)
+        return cfg
+
+    return shortened
+
+
+@pytest.fixture
+def rehearse(standins, shortened) -> Callable[[Path], None]:
+    """Return a function that rehearses a config."""
+    rehearsal, table = importlib.import_module('standins.rehearsal'), load_table()
 
     def rehearse(config: Path) -> None:
         gc.freeze()  # a data set of mmengine's collects garbage when it is made: among all modules of all hosts
-        cfg = read(config)
-        weights.Weights(ROOT, read).provide(cfg)
+        cfg = shortened(config, workers=2 if f'{config.parent.name}/{config.stem}' in table.QUICK else 0)
         try:
             rehearsal.run(cfg)
         finally:
