@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
     parser = argparse.ArgumentParser(prog='python -m mmplugins.hgkd', description=__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    text = 'pretrained student -> plain ResNet for mmpretrain, mmdet, mmseg, torchvision or timm'
+    text = 'encoder of a pretrained student -> plain network for mmpretrain, mmdet, mmseg, torchvision or timm'
     convert = verbs.add_parser('export', help=text, description=text)
     export.add_arguments(convert)
     convert.set_defaults(run=export.run)

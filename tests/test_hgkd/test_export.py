@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 from mmplugins.hgkd.__main__ import main
 from mmplugins.hgkd.sparse import export
-from mmplugins.hgkd.weights import read_checkpoint
+from mmplugins.utils.weights import read_weights
 
 CONFIG = """
 custom_imports = dict(imports=['mmplugins.hgkd'], allow_failed_imports=False)
@@ -15,7 +15,7 @@ default_scope = 'mmpretrain'
 model = dict(
     type='HGKD', input_size=64, out_channels=8, mask_ratio=0.5,
     data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[120, 110, 100], std=[50, 60, 70], to_rgb=True),
-    backbone=dict(type='HGKDSparseResNet', depth={depth}, backend='rows', norm_cfg=dict(type='BN'){width}),
+    backbone={backbone},
     neck=dict(type='HGKDUNetDecoder', feature_dim=32, norm_cfg=dict(type='BN')),
     head=dict(type='FeaturePredictHead'), enc_dec_norm_cfg=dict(type='BN'))
 train_dataloader = dict(
@@ -31,10 +31,10 @@ train_dataloader = dict(
 def pretrained(tmp_path, repo):
     """Return a function that writes config and checkpoint of a student with random weights and statistics."""
 
-    def make(depth: int = 18, width: str = ''):
-        (tmp_path / 'cfg.py').write_text(
-            CONFIG.format(depth=depth, width=width, data=repo / 'tests/data/clothing10/val')
-        )
+    def make(depth: int = 18, backbone: dict | None = None, **options):
+        resnet = dict(type='HGKDSparseResNet', depth=depth, backend='rows', norm_cfg=dict(type='BN'), **options)
+        text = CONFIG.format(backbone=backbone or resnet, data=repo / 'tests/data/clothing10/val')
+        (tmp_path / 'cfg.py').write_text(text)
         cfg = Config.fromfile(tmp_path / 'cfg.py')
         model = MODELS.build(cfg.model)
         for module in model.modules():
@@ -70,7 +70,7 @@ def test_mmpretrain_r50_strictly(pretrained, tmp_path, capsys):
     code, path = exported(tmp_path, 'mmpretrain')
     assert code == 0 and '318 weights of a ResNet-50' in capsys.readouterr().out
     resnet = MODELS.build(dict(type='ResNet', depth=50, out_indices=(0, 1, 2, 3)))
-    weights = read_checkpoint(path)['state_dict']
+    weights = read_weights(path)
     resnet.load_state_dict({key.removeprefix('backbone.'): value for key, value in weights.items()}, strict=True)
     resnet.eval()
     assert_features_equal(model, resnet)
@@ -145,10 +145,10 @@ def test_meta_says_where_it_comes_from(pretrained, tmp_path):
 
 def test_estimated_batch_norm_is_that_of_whole_images(pretrained, tmp_path, capsys):
     """The first layer against its closed form; all layers against batches given by hand."""
-    cfg, model = pretrained(width=', base_channels=16, stem_channels=16')
+    cfg, model = pretrained(base_channels=16, stem_channels=16)
     code, path = exported(tmp_path, 'mmpretrain', '--bn-images', '8')
     assert code == 0 and 'estimated on 8 whole images' in capsys.readouterr().out
-    weights = read_checkpoint(path)['state_dict']
+    weights = read_weights(path)
     from mmengine.runner import Runner
 
     loader = iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))
@@ -164,16 +164,95 @@ def test_estimated_batch_norm_is_that_of_whole_images(pretrained, tmp_path, caps
     assert len(changed) == 3 * 20
 
 
+TIMM = dict(
+    type='TIMMBackbone',
+    model_name='mobilenetv3_small_050',
+    features_only=True,
+    out_indices=(1, 2, 3, 4),
+    drop_path_rate=0.5,
+)
+OTHERS = {
+    'mmpretrain': dict(type='MobileNetV2', widen_factor=0.25, out_indices=(1, 2, 4, 7)),
+    'mmdet': dict(type='RegNet', arch='regnetx_400mf', out_indices=(0, 1, 2, 3), norm_cfg=dict(type='SyncBN')),
+    'mmseg': dict(
+        type='ConvNeXt',
+        arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 24, 32]),
+        gap_before_final_norm=False,
+        out_indices=(0, 1, 2, 3),
+    ),
+    'timm': TIMM,
+}
+
+
+@pytest.mark.parametrize('layout', OTHERS)
+def test_other_networks(pretrained, tmp_path, layout):
+    """The exported file fills the plain network of its library, which gives what the student does without a mask."""
+    cfg, model = pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS[layout]))
+    code, path = exported(tmp_path, layout)
+    assert code == 0
+    images = torch.randn(2, 3, 64, 64)
+    weights = read_weights(path)
+    if layout == 'timm':
+        timm = pytest.importorskip('timm')
+        whole = timm.create_model(TIMM['model_name'])
+        missing, unexpected = whole.load_state_dict(weights, strict=False)
+        assert not unexpected and {key.partition('.')[0] for key in missing} <= {'conv_head', 'classifier', 'norm_head'}
+        plain = timm.create_model(TIMM['model_name'], features_only=True, out_indices=(1, 2, 3, 4))
+        plain.load_state_dict({key: weights[key] for key in plain.state_dict()}, strict=True)
+    else:
+        plain = MODELS.build(
+            {**OTHERS[layout], 'norm_cfg': dict(type='BN')} if layout == 'mmdet' else dict(OTHERS[layout])
+        )
+        plain.load_state_dict({key.removeprefix('backbone.'): value for key, value in weights.items()}, strict=True)
+    plain.eval()
+    with torch.no_grad():
+        for got, expected in zip(plain(images), model.backbone(images), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_estimated_batch_norm_has_no_stochastic_depth(pretrained, tmp_path):
+    """Half of the branches are dropped in training: the statistics are those of the network that drops none."""
+    for rate in (0.0, 0.5):
+        pretrained(base_channels=8, stem_channels=8, drop_path_rate=rate)
+        code, path = exported(tmp_path, 'mmpretrain', '--bn-images', '8')
+        assert code == 0
+        path.rename(tmp_path / f'{rate}.pth')
+        if not rate:
+            (tmp_path / 'epoch_1.pth').rename(tmp_path / 'first.pth')
+            continue
+        (tmp_path / 'first.pth').rename(tmp_path / 'epoch_1.pth')
+        exported(tmp_path, 'mmpretrain', '--bn-images', '8')
+    without, dropped = read_weights(tmp_path / '0.0.pth'), read_weights(path)
+    for key in without:
+        assert torch.equal(without[key], dropped[key]), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['mmpretrain', 'timm'])
+def test_onnx_of_the_exported_student(pretrained, tmp_path, layout):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS[layout]))
+    cfg = Config.fromfile(tmp_path / 'cfg.py')
+    weights = export.backbone_weights(read_weights(tmp_path / 'epoch_1.pth'))
+    plain = export.fill(export.dense_config(cfg.model.backbone), weights)
+    images = torch.randn(1, 3, 64, 64)
+    torch.onnx.export(plain, (images,), str(tmp_path / 'x.onnx'), input_names=['images'], dynamo=True)
+    outputs = onnxruntime.InferenceSession(str(tmp_path / 'x.onnx')).run(None, dict(images=images.numpy()))
+    for got, expected in zip(outputs, plain(images), strict=True):
+        torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+
+
 class TestErrors:
     def test_other_width_for_torchvision(self, pretrained, tmp_path, capsys):
-        pretrained(width=', base_channels=16, stem_channels=16')
+        pretrained(base_channels=16, stem_channels=16)
         code, path = exported(tmp_path, 'torchvision')
         assert code == 1 and 'no resnet18 of torchvision' in capsys.readouterr().err
         assert not path.exists()
 
     def test_config_of_another_depth(self, pretrained, tmp_path, capsys):
         pretrained(18)
-        text = (tmp_path / 'cfg.py').read_text().replace('depth=18', 'depth=34')
+        text = (tmp_path / 'cfg.py').read_text().replace("'depth': 18", "'depth': 34")
         (tmp_path / 'cfg.py').write_text(text)
         code, _ = exported(tmp_path, 'mmpretrain')
         assert code == 1 and 'do not belong together' in capsys.readouterr().err
@@ -187,6 +266,11 @@ class TestErrors:
     def test_not_a_sparse_resnet(self):
         with pytest.raises(ValueError, match="'SparseConvNeXt'"):
             export.dense_config(dict(type='SparseConvNeXt'))
+
+    def test_a_network_that_torchvision_names_otherwise(self, pretrained, tmp_path, capsys):
+        pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS['mmpretrain']))
+        code, path = exported(tmp_path, 'torchvision')
+        assert code == 1 and 'the names of a MobileNetV2 are not those of torchvision' in capsys.readouterr().err
 
     @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
     def test_broken_file(self, pretrained, tmp_path, capsys, content):

@@ -169,7 +169,7 @@ class Engine(ABC):
 
 
 def apply_to_rows(x: SparseFeatures, rows: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a layer to rows ``(N, C)``, shown as a picture ``(1, C, N, 1)``; ``(1, N, 1, C)`` where channels are last."""
+    """Apply a layer to rows ``(N, C)`` as a picture ``(1, C, N, 1)``, or ``(1, N, 1, C)`` where channels are last."""
     if x.channels_last:
         return forward(rows[None, :, None]).flatten(0, 2)
     picture = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)

@@ -1,15 +1,16 @@
-"""``python -m mmplugins.hgkd export``: the encoder of a pretrained student as a plain ResNet.
+"""``python -m mmplugins.hgkd export``: the encoder of a pretrained student as the plain network.
 
-Not in the papers. The student's layers keep the names of mmpretrain's ``ResNet``, so no weight is changed; what is
-done here is to leave out what belongs to the pretraining, to check that the rest fills a ResNet of the target without
-a hole, and to write it in the layout that the target reads. Running statistics of batch norm come from visible sites;
-``--bn-images`` estimates them anew on whole images, for detectors that freeze batch norm.
+Not in the papers. The student's layers keep the names of the host's network, so no weight is changed; what is done
+here is to leave out what belongs to the pretraining, to check that the rest fills a plain network of the target
+without a hole, and to write it in the layout that the target reads. Running statistics of batch norm come from visible
+sites; ``--bn-images`` estimates them anew on whole images, for detectors that freeze batch norm.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import re
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...utils.atomic import replacing
-from ..weights import read_checkpoint
+from ...utils.checkpoint import load_without_code
+from ...utils.weights import read_weights
 from .layers import plain_norm
 
 PREFIX = 'backbone.'
@@ -36,26 +38,31 @@ SPARSE_ONLY = ('backend', 'enable_sync_bn', 'init_cfg')  # what a plain ResNet l
 
 
 def dense_config(backbone: ConfigDict | dict) -> ConfigDict:
-    """Return the config of mmpretrain's ``ResNet`` that is the dense twin of a student's backbone.
+    """Return the config of the plain twin of a student's backbone, of mmpretrain.
 
     Args:
-        backbone: Of type ``HGKDSparseResNet`` or ``SparseResNet``.
+        backbone: Of type ``HGKDSparseResNet``, ``SparseResNet`` or ``HGKDSparseBackbone``.
 
     Raises:
         ValueError: It is of another type.
     """
     kind = backbone.get('type', '').rpartition('.')[2]
-    if kind not in ('HGKDSparseResNet', 'SparseResNet'):
-        raise ValueError(f'only a sparse ResNet can be exported, the backbone of the config is a {kind!r}')
-    cfg = ConfigDict({key: value for key, value in copy.deepcopy(backbone).items() if key not in SPARSE_ONLY})
-    norm = plain_norm(cfg.get('norm_cfg') or dict(type='BN'))
-    # The same weights; in training mode on a CPU, as for `--bn-images`, only BN computes.
-    cfg.update(type='ResNet', norm_cfg={**norm, 'type': 'BN' if norm['type'] == 'SyncBN' else norm['type']})
+    if kind == 'HGKDSparseBackbone':
+        cfg = ConfigDict(copy.deepcopy(backbone['backbone']))
+    elif kind in ('HGKDSparseResNet', 'SparseResNet'):
+        cfg = ConfigDict({key: value for key, value in copy.deepcopy(backbone).items() if key not in SPARSE_ONLY})
+        cfg.update(type='ResNet', norm_cfg=plain_norm(cfg.get('norm_cfg') or dict(type='BN')))
+    else:
+        raise ValueError(
+            f'only HGKDSparseResNet and HGKDSparseBackbone can be exported, the backbone of the config is a {kind!r}'
+        )
+    if cfg.get('norm_cfg', {}).get('type') == 'SyncBN':
+        cfg.norm_cfg.type = 'BN'  # the same weights; in training mode on a CPU, as for `--bn-images`, only BN computes
     return cfg
 
 
 def backbone_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of the encoder of a student, with the names of a ResNet.
+    """Return the weights of the encoder of a student, with the names of the plain network.
 
     Raises:
         ValueError: There are none.
@@ -63,41 +70,41 @@ def backbone_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
     if not weights:
         raise ValueError(f'no weight starts with {PREFIX!r}: this is no checkpoint of a pretraining')
-    return weights
+    return {key.removeprefix('net.'): value for key, value in weights.items()}  # of HGKDSparseBackbone
 
 
 def fill(backbone: dict, weights: dict[str, Tensor]) -> nn.Module:
-    """Build the dense ResNet and load weights into it strictly; it is returned in eval mode.
+    """Build the plain network and load weights into it strictly; it is returned in eval mode.
 
     Raises:
         ValueError: Weights are missing, too many, or of another shape.
     """
     init_default_scope('mmpretrain')
-    resnet = MODELS.build(copy.deepcopy(backbone))
+    network = MODELS.build({'_scope_': 'mmpretrain', **copy.deepcopy(backbone)})
     try:
-        resnet.load_state_dict(weights, strict=True)
+        network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(f'config and checkpoint do not belong together: {error}') from error
-    resnet.eval()
-    return resnet
+    network.eval()
+    return network
 
 
 @torch.no_grad()
-def estimate_bn(resnet: nn.Module, images: int, cfg: Config) -> int:
+def estimate_bn(network: nn.Module, images: int, cfg: Config) -> int:
     """Replace the running statistics of all batch norms by the mean of those of batches of whole images.
 
     Not in the papers. Each layer's batch statistics are averaged with equal weight over the batches, so that neither
     momentum nor the masked ones of the pretraining remain. Variances are averaged, those between batches left out.
 
     Args:
-        resnet: Changed in place; in eval mode afterwards.
+        network: Changed in place; in eval mode before and afterwards, so that nothing is dropped at random.
         images: At least so many are read, whole batches, at most one epoch.
         cfg: Config of the pretraining, for its training images and data preprocessor.
 
     Returns:
         The number of images read.
     """
-    norms = [module for module in resnet.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     preprocessing = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
@@ -105,36 +112,48 @@ def estimate_bn(resnet: nn.Module, images: int, cfg: Config) -> int:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch: a cumulative average
-    resnet.train()
     for norm in norms:
-        norm.train()  # also where the config froze it
+        norm.train()  # alone: stochastic depth would change the variances
     seen = 0
     for batch in loader:
         inputs = preprocessor(batch)['inputs']
         inputs = inputs[0] if isinstance(inputs, list) else inputs
-        resnet(inputs)
+        network(inputs)
         seen += len(inputs)
         if seen >= images:
             break
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    resnet.eval()
+    network.eval()
     return seen
 
 
-def as_torchvision(backbone: dict, weights: dict[str, Tensor], host: str) -> None:
-    """Check that weights fill the ResNet of torchvision or timm, all but its classifier.
+def for_library(backbone: dict, weights: dict[str, Tensor], host: str) -> dict[str, Tensor]:
+    """Return weights with the names of torchvision or timm, checked against its network, all but the classifier.
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: They do not: another width, stem or norm than these ResNets have.
+        ValueError: There is no such network there, or another one: another width, stem or norm.
     """
-    name = f'resnet{backbone["depth"]}'
     if host == 'timm':
         try:
             import timm
         except ImportError as error:
             raise ImportError('exporting for timm checks the result with it: pip install timm') from error
+    if backbone['type'] == 'TIMMBackbone' and host == 'timm':
+        own = ('type', 'init_cfg', 'features_only', 'out_indices', 'pretrained', 'model_name', 'in_channels')
+        options = {key: value for key, value in backbone.items() if key not in own}
+        model = timm.create_model(backbone['model_name'], in_chans=backbone.get('in_channels', 3), **options)
+        expected = model.state_dict()
+        weights = {name_in_timm(key.removeprefix('timm_model.'), expected): value for key, value in weights.items()}
+        missing = [key for key in weights if key not in expected or expected[key].shape != weights[key].shape]
+        if missing:
+            raise ValueError(f'{len(missing)} weights have no place in a {backbone["model_name"]}, as {missing[:3]}')
+        return weights
+    if backbone['type'] != 'ResNet':
+        raise ValueError(f"the names of a {backbone['type']} are not those of {host}: use the layout 'mmpretrain'")
+    name = f'resnet{backbone["depth"]}'
+    if host == 'timm':
         model = timm.create_model(name, pretrained=False, num_classes=0)
     else:
         import torchvision
@@ -145,6 +164,12 @@ def as_torchvision(backbone: dict, weights: dict[str, Tensor], host: str) -> Non
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(f'this backbone is no {name} of {host}: {str(error)[:400]}') from error
+    return weights
+
+
+def name_in_timm(name: str, expected: dict[str, Tensor]) -> str:
+    """Return the name in a whole network of timm of a weight of its ``features_only`` form, ``stages_0.x`` there."""
+    return name if name in expected else re.sub(r'^([a-z]+)_(\d+)\.', r'\1.\2.', name)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,16 +187,13 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.out).suffix != '.pth':
         raise ValueError(f'--out must end in .pth, got {args.out}')
     cfg = Config.fromfile(args.config)
-    checkpoint = read_checkpoint(args.checkpoint)
     backbone = dense_config(cfg.model.backbone)
-    weights = backbone_weights(checkpoint['state_dict'])  # the averages, if EMAHook ran: mmengine puts them there
-    resnet = fill(backbone, weights)
-    seen = 0
-    if args.bn_images:
-        seen = estimate_bn(resnet, args.bn_images, cfg)
-        weights = resnet.state_dict()
+    # The averages, if EMAHook ran: mmengine puts them where the weights are.
+    network = fill(backbone, backbone_weights(read_weights(args.checkpoint)))
+    seen = estimate_bn(network, args.bn_images, cfg) if args.bn_images else 0
+    weights = network.state_dict()
     if args.layout in ('torchvision', 'timm'):
-        as_torchvision(backbone, weights, args.layout)
+        weights = for_library(backbone, weights, args.layout)
     prefix, key = LAYOUTS[args.layout]
     weights = {prefix + name: value for name, value in weights.items()}
     meta = dict(
@@ -179,12 +201,13 @@ def run(args: argparse.Namespace) -> None:
         source=Path(args.checkpoint).name,
         mask_ratio=cfg.model.get('mask_ratio', 0.6),
         engine=cfg.model.backbone.get('backend', 'auto'),
-        distill=checkpoint['meta'].get('distill'),
+        distill=(load_without_code(args.checkpoint).get('meta') or {}).get('distill'),
         bn_images=seen,
     )
     with replacing(args.out) as temporary:
         torch.save({key: weights, 'meta': meta} if key else weights, temporary)
-    print(f'{len(weights)} weights of a ResNet-{backbone["depth"]} for {args.layout}: {Path(args.out).resolve()}')
+    name = backbone.get('model_name') or '-'.join(str(backbone[key]) for key in ('type', 'depth') if key in backbone)
+    print(f'{len(weights)} weights of a {name} for {args.layout}: {Path(args.out).resolve()}')
     if seen:
         print(f'batch norm estimated on {seen} whole images')
     if key:
