@@ -9,17 +9,17 @@ any number of axes ``...`` (``H, W`` of a map, ``N`` of a sequence), ``N`` posit
 centered over its ``d`` channels and divided by ``sqrt(|u - mean(u)|^2 + eps)``, the inner product ``<P(u), P(v)>`` is
 the Pearson correlation of ``u`` and ``v``; queries, keys and values are all the tokens ``t`` themselves.
 
-Nothing is transposed and no copy of the map is kept: views and reductions over the channels of a head do for any memory
-format, channels-last too. Autograd saves the input and maps of one number a head and position. Sums over the channels,
-not means: on a CPU a mean is two kernels, and on small maps their number is the time.
+Nothing is transposed: views and reductions over the channels of a head do for any memory format, channels-last too.
+Autograd saves the input, the centered tokens, and maps of one number a head and position. In fp32 magnitudes up to 1e18
+are right; from 1e19 to 1e36 squares are infinite and correlations 0.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 ACTS = ('one_plus', 'sigmoid', 'raw', 'softmax')
 KEYS = ('gap', 'mean_normed')
+HALF_MAX = torch.finfo(torch.float16).max
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -30,13 +30,20 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.view(x.shape[0], num_heads, int(x.shape[1]) // num_heads, *x.shape[2:])
 
 
-def inverse_norm(t: Tensor, eps: float) -> Tensor:
-    """``1 / sqrt(|t_i - mean(t_i)|^2 + eps)`` of each token of ``(B, h, d, ...)``: ``(B, h, 1, ...)``."""
-    total = t.sum(2, keepdim=True)
-    # The centered square sum without a centered copy of the map; rounding can take it below zero. In fp32 a common
-    # offset of a token's channels of 10 (100) times their spread changes correlations by about 1e-4 (1e-2).
-    squares = torch.addcmul((t * t).sum(2, keepdim=True), total, total, value=-1 / int(t.shape[2]))
-    return squares.clamp_min_(0).add_(eps).rsqrt_()
+def center(t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Center each token of ``(B, h, d, ...)``.
+
+    Args:
+        t: Tokens.
+        eps: Added to the squared norms.
+
+    Returns:
+        ``t_i - mean(t_i)``, of the shape of ``t``, and ``1 / sqrt(|t_i - mean(t_i)|^2 + eps)``, ``(B, h, 1, ...)``.
+    """
+    # A copy of the map, and up to a quarter of the gate's time more than a sum of squares minus a squared sum: that is
+    # off by 0.01 in fp32 where the channels of a token have a common offset of 100 times their spread, by 1 from 1000.
+    centered = t - t.mean(2, keepdim=True)
+    return centered, (centered * centered).sum(2, keepdim=True).add_(eps).rsqrt_()
 
 
 def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> Tensor:
@@ -55,26 +62,21 @@ def saliency(x: Tensor, num_heads: int, key: str = 'gap', eps: float = 1e-6) -> 
     Returns:
         ``(B, h, 1, ...)`` in [-1, 1], in fp32 if ``x`` is of half precision.
     """
-    t = split_heads(x, num_heads)
-    return scaled_saliency(t, key, eps) * int(t.shape[2]) ** -0.5
+    return head_saliency(split_heads(x, num_heads), key, eps)
 
 
-def scaled_saliency(t: Tensor, key: str, eps: float) -> Tensor:
-    """``sqrt(d)`` times `saliency` of tokens that are split into heads, ``(B, h, d, ...)``.
-
-    Each operation with a number counts on small maps, so the factor is left to who has to multiply anyway.
-    """
-    d, positions = int(t.shape[2]), tuple(range(3, t.dim()))
-    inverse = inverse_norm(t, eps)
+def head_saliency(t: Tensor, key: str, eps: float) -> Tensor:
+    """`saliency` of tokens that are split into heads, ``(B, h, d, ...)``."""
+    positions = tuple(range(3, t.dim()))
+    centered, inverse = center(t, eps)
     if key == 'gap':
-        # P over the channels of the head, times sqrt(d).
-        vector = F.layer_norm(t.mean(positions), (d,), eps=eps / d)
+        vector = centered.mean(positions, keepdim=True)
+        # From 1e19 on the square is infinite, so the vector and with it the correlation are 0.
+        vector = vector * (vector.square().sum(2, keepdim=True) + eps).rsqrt()
     else:
-        vector = ((t - t.mean(2, keepdim=True)) * inverse).mean(positions) * d**0.5
-    # The vector has mean zero over the channels, so the token need not be centered here.
-    product = (t * vector[(...,) + (None,) * len(positions)]).sum(2, keepdim=True)
+        vector = (centered * inverse).mean(positions, keepdim=True)
     # Rounding: `inverse` is large for a token of nearly equal channels.
-    return product.mul_(inverse).clamp_(-(d**0.5), d**0.5)
+    return (centered * vector).sum(2, keepdim=True).mul_(inverse).clamp_(-1, 1)
 
 
 def activate(rho: Tensor, act: str = 'one_plus') -> Tensor:
@@ -109,9 +111,11 @@ def spsa_gate(x: Tensor, num_heads: int, act: str = 'one_plus', key: str = 'gap'
         ``(B, C, ...)`` in the type of ``x``.
     """
     t = split_heads(x, num_heads)
-    rho, factor = scaled_saliency(t, key, eps), int(t.shape[2]) ** -0.5
+    rho = head_saliency(t, key, eps)
     # The default in one pass over the map.
-    y = torch.addcmul(t, t, rho, value=factor) if act == 'one_plus' else t * activate(rho * factor, act)
+    y = torch.addcmul(t, t, rho) if act == 'one_plus' else t * activate(rho, act)
+    if x.dtype == torch.float16:  # twice 32,752 and more is none
+        y = y.clamp(-HALF_MAX, HALF_MAX)
     return (y if y.dtype == x.dtype else y.to(x.dtype)).view_as(x)
 
 
@@ -132,7 +136,8 @@ def spsa_agg(x: Tensor, num_heads: int, eps: float = 1e-6) -> Tensor:
     t = split_heads(x, num_heads).flatten(3)
     # Under autocast the products would be of half precision again.
     with torch.autocast(x.device.type, enabled=False):
-        p = (t - t.mean(2, keepdim=True)) * inverse_norm(t, eps)
+        centered, inverse = center(t, eps)
+        p = centered * inverse
         # Means over the tokens, not sums: numerator and denominator are divided by N.
         mixed = t.mean(3, keepdim=True) + (t @ p.transpose(2, 3) / t.shape[3]) @ p
         weight = 1 + p.mean(3, keepdim=True).transpose(2, 3) @ p

@@ -156,6 +156,13 @@ def test_fused_attention_is_explicit_attention(benchmark):
     torch.testing.assert_close(benchmark.attention(x), expected)
 
 
+def test_one_pass_is_the_gate(benchmark):
+    x = torch.randn(2, 64, 4, 5)
+    torch.testing.assert_close(
+        benchmark.one_pass_gate(x), benchmark.spsa_gate(x, benchmark.HEADS), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_bounds_take_the_fastest_of_the_class(benchmark):
     arms = {'spsanet_xs': 2.0, 'mobilevit_xs': 3.0, 'edgenext_x_small': 1.0, 'efficientvit_m0': 0.5}
     measured = {'spsanet_xs, ONNX Runtime': {name: dict(seconds=seconds) for name, seconds in arms.items()}}

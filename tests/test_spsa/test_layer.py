@@ -48,6 +48,7 @@ def test_heads():
         (dict(in_channels=64, num_heads=5), 'num_heads=5 does not divide in_channels=64'),
         (dict(in_channels=64, num_heads=0), 'num_heads=0'),
         (dict(in_channels=8), 'head_dim=16 does not divide in_channels=8'),
+        (dict(in_channels=8, head_dim=0), 'head_dim=0 does not divide in_channels=8'),
         (dict(in_channels=8, head_dim=1), r'heads of 1 channel\(s\); at least 2'),
         (dict(in_channels=8, num_heads=8), r'heads of 1 channel\(s\); at least 2'),
         (dict(in_channels=64, num_heads=4, head_dim=16), 'not both'),
@@ -136,11 +137,11 @@ def test_cost_is_linear_in_tokens(mode):
     for values in (written, largest):
         assert math.log(values[-1] / values[0]) / span == pytest.approx(1, abs=0.05)
     assert largest[-1] == 64 * 256**2  # nothing is larger than the map
-    # Of the gate three products of the size of the map, the others of a sixteenth, one number a head.
-    assert mode == 'agg' or written[-1] < 5 * 64 * 256**2
+    # The input, and of the gate four of its size: centered, squared, times the key, the output; others are a sixteenth.
+    assert mode == 'agg' or written[-1] < 6 * 64 * 256**2
 
 
-def test_gate_makes_no_copy_of_the_map():
+def test_gate_moves_no_data():
     """No operation that only moves data, whatever the memory format."""
 
     class Names(TorchDispatchMode):
@@ -158,13 +159,13 @@ def test_gate_makes_no_copy_of_the_map():
         )
 
 
-def test_autograd_keeps_the_input_and_small_maps():
+def test_autograd_keeps_the_input_the_centered_tokens_and_small_maps():
     saved = []
     x = torch.randn(2, 64, 32, 32, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         SPSA(64)(x)
     large = {t.untyped_storage().data_ptr() for t in saved if t.numel() >= x.numel()}
-    assert large == {x.untyped_storage().data_ptr()}
+    assert x.untyped_storage().data_ptr() in large and len(large) == 2
 
 
 @pytest.mark.slow

@@ -43,6 +43,16 @@ def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(t, t, t).transpose(-1, -2).reshape(x.shape)
 
 
+def one_pass_gate(x: Tensor) -> Tensor:
+    """The gate whose norms are a sum of squares minus a squared sum: no centered copy, and wrong with an offset."""
+    t = x.unflatten(1, (HEADS, -1))
+    total = t.sum(2, keepdim=True)
+    squares = torch.addcmul((t * t).sum(2, keepdim=True), total, total, value=-HEADS / CHANNELS)
+    vector = F.layer_norm(t.mean((3, 4)), t.shape[2:3])[..., None, None]
+    rho = (t * vector).sum(2, keepdim=True) * squares.clamp_min(0).add(1e-6).rsqrt() * (HEADS / CHANNELS) ** 0.5
+    return torch.addcmul(t, t, rho).view_as(x)
+
+
 def efficient_attention(x: Tensor) -> Tensor:
     """Shen et al., WACV 2021: softmax over channels of Q, over tokens of K, one ``d x d`` matrix between."""
     t = tokens(x)
@@ -58,6 +68,7 @@ def cross_covariance(x: Tensor) -> Tensor:
 
 LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     GATE: lambda x: spsa_gate(x, HEADS),
+    'SPSA gate, one pass, wrong with an offset': one_pass_gate,
     'SPSA agg': lambda x: spsa_agg(x, HEADS),
     SIMAM: SimAM(),
     'SGE': SGE(CHANNELS, num_heads=HEADS).requires_grad_(False),
