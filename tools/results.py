@@ -1,8 +1,9 @@
 """Write ``projects/*/RESULTS.md`` and the tables of the READMEs from what the experiments found.
 
 ``python tools/results.py`` fills what stands between ``<!-- claims -->`` (verdicts) or ``<!-- benchmark -->`` (bounds)
-and ``<!-- end -->`` in each README, and in the main one ``<!-- verdicts -->`` (how many of each plugin), and writes
-RESULTS.md anew. Numbers are never typed; a test compares.
+and ``<!-- end -->`` in each README, and in the main one ``<!-- verdicts -->`` (how many of each plugin), writes
+RESULTS.md anew, and the results of the metafiles, which ``tools/record.py`` keeps in ``results/models.json``. A test
+compares.
 """
 
 import json
@@ -11,9 +12,17 @@ from collections import Counter
 from pathlib import Path
 
 from experiments import ROOT
-from experiments.frame.report import benchmark_section, bounds_table, claims_section, measured_by, verdict_table
+from experiments.frame.report import (
+    benchmark_section,
+    bounds_table,
+    claims_section,
+    markdown_table,
+    measured_by,
+    verdict_table,
+)
 
 BLOCK = re.compile(r'(<!-- (claims|benchmark) -->).*?(<!-- end -->)', re.DOTALL)
+MODEL = re.compile(r'(  - Name: (\S+)\n    In Collection:.*?    Results:\n)(.*?)(    Weights:)', re.DOTALL)
 MORE = 'All numbers: [RESULTS.md](RESULTS.md).'
 
 
@@ -42,11 +51,39 @@ def page(name: str, results: Path) -> str:
         parts.append(claims_section(record))
     if record := read(results / 'benchmark.json'):
         parts.append(benchmark_section(record))
+    if models := read(results / 'models.json'):
+        parts.append(models_section(models))
     for path in sorted(results.glob('*.json')):
         if path.stem not in ('claims', 'benchmark') and 'table' in (record := read(path)):
             title = path.stem.replace('_', ' ').capitalize()
             parts.append(f'## {title}\n\n{measured_by(record)}\n\n{record["table"]}')
     return '\n\n'.join(parts) + '\n'
+
+
+def models_section(models: dict[str, dict]) -> str:
+    """Return what was measured with configs as they are."""
+    rows = []
+    for name, model in models.items():
+        values = ', '.join(f'{metric} {value:g}' for metric, value in model['metrics'].items())
+        rows.append(
+            [f'`{name}`', model['dataset'], values, f'{model["machine"]}, {model["date"]}', model.get('note', '')]
+        )
+    header = ('config', 'data', 'last validation', 'measured', 'note')
+    return f'## Configs\n\nEach run once, seed 0.\n\n{markdown_table(header, rows)}'
+
+
+def fill_metafile(metafile: str, models: dict[str, dict]) -> str:
+    """Return a metafile whose models have the results that were measured, and no others."""
+
+    def one(match: re.Match) -> str:
+        if (model := models.get(match[2])) is None:
+            return match[1] + match[4]
+        task = 'Image Classification' if 'accuracy/top1' in model['metrics'] else 'Object Detection'
+        values = ', '.join(f'{metric}: {value:g}' for metric, value in model['metrics'].items())
+        lines = (f'      - Task: {task}', f'        Dataset: {model["dataset"]}', f'        Metrics: {{{values}}}')
+        return match[1] + ''.join(f'{line}\n' for line in lines) + match[4]
+
+    return MODEL.sub(one, metafile)
 
 
 def count_verdicts(readme: str) -> str:
@@ -64,19 +101,22 @@ def count_verdicts(readme: str) -> str:
     )
 
 
+def update(path: Path, text: str) -> None:
+    """Write a file if it changes, and say so."""
+    if not path.is_file() or path.read_text(encoding='utf-8') != text:
+        path.write_text(text, encoding='utf-8')
+        print(path.relative_to(ROOT))
+
+
 def main() -> None:
-    """Write what has changed, and say so."""
+    """Write what has changed."""
     for results in sorted(ROOT.glob('projects/*/results')):
-        readme, out = results.with_name('README.md'), results.with_name('RESULTS.md')
-        old = readme.read_text(encoding='utf-8')
-        for path, text in ((readme, fill(old, results)), (out, page(results.parent.name, results))):
-            if not path.is_file() or path.read_text(encoding='utf-8') != text:
-                path.write_text(text, encoding='utf-8')
-                print(path.relative_to(ROOT))
+        readme, metafile = results.with_name('README.md'), results.with_name('metafile.yml')
+        update(readme, fill(readme.read_text(encoding='utf-8'), results))
+        update(results.with_name('RESULTS.md'), page(results.parent.name, results))
+        update(metafile, fill_metafile(metafile.read_text(encoding='utf-8'), read(results / 'models.json') or {}))
     front = ROOT / 'README.md'
-    if (text := count_verdicts(old := front.read_text(encoding='utf-8'))) != old:
-        front.write_text(text, encoding='utf-8')
-        print(front.name)
+    update(front, count_verdicts(front.read_text(encoding='utf-8')))
 
 
 if __name__ == '__main__':

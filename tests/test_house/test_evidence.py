@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import record
 import results
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob('projects/*/results'))
@@ -49,6 +51,55 @@ def test_page_takes_in_other_tables(tmp_path):
     (tmp_path / 'other.json').write_text(json.dumps(dict(no='table')))
     page = results.page('prae', tmp_path)
     assert '## Compare\n\n`c`, 1 s, m, d.\n\n| mAP |' in page and 'Other' not in page
+
+
+@pytest.mark.parametrize('plugin', PLUGINS)
+def test_metafiles_have_the_results_that_were_recorded_and_no_others(plugin):
+    models = results.read(ROOT / f'projects/{plugin}/results/models.json') or {}
+    content = yaml.safe_load((ROOT / f'projects/{plugin}/metafile.yml').read_text(encoding='utf-8'))
+    found = {model['Name']: model['Results'][0] for model in content['Models'] if model['Results']}
+    assert set(found) == set(models), 'run python tools/results.py'
+    for name, result in found.items():
+        assert (result['Dataset'], result['Metrics']) == (models[name]['dataset'], models[name]['metrics'])
+
+
+def test_a_result_that_is_gone_leaves_the_metafile():
+    head, end = '  - Name: net\n    In Collection: Nets\n    Results:\n', '    Weights:\n'
+    bare = head + end + head.replace('net', 'other') + end
+    one = dict(net=dict(dataset='BCCD', metrics={'coco/bbox_mAP': 0.5}))
+    filled = results.fill_metafile(bare, one)
+    assert yaml.safe_load(filled)[0]['Results'] == [
+        dict(Task='Object Detection', Dataset='BCCD', Metrics={'coco/bbox_mAP': 0.5})
+    ]
+    assert yaml.safe_load(filled)[1]['Results'] is None
+    assert results.fill_metafile(filled, one) == filled
+    assert results.fill_metafile(filled, {}) == bare
+
+
+def test_the_last_validation_of_the_newest_log_is_recorded(tmp_path, monkeypatch):
+    for day, value in (('20260101_000000', 0.1), ('20260102_000000', 0.2)):
+        log = tmp_path / 'run' / day / 'vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        rows = [
+            {'coco/bbox_mAP_50': 0.0},
+            {'coco/bbox_mAP_50': value, 'coco/bbox_mAP_s': 0.3, 'time': 1.0},
+            {'loss': 2.0},
+        ]
+        log.write_text('\n'.join(map(json.dumps, rows)))
+    monkeypatch.setattr(record, 'ROOT', tmp_path)
+    plugin = tmp_path / 'projects/prae'
+    (plugin / 'results').mkdir(parents=True)
+    (plugin / 'metafile.yml').write_text('Models: [{Name: net, Metadata: {Training Data: BCCD}}]')
+    with pytest.raises(SystemExit, match='no config that a metafile names'):
+        record.main([str(tmp_path / 'run')])
+    (tmp_path / 'run/net.py').touch()
+    record.main([str(tmp_path / 'run')])
+    kept = json.loads((plugin / 'results/models.json').read_text())['net']
+    assert (kept['dataset'], kept['metrics']) == ('BCCD', {'coco/bbox_mAP_50': 0.2})
+    with pytest.raises(SystemExit, match='no log of a validation'):
+        (tmp_path / 'empty').mkdir()
+        (tmp_path / 'empty/net.py').touch()
+        record.main([str(tmp_path / 'empty')])
 
 
 @pytest.mark.slow
