@@ -50,6 +50,19 @@ TABLE = [
     Row('o2detr/*_r50-fpn_*', 'a quarter of the channels', {'model.roi_neck.in_channels': [64, 128, 256, 512]}),
     Row('o2detr/*_r101*', 'patches of 1024 pixels; six layers', SMALL, shrink=8),
     Row('metr/*_r50_*', 'sides up to 1333 pixels; six layers', SMALL, shrink=8),
+    Row(
+        'spsa/spsa-resnet50_*',
+        '224 pixels, 25 million weights',
+        {'model.backbone.stem_channels': 16, 'model.backbone.base_channels': 16, 'model.head.in_channels': 512},
+        shrink=2,
+    ),
+    Row(
+        'spsa/*_spsa-r50_fpn_*',
+        'a quarter of the channels',
+        {'model.backbone.base_channels': 16, 'model.neck.in_channels': [64, 128, 256, 512]},
+    ),
+    Row('spsa/spsa*_in1k', '224 pixels', {}, shrink=2),
+    Row('dsnet/dsnet*_in1k', '224 pixels', {}, shrink=2),
     Row('metr/*_vit-*', WEIGHTS, {**flat_vit(768, 12), **SHALLOW_VIT_DETR}),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row(
@@ -66,6 +79,7 @@ TABLE = [
     Row('cae/*-p16_mask-rcnn_*', "mmcv's CPU code for NMS takes no bfloat16", {'optim_wrapper.type': 'OptimWrapper'}),
     Row('cae/*-p16_mask-rcnn_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
     Row('cae/*-p16_upernet_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
+    Row('its_maml/baseline-plus-plus*', 'the stand-in has six classes', {'model.network.head.num_classes': 6}),
     Row('*/*_bccd*', 'fields of 640 pixels', {}, shrink=4),
     Row('metr/*_samples', 'fields of 640 pixels', {}, shrink=2),
     Row('*/*_coco*', 'sides up to 1333 pixels', {}, shrink=8),

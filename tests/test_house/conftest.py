@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for plugin in metafunc.module.PLUGINS:
         for config in sorted(ROOT.glob(f'configs/{plugin}/*.py')):
             name = f'{plugin}/{config.stem}'
-            marks = [] if name in table.QUICK else [pytest.mark.slow, pytest.mark.rehearsal]
+            marks = [pytest.mark.rehearsal] if name in table.QUICK else [pytest.mark.rehearsal, pytest.mark.slow]
             if name in table.SKIPPED:
                 marks.append(pytest.mark.skip(reason=table.SKIPPED[name]))
             if name in table.FAILING:

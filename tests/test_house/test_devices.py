@@ -16,7 +16,7 @@ import pytest
 import mmplugins
 
 ROOT = Path(__file__).resolve().parents[2]
-# Cheap, and each with other code of a plugin on its way. `-m rehearsal` runs all configs.
+# Cheap, and each with other code of a plugin on its way. `-m devices` runs the others.
 QUICK = {
     'cae/cae-v2_vit-tiny-p8_1xb64-20e_clothing10',
     'dsnet/dsnet-micro_1xb32-40e_clothing10',
@@ -121,7 +121,9 @@ def configs() -> Iterator:
     for path in sorted(ROOT.glob('configs/*/*.py')):
         name = f'{path.parent.name}/{path.stem}'
         if path.parent.name != '_base_':
-            marks = [] if name in QUICK else [pytest.mark.slow] if name in SLOW else [pytest.mark.rehearsal]
+            marks = [] if name in QUICK else [pytest.mark.slow]
+            if name not in QUICK | SLOW:
+                marks.append(pytest.mark.devices)
             yield pytest.param(path, marks=marks, id=path.stem)
 
 
