@@ -32,8 +32,9 @@ class DDIMInversionEditor(PromptTuningInversion):
 class NullTextInversionEditor(TuningEditor):
     """Null-text inversion (arXiv 2211.09794) of ``(B, 3, H, W)``: the unconditional embedding is tuned.
 
-    Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps; here the prompt
-    is mixed with that of the image, eta of the former, so that inversions are compared and not ways of editing.
+    Inverts under the prompt of the image, which it needs. Its authors edit by replacing attention maps, which is
+    ``attention`` with eta 1; by default the prompt is mixed with that of the image, eta of the former, so that
+    inversions are compared and not ways of editing.
     Differs from the public code in two points: the loss is looked at before an update and not after it, and beyond 50
     steps the rate falls more slowly, as it would become negative beyond 100.
     """
@@ -65,10 +66,10 @@ class NullTextInversionEditor(TuningEditor):
         """The tuned branch is the unconditional one."""
         return guide(tuned, kept, guidance)
 
-    def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
-        """Sample with the tuned empty prompts and a mix of both prompts; ``(B, C, h, w)``."""
+    def conditions(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> tuple[Tensor, Tensor]:
+        """A mix of both prompts, and the tuned empty prompts."""
         cond = torch.lerp(inversion.kept, self.parts.encode_text(prompts), eta).unsqueeze(0)
-        return self.sample(inversion.noise, cond, inversion.embeds, self.edit_guidance)
+        return cond, inversion.embeds
 
 
 @MODELS.register_module()
@@ -138,7 +139,9 @@ class SDEditEditor(InversionEditor):
             settings=self.settings(),
         )
 
-    def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
+    def edit_latents(
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+    ) -> Tensor:
         """Sample from level ``round(eta * T)``; ``(B, C, h, w)``."""
         start = round(eta * self.num_steps)
         if not start:

@@ -85,7 +85,9 @@ class EditFriendlyEditor(SDEditEditor):
         ]
         return self.schedule.random_step(latents, guide(*branches, guidance), level)
 
-    def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
+    def edit_latents(
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+    ) -> Tensor:
         """Sample from level ``round(eta * T)`` with the noise of each step; ``(B, C, h, w)``."""
         start = round(eta * self.num_steps)
         cond, latents = self.parts.encode_text(prompts), self.level(inversion.source, start)

@@ -104,17 +104,26 @@ class InversionEditor(BaseModel):
         """Stage 1: images ``(B, 3, H, W)`` in [-1, 1], the prompts of the edit and, where needed, of the images."""
 
     @abstractmethod
-    def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
+    def edit_latents(
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+    ) -> Tensor:
         """Stage 2: edited latents ``(B, C, h, w)``; ``eta`` from 0 (reconstruction) to 1 (the prompt alone)."""
 
     @normal_tensors
-    def edit(self, inversion: Inversion, prompts: Sequence[str], eta: float | None = None) -> Tensor:
+    def edit(
+        self,
+        inversion: Inversion,
+        prompts: Sequence[str],
+        eta: float | None = None,
+        source_prompts: Sequence[str] | None = None,
+    ) -> Tensor:
         """Edited images ``(B, 3, H, W)`` in [-1, 1].
 
         Args:
             inversion: Of :meth:`invert` of an editor with the same settings.
             prompts: One an image; a single string serves all.
             eta: Strength, 0 to 1; default: the first of the editor's.
+            source_prompts: Of the images; attention control needs them.
 
         Raises:
             ValueError: ``eta`` is out of range, the number of prompts is not that of the images, or the inversion is of
@@ -129,7 +138,7 @@ class InversionEditor(BaseModel):
             changed = [key for key, value in self.settings().items() if inversion.settings.get(key) != value]
             raise ValueError(f'the inversion was made with other settings ({", ".join(changed)}): invert again')
         with self.parts.frozen():
-            return self.parts.decode(self.edit_latents(inversion.to(self.parts.device), prompts, eta))
+            return self.parts.decode(self.edit_latents(inversion.to(self.parts.device), prompts, eta, source_prompts))
 
     @normal_tensors
     def reconstruct(self, inversion: Inversion) -> Tensor:
@@ -229,7 +238,8 @@ class InversionEditor(BaseModel):
         pictures = dict(source=images, vae=self.parts.decode(inversion.source), recon=self.reconstruct(inversion))
         edits = torch.empty(len(etas), *images.shape)
         for place, eta in enumerate(etas):
-            edits[place] = self.edit(inversion, prompts_of(samples)[0], eta)
+            prompts, source_prompts = prompts_of(samples)
+            edits[place] = self.edit(inversion, prompts, eta, source_prompts)
         for place, sample in enumerate(samples):
             for name, picture in pictures.items():
                 sample.set_field(picture[place].cpu(), name)

@@ -42,6 +42,11 @@ class PromptTuningInversion(TuningEditor):
             raise ValueError(f"init must be 'null', 'target', 'source' or 'text:...', got {init!r}")
         if self.guidance == 0:
             raise ValueError('guidance 0 leaves the prompt without influence: there is nothing to tune; 7.5 is usual')
+        if self.attention and init != 'source':
+            raise ValueError(
+                "attention control compares words of two prompts: invert from the prompt of the image, init='source' "
+                '(--init source), or by null-text or negative-prompt inversion'
+            )
         warn_guidance(self.guidance)
         self.init = init
         self.needs_source_prompt = init == 'source'
@@ -69,9 +74,9 @@ class PromptTuningInversion(TuningEditor):
         """The tuned branch is the conditional one."""
         return guide(kept, tuned, guidance)
 
-    def edit_latents(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> Tensor:
-        """Sample with ``eta * prompt + (1 - eta) * tuned`` at each step, figure 2 bottom; ``(B, C, h, w)``."""
+    def conditions(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> tuple[Tensor, Tensor]:
+        """``eta * prompt + (1 - eta) * tuned`` at each step, figure 2 bottom, and the empty prompt."""
         target = self.parts.encode_text(prompts).unsqueeze(0)
         # lerp is exact at both ends.
         cond = torch.lerp(inversion.embeds, target.expand_as(inversion.embeds), eta)
-        return self.sample(inversion.noise, cond, inversion.kept.unsqueeze(0), self.edit_guidance)
+        return cond, inversion.kept.unsqueeze(0)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .editor import InversionEditor, Progress, normal_tensors
+from .attention_control import AttentionControl, AttentionMaps
+from .editor import InversionEditor, Progress, guide, normal_tensors
 from .inversion import Inversion
 
 TOKENS = ('all', 'content')
@@ -33,6 +34,8 @@ class TuningEditor(InversionEditor):
         tokens: ``'all'``, or ``'content'`` to tune only up to the first end-of-text token of the prompt. Ours.
         teacher_forcing: Start each step from the inverted latents and not from where the last step ended. Only to see
             what the difference is.
+        attention: Arguments of :class:`AttentionControl`, for edits that keep the attention maps of the image; default:
+            none is kept. For inversions under the prompt of the image. Not in the paper.
         **kwargs: Of :class:`InversionEditor`.
 
     Raises:
@@ -48,6 +51,7 @@ class TuningEditor(InversionEditor):
         early_stop: float | None = 1e-5,
         tokens: str = 'all',
         teacher_forcing: bool = False,
+        attention: dict | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -59,6 +63,7 @@ class TuningEditor(InversionEditor):
             raise ValueError(f'tokens must be one of {TOKENS}, got {tokens!r}')
         self.inner_steps, self.lr, self.lr_decay = inner_steps, lr, lr_decay
         self.early_stop, self.tokens, self.teacher_forcing = early_stop, tokens, teacher_forcing
+        self.attention = None if attention is None else AttentionControl(**attention)
 
     def settings(self) -> dict:
         """Those of the base class and of the tuning."""
@@ -78,6 +83,45 @@ class TuningEditor(InversionEditor):
     @abstractmethod
     def combine(self, kept: Tensor, tuned: Tensor, guidance: float) -> Tensor:
         """Guidance of the two predictions, ``(B, C, h, w)`` each."""
+
+    @abstractmethod
+    def conditions(self, inversion: Inversion, prompts: Sequence[str], eta: float) -> tuple[Tensor, Tensor]:
+        """Conditional and unconditional embeddings of stage 2, ``(T, B, L, D)`` or ``(1, B, L, D)`` each."""
+
+    def edit_latents(
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+    ) -> Tensor:
+        """Sample under the conditions of a strength; ``(B, C, h, w)``."""
+        conditions = self.conditions(inversion, prompts, eta)
+        if self.attention is None:
+            return self.sample(inversion.noise, *conditions, self.edit_guidance)
+        if source_prompts is None:
+            raise ValueError('attention control needs the prompts of the images (source_prompts)')
+        maps = self.attention.maps(self.parts, source_prompts, prompts)
+        return self.sample_beside(inversion.noise, self.conditions(inversion, prompts, 0.0), conditions, maps)
+
+    def sample_beside(
+        self, noise: Tensor, own: tuple[Tensor, Tensor], conditions: tuple[Tensor, Tensor], maps: AttentionMaps
+    ) -> Tensor:
+        """Sample the image under its ``own`` conditions, and beside it the edit with the image's attention maps.
+
+        Only predictions under a prompt keep or take maps, as in the paper of prompt-to-prompt.
+        """
+        image = edit = noise
+        (own_cond, own_null), (cond, null) = (
+            [embeds.expand(self.num_steps, -1, -1, -1) for embeds in pair] for pair in (own, conditions)
+        )
+        for place, level in enumerate(range(self.num_steps, 0, -1)):
+            with maps.keeping():
+                own_noise = self.noise(image, level, own_cond[place])
+            shares = self.attention.cross, self.attention.self_attention
+            with maps.giving(*(place < round(share * self.num_steps) for share in shares)):
+                edit_noise = self.noise(edit, level, cond[place])
+            own_noise = guide(self.noise(image, level, own_null[place]), own_noise, self.guidance)
+            edit_noise = guide(self.noise(edit, level, null[place]), edit_noise, self.edit_guidance)
+            image = self.schedule.move(image, own_noise, level, level - 1)
+            edit = self.schedule.move(edit, edit_noise, level, level - 1)
+        return edit
 
     @normal_tensors
     def invert(

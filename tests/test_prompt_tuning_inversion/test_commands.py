@@ -93,10 +93,11 @@ def test_no_cache(here, folder, user_cache):
     'args',
     [('--method', 'ddim'), ('--method', 'sdedit'), ('--method', 'edit-friendly'),
      ('--method', 'negative-prompt', '--source-prompt', 'a blue one'),
+     ('--attention', '0.8', '0.4', '--weight', 'three', '2', '--init', 'source', '--source-prompt', 'a blue one'),
      ('--method', 'null-text', '--source-prompt', 'a blue one'),
      ('--low-mem', '--dtype', 'bf16'), ('--init', 'source', '--source-prompt', 'a blue one', '--tokens', 'content'),
      ('--resize', 'stretch', '--size', '32', '--no-lr-decay', '--early-stop', '0', '--edit-guidance', '1.5')],
-    ids=lambda args: args[1] if args[0] != '--low-mem' else 'low-mem',
+    ids=lambda args: args[1] if args[0] in ('--method', '--init', '--resize') else args[0],
 )  # fmt: skip
 def test_methods_and_options(here, folder, args):
     assert edit(folder, *args) == 0
@@ -234,6 +235,11 @@ def test_batch_is_what_single_edits_are(here, folder):
         (['--guidance', 'nan'], 'guidance must be a number'),
         (['--size', '0'], 'size must be at least 1 pixel, got 0'),
         (['--eta', '0.5', '0.5'], 'eta holds a strength twice'),
+        (['--attention', '0.8', '0.4'], 'invert from the prompt of the image'),
+        (['--attention', '2', '0', '--method', 'negative-prompt'], 'must be from 0 to 1'),
+        (['--attention', '1', '1', '--method', 'sdedit'], 'not for sdedit'),
+        (['--weight', 'three', '2'], '--weight needs --attention'),
+        (['--weight', 'three', 'much', '--attention', '1', '1', '--init', 'source'], 'could not convert'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
 )

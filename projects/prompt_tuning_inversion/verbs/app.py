@@ -79,7 +79,11 @@ class Page:
         text = 'inversion from the cache' if hit else f'inverted with {int(inversion.updates)} updates'
         if unknown := unknown_words(self.args.model, prompt):
             text += f'; the tiny model does not know: {", ".join(unknown)}'
-        return to_image(editor.edit(inversion, [prompt])[0]), to_image(editor.reconstruct(inversion)[0]), text
+        return (
+            to_image(editor.edit(inversion, [prompt], eta, sources)[0]),
+            to_image(editor.reconstruct(inversion)[0]),
+            text,
+        )
 
 
 def build_app(args: argparse.Namespace) -> Blocks:

@@ -24,6 +24,7 @@ METHODS = {
     'sdedit': 'SDEditEditor',
 }
 TUNED = ('pti', 'null-text')
+UNDER_PROMPTS = (*TUNED, 'negative-prompt', 'ddim')
 
 
 def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +59,21 @@ def add_editor_arguments(parser: argparse.ArgumentParser) -> None:
         '--init',
         default='null',
         help="start (pti, ddim): null (default, serves every prompt), target, source or 'text:...'",
+    )
+    parser.add_argument(
+        '--attention',
+        type=float,
+        nargs=2,
+        metavar=('CROSS', 'SELF'),
+        help='keep attention maps of the image (prompt-to-prompt) for these shares of the steps, as 0.8 0.4; '
+        f'with {", ".join(UNDER_PROMPTS)} from the prompt of the image',
+    )
+    parser.add_argument(
+        '--weight',
+        nargs=2,
+        action='append',
+        metavar=('WORD', 'FACTOR'),
+        help='with --attention: how much a word of the prompt counts; may be repeated',
     )
     parser.add_argument('--resize', choices=RESIZES, default='shortest')
     parser.add_argument('--size', type=int, help='side in pixels; default: what the model was trained on')
@@ -115,6 +131,13 @@ def build_editor(args: argparse.Namespace, parts: DiffusionParts | None = None) 
             early_stop=args.early_stop or None,
             tokens=args.tokens,
         )
+    if args.attention is not None:
+        if args.method not in UNDER_PROMPTS:
+            raise ValueError(f'--attention is for {", ".join(UNDER_PROMPTS)}, not for {args.method}')
+        weights = {word: float(factor) for word, factor in args.weight or ()}
+        config['attention'] = dict(cross=args.attention[0], self_attention=args.attention[1], weights=weights)
+    elif args.weight:
+        raise ValueError('--weight needs --attention')
     if args.method in ('pti', 'ddim'):
         config['init'] = args.init
     if args.method in ('sdedit', 'edit-friendly'):

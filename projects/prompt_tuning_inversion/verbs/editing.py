@@ -58,7 +58,14 @@ def peak_mib(device: torch.device) -> float:
 def settings_of(editor: InversionEditor, args: argparse.Namespace) -> dict:
     """All that the pictures of an image depend on besides itself and its prompts; JSON."""
     size = editor.parts.image_size if args.size is None else args.size
-    return dict(editor.settings(), edit_guidance=editor.edit_guidance, resize=args.resize, image_size=size)
+    control = getattr(editor, 'attention', None)
+    return dict(
+        editor.settings(),
+        edit_guidance=editor.edit_guidance,
+        attention=control and control.settings(),
+        resize=args.resize,
+        image_size=size,
+    )
 
 
 def make_loader(editor: InversionEditor, args: argparse.Namespace) -> LoadEditImage:
@@ -100,7 +107,8 @@ def edit_batch(
     inverted = time.time()
     editor.edit_samples(samples, images, inversion, editor.etas if edits else ())
     if edits:
-        prompt_alone = editor.edit(inversion, prompts_of(samples)[0], 1.0)
+        prompts, source_prompts = prompts_of(samples)
+        prompt_alone = editor.edit(inversion, prompts, 1.0, source_prompts)
         for sample, picture in zip(samples, prompt_alone, strict=True):
             sample.prompt_alone = picture.cpu()
     seconds = dict(invert=round(inverted - start, 2), edit=round(time.time() - inverted, 2))
