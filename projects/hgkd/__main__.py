@@ -7,6 +7,7 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
+from . import check
 from .sparse import export
 
 
@@ -18,6 +19,10 @@ def build_parser() -> argparse.ArgumentParser:
     convert = verbs.add_parser('export', help=text, description=text)
     export.add_arguments(convert)
     convert.set_defaults(run=export.run)
+    text = 'teacher, taps, grids, strides, what the teacher sees, and memory of a config, before it trains'
+    look = verbs.add_parser('check', help=text, description=text)
+    check.add_arguments(look)
+    look.set_defaults(run=check.run)
     return parser
 
 

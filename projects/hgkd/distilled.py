@@ -158,6 +158,19 @@ class Distilled(Student):
             self.extract_feat(images)
             return self.distiller.project(features, tuple(images.shape[2:]), self._backbone)
 
+    def describe(self, images: Tensor) -> list[str]:
+        """Return a line about each tap of the student; as in :class:`Student`."""
+        found = self.features(images)
+        lines = []
+        for name in self.distiller.student_taps:
+            grid = (
+                f'grid {found[name].shape[2]} x {found[name].shape[3]}'
+                if name in found
+                else 'outside backbone and neck'
+            )
+            lines.append(f'student {name}: {self.distiller.student_taps[name]} channels, {grid}')
+        return lines
+
 
 @MODELS.register_module(name='HGKDDistilledModel')
 def distilled_model(

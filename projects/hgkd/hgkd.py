@@ -304,6 +304,17 @@ class HGKD(Student, BaseSelfSupervisor):
             )
         return [target]
 
+    def describe(self, images: Tensor) -> list[str]:
+        """Return a line about the prediction; as in :class:`Student`."""
+        with evaluating(self):
+            pred, active = self.predict_features(images, self._all_visible(images))
+        rows, columns = active.shape[2:]
+        keep = max(round(rows * columns * (1 - self.mask_ratio)), 1)
+        return [
+            f'student predicts {pred.shape[1]} channels, grid {pred.shape[2]} x {pred.shape[3]}; it sees {keep} of '
+            f'{rows} x {columns} cells of {self.downsample_raito} pixels'
+        ]
+
     def _distill(self, pred: Tensor, images: Tensor, active: Tensor) -> Tensor:
         target = self.teacher(images, active) if self.teacher is not None else None
         if target is None:

@@ -45,6 +45,14 @@ class Student:
         """
         raise NotImplementedError
 
+    def describe(self, images: Tensor) -> list[str]:
+        """Return a line about each map that learns, for people.
+
+        Args:
+            images: One image ``(1, C, H, W)``.
+        """
+        raise NotImplementedError
+
     def require_teacher(self) -> TeacherProvider:
         """Return the teacher.
 
