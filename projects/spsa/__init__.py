@@ -7,6 +7,7 @@ and there where it is installed.
 from importlib.util import find_spec
 
 from .functional import saliency, spsa_agg, spsa_gate
+from .insert import insert_spsa
 from .layer import SPSA
 from .spsanet import SPSANet
 
@@ -20,6 +21,7 @@ __all__ = [
     'SPSAMobileViT',
     'SPSANet',
     'SPSAResNet',
+    'insert_spsa',
     'saliency',
     'spsa_agg',
     'spsa_gate',

@@ -17,7 +17,7 @@ IN_ROOT_REGISTRIES = {
     'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
     'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'GenerativeDistillHook',
     'HGKDDistilledModel', 'LoadEditImage', 'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
-    'SPSA', 'SPSANet', 'SaveEditGridHook',
+    'SPSA', 'SPSAInserter', 'SPSANet', 'SaveEditGridHook',
     'TintedDigitAccuracy', 'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
 }  # fmt: skip
 MOST_FILES = 16  # in one room
