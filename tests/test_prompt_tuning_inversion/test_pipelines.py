@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mmplugins.prompt_tuning_inversion import DiffusionParts, LoadEditImage, PromptTuningInversion
+from mmplugins.prompt_tuning_inversion.__main__ import main
 
 PROMPT = ['a red three']
 LAYER = 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k'
@@ -265,8 +266,9 @@ def test_sdxl_rows_are_both_encoders_and_the_pooled_embedding(tiny_pipeline):
     assert parts.content_mask(PROMPT)[0, :, 0].long().tolist() == [1] * 5 + [0] * 3 + [1]
 
 
-def test_sdxl_repeats_the_reconstruction_and_tunes_both_rows(tiny_pipeline):
-    editor = editor_of(DiffusionParts(tiny_pipeline('sdxl')), inner_steps=3)
+@pytest.mark.parametrize('low_mem', [False, True])
+def test_sdxl_repeats_the_reconstruction_and_tunes_both_rows(tiny_pipeline, low_mem):
+    editor = editor_of(DiffusionParts(tiny_pipeline('sdxl'), low_mem=low_mem), inner_steps=3)
     inversion = editor.invert(torch.rand(2, 3, 16, 16) * 2 - 1, ['a', 'b'])
     assert torch.equal(editor.edit(inversion, ['a', 'b'], 0.0), editor.reconstruct(inversion))
     assert (inversion.losses[:, 1] < inversion.losses[:, 0]).all()
@@ -295,6 +297,21 @@ def test_identity_of_a_pipeline_is_that_of_its_weights(tiny_pipeline):
     next(other.unet.parameters()).data.view(-1)[0] += 1
     assert first.identity == same.identity != other.identity
     assert DiffusionParts(tiny_pipeline(prediction_type='v_prediction')).identity != first.identity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('make', [Models.single_file, Models.with_lora, Models.with_word], ids=['file', 'LoRA', 'word'])
+def test_the_command_takes_them(make, models, tmp_path):
+    Image.new('RGB', (16, 16), 'red').save(tmp_path / 'photo.png')
+    made = make(models)
+    if 'lora' in made:
+        made['lora_scale'] = 0.5
+    flags = {'--' + name.replace('_', '-').replace('pretrained', 'model'): value for name, value in made.items()}
+    given = [part for flag, value in flags.items() for part in (flag, *(value if isinstance(value, list) else [value]))]
+    fast = ['--steps', '2', '--inner', '1', '--eta', '0.5', '--out', tmp_path / 'out']
+    args = ['edit', '--image', tmp_path / 'photo.png', '--prompt', 'a red sparkle', *given, *fast]
+    assert main([str(arg) for arg in args]) == 0
+    assert json.loads((tmp_path / 'out/report.json').read_text())['updates'] == 2
 
 
 def save_exif(path: Path) -> None:
