@@ -105,6 +105,9 @@ setup(
             'spconv>=2.3.8,<2.4; sys_platform == "linux" and platform_machine == "x86_64"',
             'mlxtend>=0.23.4,<0.24',
         ],
+        # Instead of the CPU build, never beside it; each is the last for its Python.
+        'hgkd-cu120': ['spconv-cu120==2.3.6; python_version < "3.12"'],
+        'hgkd-cu126': ['spconv-cu126>=2.3.8,<2.4'],
         'spsa': EXPORT_AND_PEERS,
         'dsnet': [*EXPORT_AND_PEERS, 'scikit-learn>=1.5,<2'],
         # Not torchattacks, which pins an old requests: the attack says how to install it.

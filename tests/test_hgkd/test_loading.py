@@ -1,8 +1,9 @@
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from torch import nn
 
-from mmplugins.hgkd.teachers.loading import RESIZED, build_teacher, fingerprint
+from mmplugins.hgkd.teachers.loading import RESIZED, brings_weights, build_teacher, fingerprint
 from mmplugins.utils.weights import load_strictly
 
 WEIGHTS = {'0.weight': torch.randn(2, 3), '0.bias': torch.randn(2)}
@@ -58,3 +59,44 @@ def test_fingerprint_is_of_the_weights(make_vit):
     vit.layers[1].ln1.bias.data[0] += 1e-6
     assert fingerprint(vit) != before
     assert fingerprint(make_vit().bfloat16()) != before
+
+
+def test_swin_v2_takes_its_own_weights(tmp_path):
+    """It drops tables from what it loads, which it has computed itself."""
+    arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], extra_norm_every_n_blocks=0)
+    cfg = dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=[4, 4, 4, 2])
+    swin = MODELS.build(cfg)
+    torch.save(swin.state_dict(), tmp_path / 'swin.pth')
+    assert fingerprint(build_teacher(cfg, str(tmp_path / 'swin.pth'))) == fingerprint(swin)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'own'),
+    [
+        (dict(type='timm.create_model', pretrained=True), True),
+        (dict(type='timm.create_model', pretrained=False), False),
+        (dict(type='torchvision.models.swin_t', weights='DEFAULT'), True),
+        (dict(type='torchvision.models.swin_t', weights=None), False),
+        (dict(type='transformers.Dinov2Model.from_pretrained'), True),
+        (dict(type='mmpretrain.CLIPGenerator'), True),
+        (dict(type='MAEViT'), False),
+    ],
+)
+def test_whose_weights_are_their_own(cfg, own):
+    assert brings_weights(cfg, nn.Identity()) is own
+
+
+def test_random_weights_of_a_library_are_no_teacher():
+    pytest.importorskip('timm')
+    with pytest.raises(ValueError, match='random weights.*pretrained=True'):
+        build_teacher(dict(type='timm.create_model', model_name='vit_tiny_patch16_224', depth=1, embed_dim=48))
+
+
+def test_own_weights_of_transformers(tmp_path):
+    """From a folder, without a class of ours."""
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=64)
+    vit = transformers.ViTModel(transformers.ViTConfig(**sizes))
+    vit.save_pretrained(tmp_path)
+    cfg = dict(type='transformers.ViTModel.from_pretrained', pretrained_model_name_or_path=str(tmp_path))
+    assert fingerprint(build_teacher(cfg)) == fingerprint(vit)

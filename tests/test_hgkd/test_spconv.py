@@ -93,6 +93,17 @@ def test_absent_spconv_names_the_install_line(monkeypatch, first_time):
     HGKDSparseResNet(18)  # the others need none
 
 
+def test_a_broken_spconv_is_not_said_to_be_missing(monkeypatch, first_time, tmp_path):
+    """Another Python, CUDA or numpy than its wheel was built for."""
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'spconv']:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / 'spconv').mkdir()
+    (tmp_path / 'spconv/__init__.py').write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r'spconv is installed and broken \(OSError: libcudart.so.12'):
+        build_engine('spconv')
+
+
 def test_two_wheels_are_an_error():
     check_wheels(['spconv', 'spconv-triton', 'cumm', 'torch'])
     check_wheels(['Spconv_cu126', 'spconv-cu126'])  # one, found twice on the path
