@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from modelindex.load_model_index import load
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('projects/*/*.md')])
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('projects/*/*.md')])
 METAFILES = sorted(ROOT.glob('projects/*/metafile.yml'))
 
 in_documents = pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
