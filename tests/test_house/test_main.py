@@ -185,25 +185,47 @@ def test_the_wheel_has_the_data_that_its_configs_read_and_no_tools_for_developer
     assert tools == ['dist_test.sh', 'dist_train.sh', 'slurm_train.sh', 'test.py', 'train.py']
 
 
-@pytest.mark.slow
-def test_a_wheel_is_enough_to_train(bare, wheel, tmp_path):
+@pytest.fixture
+def installed(bare, wheel):
+    """Return an environment with the wheel, and with all packages of this one but mmplugins."""
     shutil.rmtree(bare.site / 'pip')
     for path in wheel.glob('mmplugins*'):
         (bare.site / path.name).symlink_to(path)
     (bare.site / 'shared.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    return bare
+
+
+@pytest.mark.slow
+def test_mim_finds_the_models_of_a_wheel_and_what_they_reached(installed, tmp_path):
+    script = f'cd {tmp_path} && {installed.folder}/bin/python -m mim search mmplugins --model ds-net'
+    code, output = installed.run('bash', '-c', script)
+    assert code == 0, output
+    configs = {path.stem for path in (ROOT / 'configs/dsnet').glob('*.py')}
+    assert set(re.findall(r'config id: (\S+)', output)) == configs
+    assert re.search(r'bccd/coco/bbox_map_50 +0\.\d+', output), output
+
+
+@pytest.mark.slow
+def test_a_wheel_is_enough_to_train(installed, wheel, tmp_path):
     empty = tmp_path / 'empty'
     empty.mkdir()
+    python = f'{installed.folder}/bin/python'
     script = (
-        f'cd {empty} && {bare.folder}/bin/python -m mim train mmplugins dsnet-micro_1xb32-40e_clothing10.py --gpus 0 '
-        '--work-dir w --cfg-options train_cfg.max_epochs=1 train_dataloader.dataset.indices=32 '
+        f'cd {empty} && {python} -m mim train mmplugins dsnet-micro_1xb32-40e_clothing10.py --gpus 0 --work-dir w '
+        '--cfg-options train_cfg.max_epochs=1 train_dataloader.dataset.indices=32 '
         'val_dataloader.dataset.indices=32 train_dataloader.num_workers=0 val_dataloader.num_workers=0'
     )
-    code, output = bare.run('bash', '-c', script, OMP_NUM_THREADS='1')
+    code, output = installed.run('bash', '-c', script, OMP_NUM_THREADS='1')
     assert code == 0, output
     assert (empty / 'w/epoch_1.pth').is_file(), output
-    assert str(bare.site / 'mmplugins/.mim') in output or str(wheel) in output
+    assert str(installed.site / 'mmplugins/.mim') in output or str(wheel) in output
 
 
 def test_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
     assert citation['version'] == mmplugins.__version__
+
+
+def test_this_version_has_a_section_of_the_changelog():
+    changes = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    assert re.search(rf'^## {re.escape(mmplugins.__version__)}, \d{{4}}-\d\d-\d\d$', changes, re.M)
