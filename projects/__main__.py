@@ -16,7 +16,7 @@ PLUGINS = {
     'cae': ('CAE and CAE v2: masked-image pretraining with a context autoencoder', 'convert, export, fit-codebook'),
     'dsnet': ('DS-Net: dual-stream backbones and neck', 'convert'),
     'hgkd': ('H-GKD: a sparse student learns from a masked-image teacher', 'export'),
-    'its_maml': ('ITS-MAML: robust few-shot meta-learning', 'test, sweep, report, view'),
+    'its_maml': ('ITS-MAML: robust few-shot meta-learning', 'test, predict, sweep, report, view'),
     'metr': ('METR: language-aware DETR on several data sets', 'embed-names, prepare, from-dino, to-dino'),
     'o2detr': ('O2DETR: oriented detection with a transformer', 'check, diagnose, detect, export, submit'),
     'prae': ('PRAE: fitted ensembles of detectors', 'fit, tune, apply, eval, split, compare, pack'),

@@ -1,5 +1,5 @@
-# ITS-MAML with ResNet-12 (8 M parameters), miniImageNet, 5-way 1-shot, 3 shots in training. Not in the paper. 1 GPU x 4
-# tasks, 15,000 updates. Not run by us.
+# ITS-MAML with ResNet-12 (8 M parameters), miniImageNet, 5-way 1-shot, 3 shots in training. Not in the paper. 1 GPU x
+# 4 tasks, 15,000 updates, longer on a CPU than anything else here. Not run by us.
 _base_ = './_base_/mini-imagenet.py'
 model = dict(
     network=dict(

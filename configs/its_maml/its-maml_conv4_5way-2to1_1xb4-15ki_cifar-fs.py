@@ -1,3 +1,0 @@
-# ITS-MAML, CIFAR-FS, Conv4-16/32, 5-way 1-shot, 2 shots in training. 1 GPU x 4 tasks, 15,000 updates. Not run by us.
-_base_ = './_base_/cifar-fs.py'
-train_dataloader = dict(dataset=dict(shots=2))
