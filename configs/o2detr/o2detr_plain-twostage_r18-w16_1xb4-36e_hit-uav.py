@@ -1,9 +1,12 @@
-# Comparison: the small O²DETR without what is ours in its two stages and its L1, that is with those of Deformable DETR.
+# Comparison: the small O²DETR without what is ours in its two stages, scores and L1, that is with those of Deformable DETR.
 # Small: 1 process x 4 images, 36 epochs, 9 minutes of processor time.
 _base_ = './o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 model = dict(
     distinct_thr=None,
-    bbox_head=dict(tokens_per_gt=1, loss_bbox=dict(angle_l1='wrapped')),
+    bbox_head=dict(
+        tokens_per_gt=1,
+        loss_cls=dict(_delete_=True, type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
+        loss_bbox=dict(angle_l1='wrapped')),
     train_cfg=dict(
         assigner=dict(
             match_costs=[

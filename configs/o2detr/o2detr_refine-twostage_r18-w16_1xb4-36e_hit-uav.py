@@ -52,7 +52,7 @@ model = dict(
         num_classes=3,
         embed_dims=64,
         angle_version='le180',
-        loss_cls=dict(type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
+        loss_cls=dict(type='mmdet.QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=2.0),  # scores learn the IoU
         loss_bbox=dict(type='PeriodicRBoxL1Loss', loss_weight=5.0),
         loss_iou=dict(type='GDLoss', loss_type='kld', fun='log1p', tau=1, sqrt=False, loss_weight=2.0)),
     train_cfg=dict(

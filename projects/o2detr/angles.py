@@ -131,14 +131,14 @@ def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
 def refine_boxes(deltas: Tensor, reference: Tensor) -> Tensor:
     """Apply the output of a box branch to a reference.
 
-    Center and sides are refined before the sigmoid, as in Deformable DETR. The angle is predicted from nothing, modulo
-    π and without a sigmoid, which has no gradient at its ends, where the horizontal boxes are, the commonest. It is not
-    added to that of the reference: the decoder samples along the axes of the image, so a layer sees which way an object
-    lies and not by how much a reference is wrong. In float32 under autocast too: bfloat16 has eight bits, which is half
-    a degree or four of 1000 pixels. Not in the paper.
+    Center and sides are refined before the sigmoid, as in Deformable DETR. The angle is predicted from nothing, as a
+    vector that points along 2θ: where θ goes around, from π to 0, the vector goes on, while one number would have to
+    jump. It is not added to that of the reference: the decoder samples along the axes of the image, so a layer sees
+    which way an object lies and not by how much a reference is wrong. In float32 under autocast too: bfloat16 has eight
+    bits, which is half a degree or four of 1000 pixels. Not in the paper.
 
     Args:
-        deltas: ``(..., 5)``, any real numbers; zeros are the middle of the range of angles.
+        deltas: ``(..., 6)``, any real numbers; the last two are cosine and sine of 2θ, of any length but 0.
         reference: ``(..., 2)`` points, or boxes ``(..., 4 or 5)`` whose angle is not used; normalized.
 
     Returns:
@@ -148,8 +148,17 @@ def refine_boxes(deltas: Tensor, reference: Tensor) -> Tensor:
     known = min(reference.size(-1), 4)
     start = inverse_sigmoid(reference[..., :known])
     box = torch.cat([deltas[..., :known] + start, deltas[..., known:4]], dim=-1).sigmoid()
-    angle = deltas[..., 4:] + 0.5
+    angle = torch.atan2(deltas[..., 5:], deltas[..., 4:5]) / (2 * math.pi)
     return torch.cat([box, angle - angle.detach().floor()], dim=-1)
+
+
+def circular(boxes: Tensor) -> Tensor:
+    """Return normalized boxes with the angle as a point on a circle, which has no end: ``(..., 5)`` to ``(..., 6)``.
+
+    The last two numbers are cosine and sine of 2θ, brought to [0, 1] as the others are.
+    """
+    turn = 2 * math.pi * boxes[..., 4:]
+    return torch.cat([boxes[..., :4], (1 + turn.cos()) / 2, (1 + turn.sin()) / 2], dim=-1)
 
 
 def enclosing_sides(boxes: Tensor) -> Tensor:

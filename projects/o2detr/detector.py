@@ -17,7 +17,7 @@ from mmengine.model import BaseModule
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from .angles import refine_boxes
+from .angles import circular, refine_boxes
 from .decoder import O2DETRDecoder
 from .encoder import DepthwiseSeparableMixer, DWSepEncoder, NoEncoder
 from .head import O2DETRHead
@@ -83,7 +83,7 @@ class O2DETR(DeformableDETR):
         if self.as_two_stage:
             self.memory_trans_fc = nn.Linear(self.embed_dims, self.embed_dims)
             self.memory_trans_norm = nn.LayerNorm(self.embed_dims)
-            self.pos_trans_fc = nn.Linear(self.embed_dims // 2 * 5, self.embed_dims * 2)
+            self.pos_trans_fc = nn.Linear(self.embed_dims // 2 * 6, self.embed_dims * 2)
             self.pos_trans_norm = nn.LayerNorm(self.embed_dims * 2)
             if self.distinct_thr is not None:
                 self.content_norm = nn.LayerNorm(self.embed_dims)
@@ -165,7 +165,7 @@ class O2DETR(DeformableDETR):
             best = distinct_tokens(objectness, boxes, sides, num, self.distinct_thr)
         chosen = boxes.gather(1, best[..., None].expand(-1, -1, 5)).detach()
         # The host's function takes logits, of any number of coordinates, and embeds each in num_pos_feats numbers.
-        embedded = self.get_proposal_pos_embed(inverse_sigmoid(chosen), num_pos_feats=self.embed_dims // 2)
+        embedded = self.get_proposal_pos_embed(inverse_sigmoid(circular(chosen)), num_pos_feats=self.embed_dims // 2)
         query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
         if self.distinct_thr is not None:
             query = query + self.content_norm(tokens.gather(1, best[..., None].expand(-1, -1, self.embed_dims)))

@@ -16,7 +16,7 @@ from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
 from mmrotate.models.losses import GDLoss, RotatedIoULoss
 from mmrotate.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize, scale_boxes
 from .match_costs import assign_cheapest
@@ -90,14 +90,14 @@ class O2DETRHead(DeformableDETRHead):
         super()._init_layers()
         for branch in self.reg_branches:
             # Shared branches are one object: the second visit changes nothing.
-            if branch[-1].out_features != 5:
-                branch[-1] = Linear(self.embed_dims, 5)
+            if branch[-1].out_features != 6:
+                branch[-1] = Linear(self.embed_dims, 6)
 
     def init_weights(self) -> None:
-        """As Deformable DETR's; the angle starts in the middle of its range, unturned."""
+        """As Deformable DETR's; boxes start unturned."""
         super().init_weights()
         for branch in self.reg_branches:
-            nn.init.zeros_(branch[-1].bias.data[4:])
+            branch[-1].bias.data[4:] = torch.tensor([1.0, 0.0])
 
     def forward(self, hidden_states: Tensor, references: list[Tensor], **kwargs) -> tuple[Tensor, Tensor]:
         """Classes and boxes of all layers.

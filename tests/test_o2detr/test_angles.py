@@ -12,6 +12,7 @@ from mmplugins.o2detr.angles import (
     angle_distance,
     box_factors,
     check_angle_version,
+    circular,
     clamp_sides,
     enclosing_sides,
     refine_boxes,
@@ -141,9 +142,14 @@ def test_enclosing_sides_are_those_of_the_corners(random_boxes):
     assert torch.allclose(enclosing_sides(boxes), corners.amax(1) - corners.amin(1), atol=1e-3)
 
 
+def deltas_of(theta, length=1.0):
+    vector = torch.stack([(2 * theta).cos(), (2 * theta).sin()], dim=-1) * torch.as_tensor(length)[..., None]
+    return torch.cat([vector.new_zeros(*theta.shape, 4), vector], dim=-1)
+
+
 class TestRefine:
     def test_of_points(self):
-        deltas, points = torch.randn(2, 7, 5), torch.rand(2, 7, 2) * 0.8 + 0.1
+        deltas, points = torch.randn(2, 7, 6), torch.rand(2, 7, 2) * 0.8 + 0.1
         boxes = refine_boxes(deltas, points)
         assert torch.allclose(inverse_sigmoid(boxes[..., :2]), inverse_sigmoid(points) + deltas[..., :2], atol=1e-4)
         assert torch.allclose(boxes[..., 2:4], deltas[..., 2:4].sigmoid())
@@ -151,18 +157,31 @@ class TestRefine:
     @pytest.mark.parametrize('size', [4, 5])
     def test_zero_deltas_keep_center_and_sides(self, size):
         boxes = torch.rand(2, 50, 5) * 0.98 + 0.01
-        refined = refine_boxes(torch.zeros(2, 50, 5), boxes[..., :size])
-        assert torch.allclose(refined[..., :4], boxes[..., :4], atol=1e-5) and (refined[..., 4] == 0.5).all()
+        refined = refine_boxes(deltas_of(torch.zeros(2, 50)), boxes[..., :size])
+        assert torch.allclose(refined[..., :4], boxes[..., :4], atol=1e-5) and not refined[..., 4].any()
 
-    @pytest.mark.parametrize('delta', [-0.5, -0.5 - 1e-6, 0.0, 0.5 - 1e-6, 7.0])
-    def test_the_angle_keeps_its_gradient_where_boxes_are_horizontal(self, delta):
-        deltas = torch.tensor([[[0, 0, 0, 0, delta]]], requires_grad=True)
-        refine_boxes(deltas, torch.rand(1, 1, 5))[..., 4].sum().backward()
-        assert deltas.grad[..., 4].item() == 1
-
-    @pytest.mark.parametrize('delta', [-30.2, -0.6, -0.5, -1e-4, 0.4999, 0.7, 30.0])
     @pytest.mark.parametrize('size', [2, 5])
-    def test_the_angle_goes_around(self, delta, size):
-        turned = refine_boxes(torch.tensor([[[0, 0, 0, 0, delta]]]), torch.full((1, 1, size), 0.3))[..., 4].item()
-        assert 0 <= turned <= 1
-        assert math.sin(math.pi * (turned - delta - 0.5)) == pytest.approx(0, abs=1e-5)
+    def test_a_vector_along_twice_the_angle_gives_the_angle(self, size):
+        theta = torch.linspace(-4, 7, 400)
+        angle = refine_boxes(deltas_of(theta, length=torch.rand(400) + 0.1), torch.full((400, size), 0.3))[..., 4]
+        assert ((angle >= 0) & (angle <= 1)).all()
+        assert (math.pi * angle - theta).sin().abs().max() < 1e-5
+
+    def test_a_turn_needs_no_jump_of_the_vector(self):
+        # Half a turn, cut anywhere, in steps of a degree: no step of the six numbers is larger than another.
+        steps = deltas_of(torch.arange(181).deg2rad()).diff(dim=0).norm(dim=1)
+        assert torch.allclose(steps, torch.tensor(2 * math.sin(math.pi / 180)), atol=1e-5)
+
+    @pytest.mark.parametrize('degrees', [0.0, 1e-5, 45.0, 90.0, 135.0, 180 - 1e-5])
+    def test_the_angle_has_the_same_gradient_everywhere(self, degrees):
+        deltas = deltas_of(torch.tensor([math.radians(degrees)])).requires_grad_()
+        refine_boxes(deltas, torch.rand(1, 5))[..., 4].sum().backward()
+        assert deltas.grad[0, 4:].norm().item() == pytest.approx(1 / (2 * math.pi), rel=1e-5)
+
+
+def test_circular_angles_are_as_far_apart_as_the_chord():
+    boxes = torch.rand(200, 5)
+    first, second = circular(boxes[:100]), circular(boxes[100:])
+    chord = (math.pi * (boxes[:100, 4] - boxes[100:, 4])).sin().abs()
+    assert torch.allclose((first - second)[:, 4:].norm(dim=1), chord, atol=1e-6)
+    assert torch.equal(first[:, :4], boxes[:100, :4]) and first.min() >= 0 and first.max() <= 1

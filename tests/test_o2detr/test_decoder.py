@@ -71,12 +71,12 @@ def test_without_refinement_it_is_the_hosts(decoders, inputs, kind):
 @pytest.mark.parametrize('size', [2, 4], ids=['points', 'boxes'])
 def test_refinement_of_horizontal_boxes_is_the_hosts(decoders, inputs, size):
     ours, host = decoders(return_intermediate=True)
-    branches = nn.ModuleList([nn.Linear(D, 5) for _ in range(3)])
+    branches = nn.ModuleList([nn.Linear(D, 6) for _ in range(3)])
     horizontal = nn.ModuleList([nn.Linear(D, 4) for _ in range(3)])
-    for five, four in zip(branches, horizontal, strict=True):
-        four.load_state_dict({name: value[:4] for name, value in five.state_dict().items()})
-        nn.init.zeros_(five.weight.data[4:])
-        nn.init.constant_(five.bias.data[4:], -0.5)  # θ is 0
+    for six, four in zip(branches, horizontal, strict=True):
+        four.load_state_dict({name: value[:4] for name, value in six.state_dict().items()})
+        nn.init.zeros_(six.weight.data[4:])
+        six.bias.data[4:] = torch.tensor([1.0, 0.0])  # θ is 0
     # A square image: the sides of a box are in the units of the host.
     inputs['valid_ratios'] = torch.tensor([0.5, 2 / 3]).expand(2, 2, 2)
     reference = torch.rand(2, 5, 5)

@@ -142,6 +142,8 @@ def test_aerial_arms_are_the_shipped_configs(tmp_path):
     assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 6
     assert {cfg.train_cfg.max_epochs for arm, cfg in cfgs.items() if 'start' not in aerial.ARMS[arm]} == {36}
     assert cfgs['base'].model.distinct_thr is None and 'distinct_thr' not in cfgs['default'].model
+    losses = {arm: cfgs[arm].model.bbox_head.loss_cls.type for arm in ('default', 'base', 'deformable')}
+    assert losses == dict(default='mmdet.QualityFocalLoss', base='mmdet.FocalLoss', deformable='mmdet.FocalLoss')
     assert cfgs['deformable'].model.encoder.type == 'deformable' and cfgs['deformable'].model.distinct_thr is None
 
 

@@ -1,8 +1,8 @@
 """The small configs as they are shipped, on real aerial frames: equal iterations, seeds, with and without NMS.
 
 ``tests/data/hit_uav``, 338 crops to learn from and 107 of capture conditions that these lack. `base` is the default
-without what is ours in its two stages and its L1; `longer`, the control of `cascade`, trains the default as many epochs
-more.
+without what is ours in its two stages, scores and L1; `longer`, the control of `cascade`, trains the default as many
+epochs more.
 """
 
 from pathlib import Path
