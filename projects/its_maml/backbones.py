@@ -3,7 +3,7 @@
 ``B`` images, ``C`` channels, ``F`` features. Normalization uses the statistics of the batch and keeps no running ones,
 in training and in test (R-MAML's code); that is ``nn.BatchNorm2d(track_running_stats=False)``.
 
-Follows Finn et al. 2017 (Conv4) and github.com/wangren09/MetaAdv (no license; read, not copied) for strides, padding
+Follows Finn et al. 2017 (Conv4) and github.com/wangren09/MetaAdv (MIT; read, not copied) for strides, padding
 and the order convolution, ReLU, norm; ResNet-12 as in Oreshkin et al. 2018 without DropBlock.
 """
 
