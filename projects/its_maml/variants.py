@@ -21,8 +21,8 @@ class CosineClsHead(LinearClsHead):
     """Logits are scaled cosines of the features and the weights of a class (Baseline++; Chen et al., ICLR 2019).
 
     Args:
-        scale: Of the cosines. Its code has 2 up to 200 classes and 10 beyond, times a norm that each class learns; ours is
-            10 and no norm.
+        scale: Of the cosines. Its code has 2 up to 200 classes and 10 beyond, times a norm that each class learns; ours
+            is 10 and no norm.
         **kwargs: Of mmpretrain's ``LinearClsHead``: ``num_classes``, ``in_channels``.
     """
 
