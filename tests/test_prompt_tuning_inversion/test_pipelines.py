@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmplugins.prompt_tuning_inversion import DiffusionParts, LoadEditImage, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.__main__ import main
+from mmplugins.prompt_tuning_inversion.diffusion.folder import variant_of
 
 PROMPT = ['a red three']
 LAYER = 'mid_block.attentions.0.transformer_blocks.0.attn2.to_k'
@@ -209,6 +210,25 @@ def test_the_table_of_the_documentation(repo):
     text = (repo / 'projects/prompt_tuning_inversion/DETAILS.md').read_text()
     for name, (_, answer) in TABLE.items():
         assert f'| {name} | {answer if answer == EDITS else f"refused: {answer}"} |' in text
+
+
+@pytest.mark.parametrize(
+    ('names', 'variant'),
+    [
+        (['diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.fp16.safetensors'], None),
+        (['diffusion_pytorch_model.fp16.safetensors', 'diffusion_pytorch_model.non_ema.safetensors'], 'fp16'),
+        (['diffusion_pytorch_model-00001-of-00002.safetensors'], None),
+        (['diffusion_pytorch_model.fp16-00001-of-00002.safetensors'], 'fp16'),
+        (['diffusion_pytorch_model-00001-of-00002.fp16.safetensors'], 'fp16'),
+        (['diffusion_pytorch_model.bin'], None),
+        ([], None),
+    ],
+)
+def test_variants_are_told_by_the_names_of_weights(tmp_path, names, variant):
+    (tmp_path / 'unet').mkdir()
+    for name in names:
+        (tmp_path / 'unet' / name).touch()
+    assert variant_of(tmp_path) == variant
 
 
 def test_a_single_file_has_the_weights(models):

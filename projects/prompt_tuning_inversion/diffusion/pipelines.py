@@ -37,7 +37,9 @@ def open_pipeline(source: Path, dtype: torch.dtype, config: Path | None, arch: s
     family = config if source.is_file() else source
     xl = check_folder(family, arch)
     kind = getattr(require('diffusers'), 'StableDiffusionXLPipeline' if xl else 'StableDiffusionPipeline')
-    unused = dict(feature_extractor=None, image_encoder=None, **({} if xl else dict(safety_checker=None)))
+    unused = dict(feature_extractor=None, image_encoder=None)
+    if not xl:
+        unused.update(safety_checker=None, requires_safety_checker=False)
     if source.is_file():
         pipeline = kind.from_single_file(str(source), config=str(config), local_files_only=True, **unused)
         for part in (pipeline.unet, *text_encoders(pipeline)):
