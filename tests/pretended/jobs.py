@@ -15,6 +15,7 @@ import mmengine.runner.runner
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from mmengine.utils.dl_utils import collect_env
 from mmrotate.evaluation.functional import mean_ap
 from standins import overrides, rehearsal, weights
@@ -101,6 +102,16 @@ def train_and_test(config: Path, options: dict | None = None) -> dict[str, Count
         if cfg.get('test_cfg') is not None:
             runner.test()
     return watch.waits
+
+
+def invert(config: Path) -> set[str]:
+    """Invert a picture with an editor, and return where the tensors of the inversion are."""
+    cfg = read(config)
+    weights.Weights(ROOT, read).provide(cfg)
+    with on_device():
+        editor = MODELS.build(cfg.model).to(DEVICE)
+        inversion = editor.invert(torch.rand(1, 3, 64, 64, device=DEVICE), 'a cat', ['a dog'])
+    return {str(value.device) for value in inversion.tensors().values()}
 
 
 def evaluate(line: str) -> dict[str, int]:

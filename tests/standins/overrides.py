@@ -43,6 +43,9 @@ SHALLOW_VIT_DETR = {
     'model.encoder.num_layers': 2,
     'model.decoder.num_layers': 2,
 }
+FLAT_DSNET = dict(
+    embed_dims=(64, 128, 320, 512), depths=(1, 1, 1, 1), num_heads=(1, 2, 5, 8), global_ratios=(8, 4, 2, 2)
+)
 THIN = {'model.decode_head.channels': 64, 'model.auxiliary_head.channels': 64}
 WEIGHTS = 'up to 300 million weights in 24 layers'
 TABLE = [
@@ -63,6 +66,7 @@ TABLE = [
     ),
     Row('spsa/spsa*_in1k', '224 pixels', {}, shrink=2),
     Row('dsnet/dsnet*_in1k', '224 pixels', {}, shrink=2),
+    Row('dsnet/*dsnet-[bst]*', 'up to 38 blocks', {'model.backbone.arch': dict(_delete_=True, **FLAT_DSNET)}),
     Row('metr/*_vit-*', WEIGHTS, {**flat_vit(768, 12), **SHALLOW_VIT_DETR}),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row(
@@ -82,6 +86,7 @@ TABLE = [
     Row('its_maml/baseline-plus-plus*', 'the stand-in has six classes', {'model.network.head.num_classes': 6}),
     Row('*/*_bccd*', 'fields of 640 pixels', {}, shrink=4),
     Row('metr/*_samples', 'fields of 640 pixels', {}, shrink=2),
+    Row('*-rcnn_*_coco*', 'layers of a thousand channels', {'model.roi_head.bbox_head.fc_out_channels': 64}),
     Row('*/*_coco*', 'sides up to 1333 pixels', {}, shrink=8),
     Row('*/*upernet*_ade20k*', 'crops of 512 pixels, heads of up to 1024 channels', THIN, shrink=8),
     Row('prompt_tuning_inversion/*_pie-bench', 'pictures of 512 and 768 pixels', {}, shrink=8),

@@ -15,7 +15,7 @@ from mmplugins.utils.running import launch
 
 # Keys of a model that hold numbers of iterations, of boxes that are looked at, of those a detector learns from.
 ITERATIONS = dict.fromkeys(('steps', 'train_steps', 'test_steps', 'num_steps', 'inner_steps'), 2)
-LIMITS = dict(**ITERATIONS, nms_pre=100, max_per_img=50, num=32, num_queries=60)
+LIMITS = dict(**ITERATIONS, nms_pre=100, max_per_img=20, num=32, num_queries=60)
 # Keys of transforms and of the preprocessor that hold sides in pixels.
 SIDES = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 

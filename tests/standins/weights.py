@@ -159,6 +159,7 @@ class Weights:
         width, kind = {'v1-5': (768, 'epsilon'), '2-1': (1024, 'v_prediction')}[version]
         tokenizer = parts.build_tokenizer()
         text_encoder = parts.build_text_encoder(tokenizer, width=width, heads=2)
+        text_encoder.config.use_attention_mask = version == '2-1'  # as in some models made from it
         blocks = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
         unet = UNet2DConditionModel(**{**parts.unet_config((16,), cross_attention_dim=width), **blocks})
         vae = AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))

@@ -158,8 +158,9 @@ def test_trains_and_predicts(config, on_gpu, standins):
 
 @pytest.mark.slow
 def test_edits_with_parts_on_the_cpu(on_gpu):
-    config = ROOT / 'configs/prompt_tuning_inversion/pti_tiny_1xb4_tinted-mnist.py'
-    on_gpu('train_and_test', config, {'model.parts.low_mem': True})
+    config = ROOT / 'configs/prompt_tuning_inversion/pti_sd21_1xb1_pie-bench.py'
+    on_gpu('train_and_test', config)
+    assert on_gpu('invert', config) == {'gpu:0'}
 
 
 def test_relative_positions_are_made_on_the_device(on_gpu):
