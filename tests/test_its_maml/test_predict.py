@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmplugins.its_maml import predict
@@ -134,3 +135,9 @@ def test_what_is_wrong_is_one_line(checkpoint, folders, tmp_path, capsys):
     assert 'no images below' in capsys.readouterr().err
     assert main(['predict', str(checkpoint), '--support', str(support / '010.Bird_10'), *given]) == 1
     assert 'num_classes=5, but episodes have 1 ways' in capsys.readouterr().err
+
+
+def test_data_that_are_no_files_are_named():
+    cfg = Config.fromfile(ROOT / 'configs/its_maml/its-maml_conv4-w16_5way-3to1_1xb4-400i_omniglot28.py')
+    with pytest.raises(ValueError, match='a pipeline that loads images'):
+        predict.read_images([Path('a.png')], cfg)
