@@ -41,22 +41,18 @@ def model_zoo() -> str:
     for plugin in PLUGINS:
         content = yaml.safe_load((ROOT / f'projects/{plugin}/metafile.yml').read_text(encoding='utf-8'))
         parts.append(f'## {title(plugin)}')
-        rows = ['| config | trained on | length | batch | results |', '|---|---|---|---|---|']
+        rows = ['| config | data | length | batch | validation |', '|---|---|---|---|---|']
         for model in content['Models']:
             meta = model['Metadata']
             data = meta.get('Training Data', '')
             length = next((f'{meta[unit]:,} {unit.lower()}' for unit in ('Epochs', 'Iterations') if unit in meta), '')
-            results = [
-                f'{name} {value}, {result["Dataset"]}'
-                for result in model['Results'] or ()
-                for name, value in result['Metrics'].items()
-            ]
+            metrics = [metric for result in model['Results'] or () for metric in result['Metrics'].items()]
             cells = (
                 f'[{model["Name"]}](../{model["Config"]})',
                 data if isinstance(data, str) else ', '.join(data),
                 length,
                 meta.get('Batch Size', ''),
-                '; '.join(results),
+                ', '.join(f'{name} {value}' for name, value in metrics),
             )
             rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
         parts.append('\n'.join(rows))
