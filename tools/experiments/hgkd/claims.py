@@ -8,8 +8,6 @@ The teacher, a MAE of the same 4,000 digits, is shipped; see ``mae_digits.py``.
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -19,9 +17,11 @@ from experiments.frame.claims import Claim, Found, minus
 from experiments.frame.experiment import Experiment
 from experiments.frame.tasks import Context, Task
 from experiments.frame.verdict import Comparison
-from experiments.hgkd import digits
+from experiments.hgkd import digits, photos
+from experiments.hgkd.digits import enter_host
 from experiments.hgkd.evaluate import LABELS, classifier, few_labels, ridge_probe
 from experiments.hgkd.students import TEACHER_CONFIG, run_config, student
+from experiments.workloads.images import CLOTHING
 from mmplugins.hgkd import GenerativeDistillHook, TeacherProvider
 from mmplugins.hgkd.sparse.export import backbone_weights
 from mmplugins.hgkd.teachers.loading import build_teacher
@@ -42,12 +42,6 @@ ARMS = {
 }
 SCRATCH, SPARK, MASKED, ALL, RANDOM, TUNED = ARMS
 PROBE, FEW = 'linear probe in percent, 4,000 labels', f'fine-tuned on {LABELS} labels, percent'
-
-
-def enter_host() -> None:
-    """Look names up in mmpretrain, and do not log each weight that it initializes."""
-    init_default_scope('mmpretrain')
-    MMLogger.get_current_instance().setLevel('WARNING')
 
 
 def make_teacher(kind: str, context: Context) -> nn.Module:
@@ -126,7 +120,8 @@ def claims(found: Found) -> list[Claim]:
         return found.rows('students', key, metric, arms)
 
     spark = found.values('students', SPARK, 'probe')
-    gap = minus(dict.fromkeys(spark, found.first('teachers', MAE_TEACHER)['probe']), spark)
+    known = found.values('teachers', MAE_TEACHER, 'probe').values()
+    gap = minus({seed: value for value in known for seed in spark}, spark)
     better = [
         Claim(
             f'Distilled features are better than those of masked pixels, and these than none: {metric}',
@@ -138,6 +133,7 @@ def claims(found: Found) -> list[Claim]:
         for key, metric in (('probe', PROBE), ('few', FEW))
     ]
     return [
+        *photos.claims(found),
         Claim(
             'The teacher knows more than a SparK student, so there is something to transfer',
             'ours: the condition of the experiment',
@@ -171,8 +167,10 @@ EXPERIMENT = Experiment(
     tasks=dict(
         students=Task(students, tuple(ARMS), (0, 1, 2), minutes={**dict.fromkeys(ARMS, 1.3), SCRATCH: 0.3}),
         teachers=Task(teachers, (MAE_TEACHER, TUNED_TEACHER), minutes=0.2),
+        **photos.TASKS,
     ),
     claims=claims,
     prepare=tune_teacher,
+    data=CLOTHING,
     packages=('mlxtend',),
 )

@@ -6,6 +6,8 @@ Images are ``(3, 32, 32)``, the gray value three times, normalized; the digit of
 from functools import lru_cache
 
 import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -37,6 +39,12 @@ def place(images: Tensor, shift: bool) -> Tensor:
     for canvas, image, (y, x) in zip(out, images, offsets.tolist(), strict=True):
         canvas[0, y : y + 28, x : x + 28] = image
     return out.expand(-1, 3, -1, -1)
+
+
+def enter_host() -> None:
+    """Look names up in mmpretrain, and do not log each weight that it initializes."""
+    init_default_scope('mmpretrain')
+    MMLogger.get_current_instance().setLevel('WARNING')
 
 
 @DATASETS.register_module()

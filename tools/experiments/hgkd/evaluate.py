@@ -31,17 +31,29 @@ def classifier(weights: dict[str, Tensor] | None) -> nn.Module:
 
 @torch.no_grad()
 def features(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Mean over positions of the maps ``(N, C, h, w)`` of centered digits: ``(N, C)``."""
-    return torch.cat([encode(place(part, shift=False)).mean(dim=(2, 3)) for part in images.split(250)]).double()
+    """Mean over positions of the maps ``(N, C, h, w)`` of images: ``(N, C)``."""
+    return torch.cat([encode(part).mean(dim=(2, 3)) for part in images.split(250)]).double()
 
 
 def ridge_probe(encode: Callable[[Tensor], Tensor], data: dict[str, Part]) -> float:
-    """Test accuracy in percent of a ridge regression on frozen features of the training digits.
+    """Test accuracy in percent of a ridge regression on frozen features of the training digits."""
+    train, test = ((place(images, shift=False), labels) for images, labels in (data['train'], data['test']))
+    return ridge(encode, train, test, HELD_OUT)
 
-    Features are standardized; the strength is chosen on the held-out training digits, then all are used.
+
+def ridge(encode: Callable[[Tensor], Tensor], train: Part, test_part: Part, held: int) -> float:
+    """Test accuracy in percent of a ridge regression on frozen features.
+
+    Features are standardized; the strength is chosen on a part of the training images, then all are used.
+
+    Args:
+        encode: Images ``(N, C, H, W)`` to maps ``(N, D, h, w)``.
+        train: Images and labels ``(N)``, in random order.
+        test_part: Images and labels.
+        held: The last so many training images are the part.
     """
-    x, y = features(encode, data['train'][0]), F.one_hot(data['train'][1], 10).double()
-    test = features(encode, data['test'][0])
+    x, y = features(encode, train[0]), F.one_hot(train[1]).double()
+    test = features(encode, test_part[0])
     mean, std = x.mean(dim=0), x.std(dim=0) + 1e-6
     x, test = (x - mean) / std, (test - mean) / std
 
@@ -50,9 +62,9 @@ def ridge_probe(encode: Callable[[Tensor], Tensor], data: dict[str, Part]) -> fl
         weight = torch.linalg.solve(x.T @ x + strength * torch.eye(x.shape[1]).double(), x.T @ (y - center))
         return ((inputs @ weight + center).argmax(dim=1) == labels).double().mean().item() * 100
 
-    held, labels = x[-HELD_OUT:], data['held_out'][1]
-    best = max(RIDGE, key=lambda strength: accuracy(x[:-HELD_OUT], y[:-HELD_OUT], strength, held, labels))
-    return accuracy(x, y, best, test, data['test'][1])
+    kept, held_labels = len(x) - held, train[1][-held:]
+    best = max(RIDGE, key=lambda strength: accuracy(x[:kept], y[:kept], strength, x[kept:], held_labels))
+    return accuracy(x, y, best, test, test_part[1])
 
 
 def few_labels(weights: dict[str, Tensor] | None, data: dict[str, Part], seed: int, epochs: int) -> float:
