@@ -25,10 +25,10 @@ class Row(NamedTuple):
     shrink: int = 1
 
 
-def flat_vit(width: int, heads: int) -> dict:
-    """Return CAE's encoder in its width, of four layers with narrow FFNs."""
+def flat_vit(width: int, heads: int, owner: str = 'model.backbone') -> dict:
+    """Return a ViT in its width, of four layers with narrow FFNs."""
     arch = dict(embed_dims=width, num_layers=4, num_heads=heads, feedforward_channels=width)
-    return {'model.backbone.arch': dict(_delete_=True, **arch)}
+    return {f'{owner}.arch': dict(_delete_=True, **arch)}
 
 
 # A DETR on a ResNet-50 or -101, whose weights of torchvision's shrink with it.
@@ -70,6 +70,15 @@ TABLE = [
     Row('metr/*_vit-*', WEIGHTS, {**flat_vit(768, 12), **SHALLOW_VIT_DETR}),
     Row('hgkd/hgkd_sparse-r50*', 'no float16 on a CPU', {'custom_hooks.0.autocast': 'bfloat16'}),
     Row(
+        'hgkd/hgkd_sparse-r50*',
+        'a teacher of 12 layers, a wide decoder',
+        {
+            **flat_vit(768, 12, 'custom_hooks.0.teacher'),
+            'custom_hooks.0.taps': ['layers.3'],
+            'model.neck.feature_dim': 128,
+        },
+    ),
+    Row(
         'hgkd/*_vit-tiny_*',
         'no network to take weights from',
         {'custom_hooks.0.teacher.pretrained': False, 'custom_hooks.0.checkpoint': 'checkpoints/vit_tiny.pth'},
@@ -78,6 +87,7 @@ TABLE = [
     Row('cae/*_vit-small-p16_*', WEIGHTS, flat_vit(384, 12)),
     Row('cae/*_vit-base-p16_*', WEIGHTS, flat_vit(768, 12)),
     Row('cae/*_vit-large-p16_*', WEIGHTS, flat_vit(1024, 16)),
+    Row('cae/cae-v1_*-p16_32xb64-*', "DALL-E's encoder in its width", {'model.target_generator.n_hid': 32}),
     Row('cae/*-p16_*-probe_*', 'four layers, all frozen', {'model.backbone.frozen_stages': 4}),
     # On CUDA autocast takes the exponential of the box coder in float32.
     Row('cae/*-p16_mask-rcnn_*', "mmcv's CPU code for NMS takes no bfloat16", {'optim_wrapper.type': 'OptimWrapper'}),
@@ -86,7 +96,13 @@ TABLE = [
     Row('its_maml/baseline-plus-plus*', 'the stand-in has six classes', {'model.network.head.num_classes': 6}),
     Row('*/*_bccd*', 'fields of 640 pixels', {}, shrink=4),
     Row('metr/*_samples', 'fields of 640 pixels', {}, shrink=2),
-    Row('*-rcnn_*_coco*', 'layers of a thousand channels', {'model.roi_head.bbox_head.fc_out_channels': 64}),
+    Row('cae/*-rcnn_*_coco*', 'layers of a thousand channels', {'model.roi_head.bbox_head.fc_out_channels': 64}),
+    Row('*/[!c]*-rcnn_*_coco*', 'layers of a thousand channels', {'model.roi_head.bbox_head.fc_out_channels': 64}),
+    Row(
+        '*/cascade-*rcnn_*_coco*',
+        'three heads with layers of a thousand channels',
+        {f'model.roi_head.bbox_head.{stage}.fc_out_channels': 64 for stage in range(3)},
+    ),
     Row('*/*_coco*', 'sides up to 1333 pixels', {}, shrink=8),
     Row('*/*upernet*_ade20k*', 'crops of 512 pixels, heads of up to 1024 channels', THIN, shrink=8),
     Row('prompt_tuning_inversion/*_pie-bench', 'pictures of 512 and 768 pixels', {}, shrink=8),

@@ -55,6 +55,7 @@ class Weights:
             (r'work_dirs/(prae_fcos-retinanet_bccd)/calib\.json', self.of_fit_config),
             (r'work_dirs/prae_fcos-x101.*/calib\.json', self.of_fit),
             (r'data/objects365v2/annotations/objects365v2_(\w+)\.json', self.of_prepare),
+            (r'checkpoints/swin_.*', self.of_backbone),
             (r'checkpoints/.*', self.of_teacher_or_member),
             (r'data/clip/.*', self.of_clip),
             (r'data/dall-e/.*', self.of_owner),
@@ -142,6 +143,10 @@ class Weights:
         else:
             save_model(get_config(node['config']).model, 'mmdet', path)
 
+    def of_backbone(self, path: Path, node: dict) -> None:
+        """Write the weights of a backbone of mmdet's."""
+        save_model(node, 'mmdet', path)
+
     def of_owner(self, path: Path, node: dict) -> None:
         """Write the weights of the module whose ``init_cfg`` names the file."""
         save_model(node, 'mmpretrain', path)
@@ -159,7 +164,6 @@ class Weights:
         width, kind = {'v1-5': (768, 'epsilon'), '2-1': (1024, 'v_prediction')}[version]
         tokenizer = parts.build_tokenizer()
         text_encoder = parts.build_text_encoder(tokenizer, width=width, heads=2)
-        text_encoder.config.use_attention_mask = version == '2-1'  # as in some models made from it
         blocks = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
         unet = UNet2DConditionModel(**{**parts.unet_config((16,), cross_attention_dim=width), **blocks})
         vae = AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))

@@ -4,11 +4,24 @@ import random
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('sklearn', reason='pip install scikit-learn')
 from sklearn.datasets import load_digits
 
-from experiments.dsnet.claims import NECKS, PAIRS, PHOTOS, PUBLISHED, claims, sizes
+from experiments.dsnet.claims import (
+    BLOCKS,
+    DSFPN,
+    EPOCHS,
+    FPN,
+    NECKS,
+    PAIRS,
+    PHOTOS,
+    PUBLISHED,
+    claims,
+    sizes,
+)
 from experiments.dsnet.network import ALIGNED, DUAL, GLOBAL, LOCAL, OPTIONS, WIDER, Classifier
 from experiments.dsnet.pairs import make_pairs
 from experiments.frame.benchmark import Options
@@ -55,8 +68,12 @@ def found_with(task: str = '', arm: str = '', **changes: float) -> Found:
     rows = {
         'photos': {name: dict(top1=top, parameters=1, images=1141, majority=20) for name, top in tops.items()},
         'pairs': {name: dict(top1=top, parameters=1, test_images=2000) for name, top in tops.items() if name != WIDER},
-        'detect': {name: dict(ap50=place, parameters=1, cpu_seconds=1) for place, name in enumerate(NECKS)},
     }
+    scores = {FPN: 0, BLOCKS: 0, DSFPN: 1}
+    for epochs in EPOCHS:
+        rows[f'detect {epochs}'] = {
+            name: dict(ap50=score, parameters=1, cpu_seconds=1) for name, score in scores.items()
+        }
     for name, arms in rows.items():
         for key, row in arms.items():
             for seed in range(3):
@@ -79,7 +96,7 @@ def verdicts(found: Found) -> list[str]:
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 5
+    assert verdicts(found_with()) == ['holds'] * 6
 
 
 @pytest.mark.parametrize(
@@ -90,12 +107,24 @@ def test_claims_hold_where_every_direction_is_right():
         (1, 'photos', LOCAL, dict(top1=65)),
         (2, 'photos', WIDER, dict(top1=75)),
         (3, 'pairs', GLOBAL, dict(top1=75)),
-        (4, 'detect', 'FPN', dict(ap50=2)),
+        (4, 'detect 12', FPN, dict(ap50=2)),
+        (5, 'detect 18', BLOCKS, dict(ap50=2)),
     ],
 )
 def test_claims_fail_where_a_direction_is_wrong(place, task, arm, changes):
     found = verdicts(found_with(task, arm, **changes))
-    assert found[place] == 'does not hold' and found.count('holds') == 4
+    assert found[place] == 'does not hold' and found.count('holds') == 5
+
+
+def test_the_control_of_the_pyramid_has_no_fewer_weights(repo):
+    init_default_scope('mmdet')
+    counts = {}
+    for name, (config, changes) in NECKS.items():
+        cfg = Config.fromfile(repo / 'configs/dsnet' / config)
+        cfg.merge_from_dict(changes)
+        with torch.device('meta'):
+            counts[name] = sum(weight.numel() for weight in MODELS.build(cfg.model).parameters())
+    assert counts[FPN] < counts[DSFPN] <= counts[BLOCKS] < 1.1 * counts[DSFPN]
 
 
 def test_sizes_are_counted():

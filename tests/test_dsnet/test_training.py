@@ -78,7 +78,12 @@ def test_mim_from_another_folder(train_by_mim, host, name):
 
 
 @pytest.mark.parametrize(
-    'name', ['retinanet_dsnet-tiny_dsfpn_8xb2-12e_coco', 'mask-rcnn_dsnet-tiny_dsfpn_8xb2-12e_coco']
+    'name',
+    [
+        'retinanet_dsnet-tiny_dsfpn_8xb2-12e_coco',
+        'mask-rcnn_dsnet-tiny_dsfpn_8xb2-12e_coco',
+        'cascade-mask-rcnn_dsnet-small_fpn_8xb2-12e_coco',
+    ],
 )
 def test_paper_scale_detectors_keep_the_order_of_the_stages(repo, name):
     from mmengine.registry import MODELS, init_default_scope
