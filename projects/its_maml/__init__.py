@@ -2,10 +2,10 @@
 
 from .attacks import LinfAttack
 from .backbones import Conv4, ResNet12, use_batch_statistics
-from .datasets import DigitsDataset, LeafFolderDataset, PackedDataset
-from .episodes import EpisodeSampler, EpisodicDataset
+from .data.datasets import DigitsDataset, LeafFolderDataset, PackedDataset
+from .data.episodes import EpisodeSampler, EpisodicDataset
+from .data.folders import FewShotFolder
 from .external_attacks import FoolboxAttack, TorchAttack
-from .folders import FewShotFolder
 from .hooks import CheckEpisodesHook, IntrinsicDimensionHook
 from .intrinsic_dim import intrinsic_dimension
 from .learner import Learner, adapt

@@ -7,7 +7,7 @@ import sys
 
 from mmplugins.utils.verbs import run_verb
 
-from . import evaluation, predict, report, sweep, view
+from .verbs import evaluation, predict, report, sweep, view
 
 
 def build_parser() -> argparse.ArgumentParser:

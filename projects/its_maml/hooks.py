@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from .episodes import EpisodicDataset
+from .data.episodes import EpisodicDataset
 from .intrinsic_dim import ESTIMATORS, dimension_or_nan
 from .robust_maml import RobustMAML
 

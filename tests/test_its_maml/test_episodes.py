@@ -5,7 +5,7 @@ from mmengine.dataset import default_collate
 from torch.utils.data import DataLoader
 
 from mmplugins.its_maml import EpisodeSampler, EpisodicDataset
-from mmplugins.its_maml.episodes import split_classes
+from mmplugins.its_maml.data.episodes import split_classes
 
 
 @pytest.fixture

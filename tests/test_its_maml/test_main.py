@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from mmplugins.its_maml import report
 from mmplugins.its_maml.__main__ import main
-from mmplugins.its_maml.evaluation import attack_config, set_test
-from mmplugins.its_maml.sweep import arm_config
+from mmplugins.its_maml.verbs import report
+from mmplugins.its_maml.verbs.evaluation import attack_config, set_test
+from mmplugins.its_maml.verbs.sweep import arm_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/its_maml/its-maml_conv4-w16_5way-3to1_1xb4-400i_omniglot28.py'

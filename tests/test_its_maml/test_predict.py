@@ -11,9 +11,9 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmplugins.its_maml import predict
 from mmplugins.its_maml.__main__ import main
-from mmplugins.its_maml.predict import AdaptedNetwork
+from mmplugins.its_maml.verbs import predict
+from mmplugins.its_maml.verbs.predict import AdaptedNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/its_maml/its-maml_conv4_5way-3to1_1xb4-15ki_custom.py'

@@ -20,7 +20,7 @@ from experiments.frame.verdict import Comparison
 from experiments.its_maml import masking
 from experiments.its_maml.arms import ARMS, base_config
 from experiments.its_maml.figure import draw
-from mmplugins.its_maml.sweep import arm_config, run_arm
+from mmplugins.its_maml.verbs.sweep import arm_config, run_arm
 
 UPDATES, TASKS, MASKING_TASKS = 800, 1000, 20
 TRAINED = 95.0  # clean accuracy, percent, that Omniglot 5-way 1-shot is known to pass when trained to the end

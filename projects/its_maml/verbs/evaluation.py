@@ -13,9 +13,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..hooks import fixed_positions, meta_features, method_name, model_of
+from ..intrinsic_dim import explained_variance
 from . import report
-from .hooks import fixed_positions, meta_features, method_name, model_of
-from .intrinsic_dim import explained_variance
 
 ESTIMATORS = ('pca90', 'pca95', 'twonn', 'mle')
 

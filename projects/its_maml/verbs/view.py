@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmplugins.utils.atomic import replacing
 
-from .robust_maml import RobustMAML
+from ..robust_maml import RobustMAML
 
 
 def draw_episode(model: RobustMAML, item: dict, path: Path, names: list[str], queries: int = 3) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from mmplugins.utils.atomic import replacing, write_text
 from mmplugins.utils.checkpoint import load_without_code
 
-from .datasets import IMAGE_SUFFIXES
-from .episodes import stack_images
-from .robust_maml import RobustMAML
+from ..data.datasets import IMAGE_SUFFIXES
+from ..data.episodes import stack_images
+from ..robust_maml import RobustMAML
 from .view import show
 
 DRAWN = 40  # queries of the picture, at most

@@ -1,0 +1,1 @@
+"""What `python -m mmplugins.its_maml` does: testing, predicting, sweeping, reporting, drawing an episode."""
