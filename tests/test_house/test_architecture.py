@@ -16,9 +16,9 @@ PACKAGES = {'mmplugins': ROOT / 'projects', 'experiments': ROOT / 'tools/experim
 IN_ROOT_REGISTRIES = {
     'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
     'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'GenerativeDistillHook',
-    'HGKDDistilledModel', 'LoadEditImage', 'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor',
-    'SPSA', 'SPSAInserter', 'SPSANet', 'SaveEditGridHook',
-    'TintedDigitAccuracy', 'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
+    'HGKDDistilledModel', 'LoadEditImage', 'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion',
+    'SDEditEditor', 'SPSA', 'SPSAInserter', 'SPSANet', 'SaveEditGridHook', 'TintedDigitAccuracy',
+    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
 }  # fmt: skip
 MOST_FILES = 16  # in one room
 
