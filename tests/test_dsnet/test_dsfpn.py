@@ -228,7 +228,7 @@ def test_recomputation_changes_nothing():
         (dict(inter_scale_align=False), {'align'}),
         (dict(split_ratio=0.25), set()),
     ],
-    ids=str,
+    ids=['no global stream', 'no local stream', 'not aligned', 'a quarter local'],
 )
 def test_ablations_of_the_blocks(options, missing):
     """Of the streams and their alignment; it still starts as FPN."""
