@@ -15,7 +15,7 @@ from mmplugins.utils.verbs import run_verb
 PLUGINS = {
     'cae': ('CAE and CAE v2: masked-image pretraining with a context autoencoder', 'convert, export, fit-codebook'),
     'dsnet': ('DS-Net: dual-stream backbones and neck', 'convert'),
-    'hgkd': ('H-GKD: a sparse student learns from a masked-image teacher', 'export'),
+    'hgkd': ('H-GKD: a sparse student learns from a masked-image teacher', 'check, export'),
     'its_maml': ('ITS-MAML: robust few-shot meta-learning', 'test, predict, sweep, report, view'),
     'metr': ('METR: language-aware DETR on several data sets', 'embed-names, prepare, from-dino, to-dino'),
     'o2detr': ('O2DETR: oriented detection with a transformer', 'check, diagnose, detect, export, submit'),
