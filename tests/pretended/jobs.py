@@ -118,5 +118,6 @@ def evaluate(line: str) -> dict[str, int]:
     """Run a line of code on ``gpu`` and ``cpu``, three numbers each, and return how often it waited, by kind."""
     with on_device():
         names = dict(torch=torch, cpu=torch.arange(3.0), gpu=torch.arange(3.0, device=DEVICE))
+        WAITS.take()  # of earlier jobs
         eval(line, names)
     return {wait.kind: count for wait, count in WAITS.take().items()}
