@@ -71,7 +71,7 @@ MAY_WAIT = {
             'metr/losses.py loss_by_feat': 4,
             'metr/losses.py _loss': 4,
             'metr/mixin.py allowed_categories': 1,  # what a picture says of its annotation is in its metainfo
-            'metr/mixin.py count_boxes': 1,  # a label out of range would be an assertion on the device, without a word
+            'metr/mixin.py count_boxes': 1,  # a label out of range would be an assertion on the device
             'metr/mixin.py exhaustive_categories': 1,
         },
         'test': {
@@ -87,7 +87,7 @@ MAY_WAIT = {
         'train': {
             'o2detr/encoder.py forward': 1,
             'o2detr/head.py _get_targets_single': 16,
-            'o2detr/targets.py prepare_gt': 2,  # a label out of range would be an assertion on the device, without a word
+            'o2detr/targets.py prepare_gt': 2,  # a label out of range would be an assertion on the device
         },
         'test': {'o2detr/encoder.py forward': 1},
     },
