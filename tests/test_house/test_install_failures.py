@@ -86,7 +86,7 @@ FAILURES = {
     'unknown extra': Failure(
         [],
         'unknown extra: mtr',
-        'there are: mminstall, tests, dev, metr',
+        'there are: mminstall, tests, dev, docs, metr',
         args=('--extras', 'tests,mtr'),
     ),
     'upstream mmcv': Failure(
