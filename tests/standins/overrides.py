@@ -94,6 +94,7 @@ TABLE = [
     Row('cae/*-p16_mask-rcnn_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
     Row('cae/*-p16_upernet_*', 'the outputs of four layers', {'model.backbone.out_indices': (0, 1, 2, 3)}),
     Row('its_maml/baseline-plus-plus*', 'the stand-in has six classes', {'model.network.head.num_classes': 6}),
+    Row('its_maml/*_resnet12_*', 'second order through wide layers at 84 pixels', {}, shrink=4),
     Row('*/*_bccd*', 'fields of 640 pixels', {}, shrink=4),
     Row('metr/*_samples', 'fields of 640 pixels', {}, shrink=2),
     Row('cae/*-rcnn_*_coco*', 'layers of a thousand channels', {'model.roi_head.bbox_head.fc_out_channels': 64}),
