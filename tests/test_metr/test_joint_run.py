@@ -1,6 +1,6 @@
 """The joint run of the paper on stand-ins in the layouts of the published sets: prepare, check, train, kill, resume."""
 
-import importlib.util
+import importlib
 import os
 import signal
 import subprocess
@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmplugins.metr.__main__ import main
 
 CONFIG = 'configs/metr/metr_dino-4scale_r50_32xb1-12e_coco-o365-oid.py'
-STANDINS = Path(__file__).parents[1] / 'standins'
 # What fits a CPU.
 SMALL = {
     'model.backbone.init_cfg': None,
@@ -36,13 +35,8 @@ SMALL = {
 
 
 @pytest.fixture
-def config(tmp_path, repo, monkeypatch) -> Path:
+def config(standins, tmp_path, repo, monkeypatch) -> Path:
     """Return the file of the joint config, made small; three sets, as they are published, lie in ``data`` beside it."""
-    if 'standins' not in sys.modules:  # by path: other packages have a top-level `tests`
-        spec = importlib.util.spec_from_file_location('standins', STANDINS / '__init__.py')
-        sys.modules['standins'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules['standins'])
-    standins = sys.modules['standins']
     for family in ('coco', 'objects365v2', 'openimages'):
         standins.FAMILIES[family](tmp_path / 'data' / family)
     monkeypatch.chdir(tmp_path)

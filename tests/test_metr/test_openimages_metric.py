@@ -1,8 +1,6 @@
 """OpenImages' metric, against mmdet's own data set and metric on the published tables of the stand-ins."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,12 @@ from mmengine.evaluator import Evaluator
 from mmplugins.metr import VocabOpenImagesMetric
 from mmplugins.metr.__main__ import main
 
-STANDINS = Path(__file__).parents[1] / 'standins'
-
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory) -> Path:
+def root(standins, tmp_path_factory) -> Path:
     """Return a folder with the stand-in of OpenImages, prepared."""
-    if 'standins' not in sys.modules:  # by path: other packages have a top-level `tests`
-        spec = importlib.util.spec_from_file_location('standins', STANDINS / '__init__.py')
-        sys.modules['standins'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules['standins'])
     root = tmp_path_factory.mktemp('openimages')
-    sys.modules['standins'].FAMILIES['openimages'](root)
+    standins.FAMILIES['openimages'](root)
     # The third label is a child of the second, and has a box where the second is known too.
     path = root / 'annotations/bbox_labels_600_hierarchy.json'
     tree = json.loads(path.read_text())

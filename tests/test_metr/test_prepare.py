@@ -2,9 +2,7 @@
 
 import csv
 import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,11 @@ from mmengine.config import Config
 
 from mmplugins.metr.__main__ import main
 
-STANDINS = Path(__file__).parents[1] / 'standins'
-
 
 @pytest.fixture(scope='module')
-def write():
-    """Return a function that writes one family of stand-ins. By path: other packages have a top-level `tests`."""
-    if 'standins' not in sys.modules:
-        spec = importlib.util.spec_from_file_location('standins', STANDINS / '__init__.py')
-        sys.modules['standins'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules['standins'])
-    return lambda family, root: importlib.import_module(f'standins.{family}').write(root)
+def write(standins):
+    """Return a function that writes one family of stand-ins."""
+    return lambda family, root: importlib.import_module(f'{standins.__name__}.{family}').write(root)
 
 
 def load(path: Path) -> dict:
