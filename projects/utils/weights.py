@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,22 @@ def load_strictly(
         raise ValueError(f'{source} does not fit {type(module).__name__}: {len(wrong)} weights differ ({text}, …)')
     # Not strict, for nothing is missing: mmpretrain's SwinV2 drops tables that it has computed itself.
     module.load_state_dict({name: weights[name] for name in module.state_dict()}, strict=False)
+
+
+def join_qkv(weights: Mapping[str, Tensor], kinds: Sequence[str] = ('weight',)) -> dict[str, Tensor]:
+    """Put the three projections of each attention of transformers' ViTs, rows (D,), into one, rows (3D,).
+
+    Args:
+        weights: Names with ``attention.query.weight`` and, beside it, ``key`` and ``value``.
+        kinds: What is joined, ``weight`` (D, D), ``bias`` (D,) or both; the rest stays as it is.
+    """
+    joined = {}
+    for name, value in weights.items():
+        module, _, kind = name.rpartition('.')
+        attention, _, part = module.rpartition('.')
+        if kind not in kinds or not attention.endswith('attention') or part not in ('query', 'key', 'value'):
+            joined[name] = value
+        elif part == 'query':
+            parts = [weights[f'{attention}.{each}.{kind}'] for each in ('query', 'key', 'value')]
+            joined[f'{attention}.qkv.{kind}'] = torch.cat(parts)
+    return joined

@@ -20,12 +20,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmplugins.utils.weights import join_qkv
+
 from ..tokens import grid_of_table, sincos_table
 from .parts import (
     State,
     add_zero_positions,
     fuse_bias,
-    join_qkv,
     reshape_clip,
     split_bias,
     split_qkv,

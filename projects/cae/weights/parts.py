@@ -38,21 +38,8 @@ def fuse_bias(state: Mapping[str, Tensor]) -> State:
     return result
 
 
-def join_qkv(state: Mapping[str, Tensor]) -> State:
-    """Join the weights (D, D) of query, key and value of transformers to one (3D, D)."""
-    result = {}
-    for name, value in state.items():
-        if name.endswith('attention.query.weight'):
-            prefix = name.removesuffix('query.weight')
-            parts = [state[f'{prefix}{part}.weight'] for part in ('query', 'key', 'value')]
-            result[f'{prefix}qkv.weight'] = torch.cat(parts)
-        elif not name.endswith(('attention.key.weight', 'attention.value.weight')):
-            result[name] = value
-    return result
-
-
 def split_qkv(state: Mapping[str, Tensor]) -> State:
-    """Undo :func:`join_qkv`."""
+    """Undo :func:`mmplugins.utils.weights.join_qkv`."""
     result = {}
     for name, value in state.items():
         if name.endswith('attention.qkv.weight'):

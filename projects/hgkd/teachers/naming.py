@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import Tensor
+
+from ...utils.weights import join_qkv
 
 # FAIR's, without the prefix of encoder or decoder.
 FAIR = [
@@ -46,7 +47,7 @@ def to_mmpretrain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Weights that are named otherwise, mmpretrain's own for instance, are returned as they are.
     """
     if any(re.search(r'encoder\.layer\.0\.attention\.attention\.query\.weight$', name) for name in weights):
-        weights = {rename(name, TRANSFORMERS): value for name, value in join_qkv(weights).items()}
+        weights = {rename(name, TRANSFORMERS): value for name, value in join_qkv(weights, ('weight', 'bias')).items()}
     if 'blocks.0.mlp.fc1.weight' not in weights:
         return weights
     return {to_mae(name): value for name, value in weights.items()}
@@ -64,16 +65,3 @@ def rename(name: str, rules: list[tuple[str, str]]) -> str:
     for pattern, new in rules:
         name = re.sub(pattern, new, name)
     return name
-
-
-def join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put the three projections of each attention ``(C, C)`` of transformers into one ``(3 C, C)``."""
-    joined = {}
-    for name, value in weights.items():
-        kind = re.search(r'\.(query|key|value)\.', name)
-        if kind is None:
-            joined[name] = value
-        elif kind[1] == 'query':
-            parts = [weights[name.replace('.query.', f'.{part}.')] for part in ('query', 'key', 'value')]
-            joined[name.replace('.query.', '.qkv.')] = torch.cat(parts)
-    return joined
