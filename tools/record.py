@@ -1,7 +1,7 @@
-"""Keep what a training of one of our configs measured: ``python tools/record.py WORK_DIR``.
+"""Keep what trainings of one of our configs measured: ``python tools/record.py WORK_DIR [WORK_DIR of another seed …]``.
 
-It reads the last validation of the newest log, and writes ``projects/<plugin>/results/models.json``; then ``python
-tools/results.py`` puts it into RESULTS.md and the metafile.
+It reads the last validation of the newest log of each, and writes ``projects/<plugin>/results/models.json``; then
+``python tools/results.py`` puts it into RESULTS.md and the metafile, which has the mean over the seeds.
 """
 
 import argparse
@@ -9,8 +9,10 @@ import datetime
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
 import yaml
+from mmengine.config import Config
 
 from experiments import ROOT
 from experiments.frame.origin import machine
@@ -31,30 +33,55 @@ def last_validation(work_dir: Path) -> tuple[dict[str, float], str]:
     raise SystemExit(f'{work_dir} has no log of a validation; name the --work-dir of a training that went to its end')
 
 
-def find_model(work_dir: Path) -> tuple[str, Path, dict]:
-    """Return the plugin, the name and the metafile's entry of the config that was trained in a folder.
+def find_model(work_dir: Path) -> tuple[Path, str, dict]:
+    """Return the config that was trained in a folder, its plugin's folder there and its entry in the metafile.
 
     Raises:
         SystemExit: It is none of ours.
     """
-    names = {path.stem for path in work_dir.glob('*.py')}
+    configs = {path.stem: path for path in work_dir.glob('*.py')}
     for metafile in ROOT.glob('projects/*/metafile.yml'):
         for model in yaml.safe_load(metafile.read_text(encoding='utf-8'))['Models']:
-            if model['Name'] in names:
-                return model['Name'], metafile.parent, model['Metadata']
-    raise SystemExit(f'{work_dir} has no config that a metafile names, but {", ".join(sorted(names)) or "none"}')
+            if model['Name'] in configs:
+                return configs[model['Name']], metafile.parent, model
+    raise SystemExit(f'{work_dir} has no config that a metafile names, but {", ".join(sorted(configs)) or "none"}')
+
+
+def by_seed(work_dirs: list[Path], name: str) -> tuple[dict[int, dict[str, float]], str]:
+    """Return seed -> metric -> value of several trainings of a config, and the date of the last one.
+
+    Raises:
+        SystemExit: One trained another config, or a seed was given twice.
+    """
+    found, dates = {}, []
+    for work_dir in work_dirs:
+        config, _, model = find_model(work_dir)
+        seed = Config.fromfile(config).get('randomness', {}).get('seed', 0)
+        if model['Name'] != name or seed in found:
+            raise SystemExit(f'{work_dir} trained {model["Name"]} with seed {seed}: give {name}, each seed once')
+        found[seed], date = last_validation(work_dir)
+        dates.append(date)
+    return found, max(dates)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Record one run."""
+    """Record the runs of one config."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='WORK_DIR')
     args = parser.parse_args(argv)
-    name, plugin, metadata = find_model(args.work_dir)
-    metrics, date = last_validation(args.work_dir)
+    _, plugin, model = find_model(args.work_dirs[0])
+    name = model['Name']
+    seeds, date = by_seed(args.work_dirs, name)
+    # A metric that a run lacks has no mean.
+    metrics = {
+        metric: round(mean(found[metric] for found in seeds.values()), 4)
+        for metric in next(iter(seeds.values()))
+        if all(metric in found for found in seeds.values())
+    }
     path = plugin / 'results/models.json'
     models = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    models[name] = dict(dataset=metadata['Training Data'], metrics=metrics, machine=machine(), date=date)
+    measured = dict(metrics=metrics, seeds=seeds, machine=machine(), date=date)
+    models[name] = dict(dataset=model['Metadata']['Training Data'], **measured)
     path.write_text(json.dumps(dict(sorted(models.items())), indent=1) + '\n', encoding='utf-8')
     print(f'{path.relative_to(ROOT)}: {name}: {metrics}')
 

@@ -3,7 +3,8 @@
 ``python tools/results.py`` fills what stands between ``<!-- claims -->`` (verdicts) or ``<!-- benchmark -->`` (bounds)
 and ``<!-- end -->`` in each README, and in the main one ``<!-- verdicts -->`` (how many of each plugin), writes
 RESULTS.md anew, and the results of the metafiles, which ``tools/record.py`` keeps in ``results/models.json``. A test
-compares.
+compares. What ``tools/claims.py <plugin> --data … --out projects/<plugin>/results/<set>`` found on another data set has
+a section of its own, and a sentence below the table of the README.
 """
 
 import json
@@ -16,6 +17,7 @@ from experiments.frame.report import (
     benchmark_section,
     bounds_table,
     claims_section,
+    count_verdicts,
     markdown_table,
     measured_by,
     verdict_table,
@@ -31,6 +33,11 @@ def read(path: Path) -> dict | None:
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 
+def on_other_data(results: Path) -> list[tuple[str, dict]]:
+    """Return name and record of each further data set that the claims were run on."""
+    return [(path.parent.name, read(path)) for path in sorted(results.glob('*/claims.json'))]
+
+
 def fill(readme: str, results: Path) -> str:
     """Return a README with its blocks as the results say; a block without results stays."""
 
@@ -38,8 +45,14 @@ def fill(readme: str, results: Path) -> str:
         record = read(results / f'{match[2]}.json')
         if record is None:
             return match[0]
-        table = verdict_table(record['claims']) if match[2] == 'claims' else bounds_table(record)
-        return '\n\n'.join(filter(None, (match[1], table, f'{measured_by(record)} {MORE}', match[3])))
+        source = f'{measured_by(record)} {MORE}'
+        if match[2] == 'claims':
+            table = verdict_table(record['claims'])
+            others = [f'On {name}: {count_verdicts(other["claims"])}.' for name, other in on_other_data(results)]
+            source = ' '.join([*others, source])
+        else:
+            table = bounds_table(record)
+        return '\n\n'.join(filter(None, (match[1], table, source, match[3])))
 
     return BLOCK.sub(block, readme)
 
@@ -49,6 +62,7 @@ def page(name: str, results: Path) -> str:
     parts = [f'# Results of `{name}`', 'Written by `python tools/results.py`; do not edit. See [README.md](README.md).']
     if record := read(results / 'claims.json'):
         parts.append(claims_section(record))
+    parts += [claims_section(record, name) for name, record in on_other_data(results)]
     if record := read(results / 'benchmark.json'):
         parts.append(benchmark_section(record))
     if models := read(results / 'models.json'):
@@ -62,14 +76,19 @@ def page(name: str, results: Path) -> str:
 
 def models_section(models: dict[str, dict]) -> str:
     """Return what was measured with configs as they are."""
+
+    def text(model: dict, metric: str, mean: float) -> str:
+        values = [found[metric] for found in model.get('seeds', {}).values()]
+        return f'{metric} {mean:g}' + (f' ({min(values):g} to {max(values):g})' if len(values) > 1 else '')
+
     rows = []
     for name, model in models.items():
-        values = ', '.join(f'{metric} {value:g}' for metric, value in model['metrics'].items())
-        rows.append(
-            [f'`{name}`', model['dataset'], values, f'{model["machine"]}, {model["date"]}', model.get('note', '')]
-        )
-    header = ('config', 'data', 'last validation', 'measured', 'note')
-    return f'## Configs\n\nEach run once, seed 0.\n\n{markdown_table(header, rows)}'
+        values = ', '.join(text(model, *item) for item in model['metrics'].items())
+        seeds = ', '.join(model.get('seeds', '0'))
+        measured = f'{model["machine"]}, {model["date"]}'
+        rows.append([f'`{name}`', model['dataset'], values, seeds, measured, model.get('note', '')])
+    header = ('config', 'data', 'last validation, mean (range)', 'seeds', 'measured', 'note')
+    return f'## Configs\n\n{markdown_table(header, rows)}'
 
 
 def fill_metafile(metafile: str, models: dict[str, dict]) -> str:
@@ -86,7 +105,7 @@ def fill_metafile(metafile: str, models: dict[str, dict]) -> str:
     return MODEL.sub(one, metafile)
 
 
-def count_verdicts(readme: str) -> str:
+def count_all_verdicts(readme: str) -> str:
     """Return the main README with the number of verdicts of each plugin."""
     kinds = ('holds', 'does not hold', 'undecided')
     rows = ['| plugin | claims that hold | that do not | undecided |', '|---|---|---|---|']
@@ -116,7 +135,7 @@ def main() -> None:
         update(results.with_name('RESULTS.md'), page(results.parent.name, results))
         update(metafile, fill_metafile(metafile.read_text(encoding='utf-8'), read(results / 'models.json') or {}))
     front = ROOT / 'README.md'
-    update(front, count_verdicts(front.read_text(encoding='utf-8')))
+    update(front, count_all_verdicts(front.read_text(encoding='utf-8')))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Numbers in the READMEs and in RESULTS.md are those that the experiments wrote."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob('projects/*/results'))
+VERDICTS = ('holds', 'undecided', 'holds')
 RECORD = dict(command='c', seconds=1, machine='m', versions={'torch': '2'}, date='d')
 
 
@@ -26,7 +28,7 @@ def test_tables_are_those_of_the_results(plugin):
 
 def test_the_main_page_counts_verdicts():
     front = (ROOT / 'README.md').read_text(encoding='utf-8')
-    assert results.count_verdicts(front) == front, 'run python tools/results.py'
+    assert results.count_all_verdicts(front) == front, 'run python tools/results.py'
     record = json.loads((ROOT / 'projects/prae/results/claims.json').read_text(encoding='utf-8'))
     number = sum(claim['verdict'] == 'holds' for claim in record['claims'])
     assert f'| [prae](projects/prae/RESULTS.md) | {number} |' in front
@@ -51,6 +53,18 @@ def test_page_takes_in_other_tables(tmp_path):
     (tmp_path / 'other.json').write_text(json.dumps(dict(no='table')))
     page = results.page('prae', tmp_path)
     assert '## Compare\n\n`c`, 1 s, m, d.\n\n| mAP |' in page and 'Other' not in page
+
+
+def test_claims_on_another_data_set_have_a_section_and_a_sentence(tmp_path):
+    claims = [dict(claim=text, source='ours', expected='', judged=[], arms=[], verdict=text) for text in VERDICTS]
+    for folder in (tmp_path, tmp_path / 'flowers5'):
+        folder.mkdir(exist_ok=True)
+        (folder / 'claims.json').write_text(json.dumps(dict(**RECORD, claims=claims)))
+    page = results.page('prae', tmp_path)
+    assert page.count('## Claims\n') == page.count('## Claims on flowers5\n') == page.count('results/claims.png') == 1
+    assert page.count('results/flowers5/claims.png') == 1
+    readme = results.fill('<!-- claims --><!-- end -->', tmp_path)
+    assert 'On flowers5: 2 hold, 1 undecided. `c`, 1 s' in readme
 
 
 @pytest.mark.parametrize('plugin', PLUGINS)
@@ -100,6 +114,18 @@ def test_the_last_validation_of_the_newest_log_is_recorded(tmp_path, monkeypatch
         (tmp_path / 'empty').mkdir()
         (tmp_path / 'empty/net.py').touch()
         record.main([str(tmp_path / 'empty')])
+    other = tmp_path / 'other'
+    shutil.copytree(tmp_path / 'run', other)
+    with pytest.raises(SystemExit, match='trained net with seed 0: give net, each seed once'):
+        record.main([str(tmp_path / 'run'), str(other)])
+    (other / 'net.py').write_text('randomness = dict(seed=7)')
+    newest = other / '20260102_000000/vis_data/scalars.json'
+    newest.write_text(newest.read_text().replace('0.2', '0.5'))
+    record.main([str(tmp_path / 'run'), str(other)])
+    models = json.loads((plugin / 'results/models.json').read_text())
+    assert models['net']['metrics'] == {'coco/bbox_mAP_50': 0.35}
+    assert models['net']['seeds'] == {'0': {'coco/bbox_mAP_50': 0.2}, '7': {'coco/bbox_mAP_50': 0.5}}
+    assert 'coco/bbox_mAP_50 0.35 (0.2 to 0.5) | 0, 7 |' in results.models_section(models)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from experiments.frame.verdict import FAILS, HOLDS, MOST_SEEDS, UNDECIDED
@@ -80,11 +81,24 @@ def verdict_lines(claims: Sequence[dict]) -> list[str]:
     return lines
 
 
-def claims_section(record: dict) -> str:
-    """All claims with the numbers behind them."""
-    parts = ['## Claims', f'{measured_by(record)} {versions_of(record)}']
+def count_verdicts(claims: Sequence[dict]) -> str:
+    """``3 hold, 1 does not hold, 2 undecided``."""
+    found = Counter(claim['verdict'] for claim in claims)
+    one = {HOLDS: ('holds', 'hold'), FAILS: ('does not hold', 'do not hold'), UNDECIDED: ('undecided',) * 2}
+    return ', '.join(f'{found[kind]} {one[kind][found[kind] > 1]}' for kind in (HOLDS, FAILS, UNDECIDED) if found[kind])
+
+
+def claims_section(record: dict, data: str = '') -> str:
+    """All claims with the numbers behind them.
+
+    Args:
+        record: As an experiment writes it.
+        data: Name of another data set that it ran on, and of its folder in ``results``.
+    """
+    parts = [f'## Claims on {data}' if data else '## Claims', f'{measured_by(record)} {versions_of(record)}']
     if not record.get('older'):
-        parts.append('![Each comparison with its 95 % interval and its bound](results/claims.png)')
+        picture = f'results/{data}/claims.png' if data else 'results/claims.png'
+        parts.append(f'![Each comparison with its 95 % interval and its bound]({picture})')
     for place, claim in enumerate(record['claims'], start=1):
         parts.append(f'### {place}. {claim["claim"]}: {claim["verdict"]}')
         parts.append(f'Source: {claim["source"]}. Expected: {claim["expected"]}.')
