@@ -157,6 +157,24 @@ def test_trains_and_predicts(config, on_gpu, standins):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('ours', 'host'),
+    [
+        ('metr/metr_dino-r18_1xb4-10e_samples', 'metr/dino-r18_1xb4-10e_samples'),
+        (
+            'o2detr/o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav',
+            'o2detr/rotated-deformable-detr_r18-w16_1xb4-36e_hit-uav',
+        ),
+    ],
+)
+def test_a_step_waits_less_than_the_hosts_network_on_the_same_data(ours, host, on_gpu, standins):
+    ours, host = (
+        sum(on_gpu('train_and_test', ROOT / f'configs/{name}.py')['train'].values()) for name in (ours, host)
+    )
+    assert ours < host
+
+
+@pytest.mark.slow
 def test_edits_with_parts_on_the_cpu(on_gpu):
     config = ROOT / 'configs/prompt_tuning_inversion/pti_sd21_1xb1_pie-bench.py'
     on_gpu('train_and_test', config)
