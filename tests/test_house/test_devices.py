@@ -168,9 +168,7 @@ def test_trains_and_predicts(config, on_gpu, standins):
     ],
 )
 def test_a_step_waits_less_than_the_hosts_network_on_the_same_data(ours, host, on_gpu, standins):
-    ours, host = (
-        sum(on_gpu('train_and_test', ROOT / f'configs/{name}.py')['train'].values()) for name in (ours, host)
-    )
+    ours, host = (sum(on_gpu('train_and_test', ROOT / f'configs/{name}.py')['train'].values()) for name in (ours, host))
     assert ours < host
 
 
