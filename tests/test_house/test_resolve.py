@@ -14,7 +14,7 @@ from packaging.version import Version
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = {'metr', 'prae', 'hgkd', 'spsa', 'dsnet', 'maml', 'pti', 'app', 'lora'}
+ALL = {'metr', 'prae', 'hgkd', 'spsa', 'dsnet', 'maml', 'pti', 'app', 'lora', 'hgkd-teacher'}
 
 
 def resolve(folder: Path, python: str, *requirements: str) -> dict[str, str]:
