@@ -112,6 +112,38 @@ class CAEAttention(BEiTAttention):
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
+class CAEFFN(FFN):
+    """FFN of mmcv that keeps its hidden map once; ``(B, N, C)`` in and out, no skip.
+
+    The activation keeps its input and the second layer its own: two maps of the hidden width, nearly half of what a
+    block keeps. Here the backward pass computes the second from the first, up to the product, which is not repeated.
+
+    Args:
+        embed_dims: ``C``.
+        feedforward_channels: Hidden width.
+        drop_rate: Dropout after both layers.
+        act_cfg: Activation.
+    """
+
+    def __init__(self, embed_dims: int, feedforward_channels: int, drop_rate: float, act_cfg: dict) -> None:
+        super().__init__(embed_dims, feedforward_channels, ffn_drop=drop_rate, act_cfg=act_cfg, add_identity=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the block adds to ``(B, N, C)``."""
+        (first, activation, drop), second, last_drop = self.layers
+        hidden = first(x)
+
+        def rest(hidden: Tensor) -> Tensor:
+            return second(drop(activation(hidden)))
+
+        if self.training and hidden.requires_grad:
+            # It stops at the last tensor that is asked for, which is the input of the second layer.
+            x = checkpoint(rest, hidden, use_reentrant=False, preserve_rng_state=drop.p > 0)
+        else:
+            x = rest(hidden)
+        return last_drop(x)
+
+
 class CAEEncoderLayer(BEiTTransformerEncoderLayer):
     """Pre-norm block with LayerScale; one DropPath per branch, fused attention. ``(B, N, C)`` in and out.
 
@@ -168,14 +200,7 @@ class CAEEncoderLayer(BEiTTransformerEncoderLayer):
             proj_drop_rate=drop_rate,
         )
         self.ln2 = build_norm_layer(norm_cfg, embed_dims)
-        self.ffn = FFN(
-            embed_dims=embed_dims,
-            feedforward_channels=feedforward_channels,
-            ffn_drop=drop_rate,
-            act_cfg=act_cfg,
-            add_identity=False,
-            dropout_layer=None,  # the branch is dropped once, in forward
-        )
+        self.ffn = CAEFFN(embed_dims, feedforward_channels, drop_rate, act_cfg)
         self.drop_path = DropPath(drop_path_rate)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale_init_value:
@@ -245,6 +270,9 @@ class CAERegressorLayer(CAETransformerRegressorLayer):
             qkv_bias=kwargs.get('qkv_bias', False),
             attn_drop=kwargs.get('attn_drop_rate', 0.0),
             proj_drop=kwargs.get('drop_rate', 0.0),
+        )
+        self.ffn = CAEFFN(
+            embed_dims, feedforward_channels, kwargs.get('drop_rate', 0.0), kwargs.get('act_cfg', ACT_CFG)
         )
 
     def forward(self, x_q: Tensor, x_kv: Tensor, pos_q: Tensor, pos_k: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from mmcv.cnn.bricks.transformer import FFN
 from mmpretrain.models.backbones.beit import BEiTTransformerEncoderLayer
 from mmpretrain.models.necks.cae_neck import CAETransformerRegressorLayer
 from mmpretrain.models.utils import BEiTAttention
 
-from mmplugins.cae.layers import CAEAttention, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
+from experiments.frame import measure
+from mmplugins.cae.layers import ACT_CFG, CAEFFN, CAEAttention, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
 
 SIZES = dict(embed_dims=48, num_heads=4, feedforward_channels=96)
 
@@ -139,3 +141,71 @@ def test_checkpointing_gives_the_same_gradients():
         gradients.append([x.grad, *(parameter.grad for parameter in layer.parameters())])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('dropout', [0.0, 0.3])
+@pytest.mark.parametrize('dtype', [None, torch.float16, torch.bfloat16], ids=str)
+def test_ffn_equals_mmcvs(dropout, dtype):
+    ours = randomize(CAEFFN(48, 96, dropout, ACT_CFG))
+    host = FFN(48, 96, act_cfg=ACT_CFG, ffn_drop=dropout, add_identity=False)
+    host.load_state_dict(ours.state_dict())
+    x, found = torch.randn(2, 5, 48), []
+    for ffn in (ours, host):
+        torch.manual_seed(0)
+        leaf = x.clone().requires_grad_()
+        with torch.autocast('cpu', dtype, enabled=dtype is not None):
+            out = ffn(leaf)
+        torch.rand(3)  # what is drawn later must not matter
+        out.float().square().sum().backward()
+        found.append([out, leaf.grad, *(parameter.grad for parameter in ffn.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_ffn_repeats_no_product():
+    ours, host = CAEFFN(48, 96, 0.0, ACT_CFG), FFN(48, 96, act_cfg=ACT_CFG, add_identity=False)
+    flops = []
+    for ffn in (ours, host):
+        with measure.Counter() as counter:
+            ffn(torch.randn(2, 5, 48)).sum().backward()
+        flops.append(counter.flops)
+    assert flops[0] == flops[1] > 0
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+def test_hooks_of_the_layers_of_the_ffn_see_calls(training):
+    ffn, calls = CAEFFN(48, 96, 0.1, ACT_CFG).train(training), []
+    for layer in (ffn.layers[0][0], ffn.layers[0][1], ffn.layers[1]):
+        layer.register_forward_hook(lambda layer, args, out: calls.append(layer))
+    ffn(torch.randn(2, 5, 48))
+    assert calls == [ffn.layers[0][0], ffn.layers[0][1], ffn.layers[1]]
+
+
+def floats_kept(layer, *inputs, **kwargs):
+    """Floats that a forward pass keeps."""
+    return measure.kept_bytes(lambda: layer(*inputs, **kwargs)) / 4
+
+
+def test_encoder_layer_keeps_fewer_maps_than_the_hosts():
+    batch, tokens, dims, heads = 2, 12, 48, 4
+    sizes = dict(embed_dims=dims, num_heads=heads, feedforward_channels=4 * dims)
+    host = BEiTTransformerEncoderLayer(
+        **sizes, layer_scale_init_value=0.1, window_size=None, use_rel_pos_bias=False, bias='qv_bias'
+    )
+    x = torch.randn(batch, tokens, dims)
+    rows, one_map = batch * tokens, batch * tokens * dims
+    # Both normalizations: input, output, mean, deviation. Attention: q, k, v, output. Each branch, for its LayerScale.
+    common = 2 * (2 * one_map + 2 * rows) + 4 * one_map + 2 * one_map
+    # The hidden map once; of attention the sum of each row. The host: twice, and all weights of attention.
+    assert floats_kept(CAEEncoderLayer(**sizes), x) == common + 4 * one_map + heads * rows
+    assert floats_kept(host, x, None) == common + 8 * one_map + heads * rows * tokens
+
+
+def test_regressor_layer_keeps_fewer_maps_than_the_hosts():
+    batch, visible, masked, dims, heads = 2, 5, 7, 48, 4
+    sizes = dict(embed_dims=dims, num_heads=heads, feedforward_channels=4 * dims, layer_scale_init_value=0.1)
+    ours, host = CAERegressorLayer(**sizes, qkv_bias=True), CAETransformerRegressorLayer(**sizes, qkv_bias=True)
+    inputs = [torch.randn(batch, count, dims) for count in (masked, visible + masked, masked, visible + masked)]
+    rows, hidden = batch * masked, batch * masked * 4 * dims
+    less = hidden + heads * rows * (visible + masked) - heads * rows
+    assert floats_kept(host, *inputs) - floats_kept(ours, *inputs) == less

@@ -106,7 +106,7 @@ def test_places_are_split_once(small_model, small_batch, version):
 @pytest.mark.slow
 @both
 def test_loss_compiles_to_one_graph(small_model, small_batch, version):
-    model = small_model(version, neck=dict(regressor_depth=1)).eval()
+    model = small_model(version, neck=dict(regressor_depth=1)).train()
     batch = counted(model, *small_batch())
     exact = total(model.loss(*batch))
     compiled = torch.compile(model.loss, backend='aot_eager', fullgraph=True)  # fails if there are two

@@ -198,8 +198,8 @@ def bounds(measured: Measured) -> list[Bound]:
     for case in measured:
         memory, kept = (ratio(measured, case, 'ours', 'host', key) for key in ('peak', 'kept'))
         found += [
-            Bound(f'{case}: peak memory over mmpretrain', memory, 0.8, 'one encoder, fused attention'),
-            Bound(f'{case}: bytes kept over mmpretrain', kept, 0.8, 'counted: no attention matrices'),
+            Bound(f'{case}: peak memory over mmpretrain', memory, 0.8, 'one encoder; below, what is kept'),
+            Bound(f'{case}: bytes kept over mmpretrain', kept, 0.8, 'counted: no attention matrices, hidden maps once'),
         ]
     return found
 
