@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .layers import NORM_CFG, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
 from .tokens import Places, sincos_table, split_places, tokens_at
-from .vit import rescale
+from .weights.start_values import rescale
 
 
 @MODELS.register_module()
@@ -121,10 +121,8 @@ class CAERegressorNeck(CAENeck):
         self.apply(self._init_weights)
         trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         if self.rescale_init:
-            rescale(layer.cross_attn.proj.weight for layer in self.regressors)
-            rescale(layer.attn.proj.weight for layer in self.decoders)
-            for stack in (self.regressors, self.decoders):
-                rescale(layer.ffn.layers[1].weight for layer in stack)
+            rescale(self.regressors)
+            rescale(self.decoders)
 
     def project(self, x: Tensor) -> Tensor:
         """Bring latents ``(B, K, D)`` of the encoder to ``(B, K, R)``."""

@@ -9,7 +9,6 @@ Shapes: ``B`` images, ``N`` patches of a grid ``(h, w)``, ``V`` visible ones, ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import torch
 from mmcv.cnn.bricks.transformer import PatchEmbed
@@ -25,15 +24,8 @@ from mmplugins.utils.encoders import is_pretrained
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
 from .sizes import ARCHS, pair
 from .tokens import Places, grid_of_table, sincos_table, split_places, tokens_at
-from .weights.start import load_encoder
-
-# Authors' code: convolution and tokens from a normal distribution of 0.02 cut at one sigma, Xavier for each linear.
-INIT_CFG = [
-    dict(type='Constant', val=1, layer=['LayerNorm']),
-    dict(type='TruncNormal', std=0.02, a=-0.02, b=0.02, layer=['Conv2d']),
-    dict(type='Xavier', distribution='uniform', layer=['Linear']),
-]
-
+from .weights.start import check_layer_scale, load_encoder
+from .weights.start_values import INIT_CFG, rescale
 
 OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
 
@@ -189,8 +181,7 @@ class CAEViT(BaseBackbone):
         self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))
         trunc_normal_(self.cls_token, std=0.02, a=-0.02, b=0.02)
         if self.rescale_init:
-            rescale(layer.attn.proj.weight for layer in self.layers)
-            rescale(layer.ffn.layers[1].weight for layer in self.layers)
+            rescale(self.layers)
 
     def forward(self, x: Tensor, mask: Tensor | Places | None = None) -> Tensor | tuple[Tensor, ...]:
         """Encode the visible patches, or without a mask the whole image.
@@ -293,19 +284,8 @@ class CAEViT(BaseBackbone):
         return (0 if stem else depths - 1), depths
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Fit a checkpoint to this model first, as far as that changes nothing of what it computes.
-
-        Raises:
-            ValueError: It has LayerScale and this model has none, or the other way round.
-        """
-        layer = f'{prefix}layers.0.'
-        has_scale = f'{layer}gamma_1' in state_dict
-        if f'{layer}attn.qkv.weight' in state_dict and has_scale != (self.layers[0].gamma_1 is not None):
-            advice = 'a number, as 0.1' if has_scale else 'None'
-            raise ValueError(
-                f'the weights have {"" if has_scale else "no "}LayerScale, unlike the model: set '
-                f'layer_scale_init_value={advice} in the backbone'
-            )
+        """Fit a checkpoint to this model first, as far as that changes nothing of what it computes."""
+        check_layer_scale(self, state_dict, prefix)
         self._prepare_state_dict(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -317,9 +297,3 @@ class CAEViT(BaseBackbone):
             if source != self.patch_resolution:
                 table = resize_pos_embed(state_dict[name], source, self.patch_resolution, self.interpolate_mode, 1)
                 state_dict[name] = table
-
-
-def rescale(weights: Sequence[Tensor]) -> None:
-    """Divide the weight of layer ``i`` (from 1) by ``sqrt(2 i)``, in place."""
-    for depth, weight in enumerate(weights, start=1):
-        weight.data.div_(sqrt(2 * depth))

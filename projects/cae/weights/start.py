@@ -36,6 +36,27 @@ def heads_of(state: dict, layout: str = 'ours') -> int:
     return presets[dims]
 
 
+def check_layer_scale(model: nn.Module, state: dict, prefix: str = '') -> None:
+    """Compare weights with the encoder that they are about to be loaded into.
+
+    Args:
+        model: :class:`CAEViT`.
+        state: With our names.
+        prefix: Of the encoder in it.
+
+    Raises:
+        ValueError: The weights have LayerScale and the encoder has none, or the other way round.
+    """
+    layer = f'{prefix}layers.0.'
+    has_scale = f'{layer}gamma_1' in state
+    if f'{layer}attn.qkv.weight' in state and has_scale != (model.layers[0].gamma_1 is not None):
+        advice = 'a number, as 0.1' if has_scale else 'None'
+        raise ValueError(
+            f'the weights have {"" if has_scale else "no "}LayerScale, unlike the model: set '
+            f'layer_scale_init_value={advice} in the backbone'
+        )
+
+
 def load_encoder(model: nn.Module, source: str, num_heads: int | None = None, prefix: str | None = None) -> None:
     """Fill an encoder; tables of another grid are resized.
 
