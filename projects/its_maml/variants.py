@@ -1,6 +1,6 @@
 """Other few-shot learners on the same episodes, with the same attacks and losses: ANIL, ProtoNet, Baseline++.
 
-Shapes as in ``robust_maml.py``. Each says only how a task learns; ``reg_weight`` and ``attack`` make it robust,
+Shapes as in ``episodic.py``. Each says only how a task learns; ``reg_weight`` and ``attack`` make it robust,
 ``shots`` of the data above those of the test make it ITS.
 """
 
@@ -12,8 +12,9 @@ from mmpretrain.models import LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from .episodic import Episode
 from .learner import Weights, adapt, task_cross_entropy
-from .robust_maml import Episode, RobustMAML
+from .robust_maml import RobustMAML
 
 
 @MODELS.register_module()

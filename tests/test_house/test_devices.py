@@ -52,9 +52,9 @@ MAY_WAIT = {
     },
     # Starts of attacks are drawn on the CPU, so that devices agree.
     'its_maml': {
-        'train': {'its_maml/robust_maml.py forward': 1, 'its_maml/attacks.py __call__': 1},
+        'train': {'its_maml/episodic.py forward': 1, 'its_maml/attacks.py __call__': 1},
         'test': {
-            'its_maml/robust_maml.py forward': 1,
+            'its_maml/episodic.py forward': 1,
             'its_maml/attacks.py __call__': 2,
             'its_maml/metric.py <dictcomp>': 6,
         },
