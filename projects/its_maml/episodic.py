@@ -55,7 +55,7 @@ class EpisodicModel(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f'chunk_size must be at least 1, got {chunk_size}')
+            raise ValueError(f'chunk_size={chunk_size}: at least one task is in memory at once')
         taken = {'labels', 'clean', 'clean_features', 'noise'} & set(test_attacks or {})
         if taken:
             raise ValueError(f'test_attacks may not be called {sorted(taken)}: predictions have fields of these names')
