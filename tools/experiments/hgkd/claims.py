@@ -171,6 +171,7 @@ EXPERIMENT = Experiment(
     ),
     claims=claims,
     prepare=tune_teacher,
+    pictures=photos.draw,
     data=CLOTHING,
     packages=('mlxtend',),
 )

@@ -67,14 +67,19 @@ def ridge(encode: Callable[[Tensor], Tensor], train: Part, test_part: Part, held
     return accuracy(x, y, best, test, test_part[1])
 
 
+def choose(labels: Tensor, each: int, seed: int) -> Tensor:
+    """Return the places of ``each`` images of each class, ``(n)``, drawn under the seed."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
+    return torch.cat([order[labels[order] == kind][:each] for kind in range(int(labels.max()) + 1)])
+
+
 def few_labels(weights: dict[str, Tensor] | None, data: dict[str, Part], seed: int, epochs: int) -> float:
     """Test accuracy in percent after fine-tuning on 50 labels, five of each class.
 
     The learning rate is chosen on the held-out training digits, which no arm is fine-tuned on.
     """
     images, labels = (part[:-HELD_OUT] for part in data['train'])
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
-    chosen = torch.cat([order[labels[order] == digit][: LABELS // 10] for digit in range(10)])
+    chosen = choose(labels, LABELS // 10, seed)
     held, test = ((place(images, shift=False), labels) for images, labels in (data['held_out'], data['test']))
     tried = [finetune(weights, images[chosen], labels[chosen], rate, seed, epochs) for rate in RATES]
     return top1(max(tried, key=lambda model: top1(model, *held)), *test)

