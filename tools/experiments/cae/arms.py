@@ -14,9 +14,10 @@ from torch import Tensor
 from experiments.cae import targets  # noqa: F401
 from experiments.cae.digits import Digits
 from experiments.cae.photos import Photos
+from experiments.frame.tasks import Context
 from mmplugins.cae import InclusiveBlockMask
 
-# Name -> method, what differs. A step has 64 images.
+# Name -> method, what differs; ``start``: the arm whose encoder is trained on. A step has 64 images.
 ARMS = {
     'random init': dict(kind='random'),
     'raw pixels': dict(kind='pixels'),
@@ -38,8 +39,16 @@ ARMS = {
     },
     'supervised, 10 labels a class': dict(kind='supervised', shots=10),
     'supervised, all labels': dict(kind='supervised'),
+    'supervised, all labels, steps of both phases': dict(kind='supervised', steps=1800, minutes=1.5),
+    **{
+        f'{start}, fine-tuned': dict(kind='supervised', start=start)
+        for start in ('CAE v1', 'CAE v2, visible', 'CAE v2, no labels in the target')
+    },
 }
+STARTS = {name: arm['start'] for name, arm in ARMS.items() if 'start' in arm}
+ENCODER = 'encoder.pth'  # in the folder of an arm that others start from
 STEPS = dict(v2=720, v1=1080, supervised=720)
+MINUTES = dict(random=0.05, pixels=0.05, teacher=0.05, v2=1.0, v1=1.3, supervised=0.6)  # of a processor, on photos
 DATA = dict(digits=Digits, photos=Photos)
 GRID = 6  # of both sets
 
@@ -50,14 +59,23 @@ def student(dim: int, layers: int, data: Digits | Photos) -> dict:
     return dict(type='CAEViT', arch=arch, img_size=data.side, patch_size=data.patch)
 
 
-def build(arm: dict, data: Digits | Photos, folder: Path) -> torch.nn.Module:
-    """Build the model of an arm from the registry."""
+def build(arm: dict, data: Digits | Photos, folder: Path, start: Path | None = None) -> torch.nn.Module:
+    """Build the model of an arm from the registry.
+
+    Args:
+        arm: A value of ``ARMS``.
+        data: Images.
+        folder: Of the frozen targets.
+        start: Weights that the encoder starts from.
+    """
     dim = arm.get('dim', 48)
     backbone = student(dim, arm.get('layers', 3), data)
     classes = int(data.train_labels.max()) + 1
     if arm['kind'] in ('random', 'supervised'):
         if arm['kind'] == 'supervised':
             backbone.update(type='CAEFinetuneViT', use_rel_pos_bias=False)
+        if start:
+            backbone['init_cfg'] = dict(type='Pretrained', checkpoint=str(start))
         head = dict(type='LinearClsHead', num_classes=classes, in_channels=dim)
         return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
     neck = dict(type='CAERegressorNeck', embed_dims=dim, grid_size=(GRID, GRID), num_heads=4)
@@ -157,21 +175,33 @@ def features(network: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
     return dict(mean=tokens.mean(1), all_tokens=tokens.flatten(1))
 
 
-def measure(task: str, name: str, seed: int, folder: Path, source: Path | None, scale: float) -> dict:
+def start_of(name: str, context: Context) -> Path | None:
+    """Return the weights that an arm starts from; None if from scratch.
+
+    Raises:
+        SystemExit: They are not there.
+    """
+    if name not in STARTS:
+        return None
+    file = context.of(STARTS[name]).folder / ENCODER
+    if not file.is_file():
+        raise SystemExit(f'{name!r} starts from {file}, which is missing: remove that folder and run {STARTS[name]!r}')
+    return file
+
+
+def measure(name: str, seed: int, context: Context, task: str) -> dict:
     """Train an arm and probe it.
 
     Args:
-        task: Of ``DATA``.
         name: Of ``ARMS``.
         seed: Of weights, masks, order and draws.
-        folder: Of the frozen targets.
-        source: Of the photos.
-        scale: Factor of the number of steps.
+        context: Of the job; the encoder of an arm that others start from is left in its folder.
+        task: Of ``DATA``.
 
     Returns:
         Probes by kind of feature and by name; of supervised arms ``mean.accuracy``.
     """
-    arm, data = ARMS[name], DATA[task](source)
+    arm, data, folder = ARMS[name], DATA[task](context.data), context.work / f'{task}.targets'
     torch.manual_seed(seed)
     np.random.seed(seed)
     if arm['kind'] == 'pixels':
@@ -182,11 +212,14 @@ def measure(task: str, name: str, seed: int, folder: Path, source: Path | None, 
         network.init_weights()
         network.eval()
     else:
-        model = build(arm, data, folder)
+        model = build(arm, data, folder, start_of(name, context))
         model.init_weights()
         if arm['kind'] != 'random':
-            train(model, arm, data, seed, max(2, round(scale * STEPS[arm['kind']])))
+            steps = arm.get('steps', STEPS[arm['kind']])
+            train(model, arm, data, seed, max(2, round(0.05 * steps)) if context.quick else steps)
         model.eval()
+        if name in STARTS.values():
+            torch.save(model.state_dict(), context.folder / ENCODER)
         if arm['kind'] == 'supervised':
             with torch.no_grad():
                 found = model.head(model.backbone(data.normalize(data.test))).argmax(1)
