@@ -22,19 +22,7 @@ model = dict(
     neck=dict(type='HGKDUNetDecoder', feature_dim=128, upsample_ratio=32, out_stride=4, norm_cfg=dict(type='BN')),
     head=dict(type='FeaturePredictHead', loss_type='smooth_l1', beta=2.0, supervise='all'))
 
-custom_hooks = [
-    dict(type='EpochSeedHook'),  # a resumed run has the losses of an uninterrupted one
-    dict(
-        type='GenerativeDistillHook',
-        teacher=dict(
-            type='MAEViT',
-            arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
-            img_size=96,
-            patch_size=16),
-        checkpoint='{{ fileDirname }}/../../tests/data/hgkd/mae_clothing10.npz',
-        taps=['layers.3'])
-]
-
+data_root = '{{ fileDirname }}/../../tests/data/clothing10/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.4, 1.0), backend='cv2', interpolation='bicubic'),
@@ -49,9 +37,39 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='CustomDataset',
-        data_root='{{ fileDirname }}/../../tests/data/clothing10/train',
+        data_root=data_root,
+        data_prefix='train',
         with_label=False,
         pipeline=train_pipeline))
+
+# The only place with labels: what the features know about classes is logged.
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 96)), dict(type='PackInputs')]
+bank = dict(
+    batch_size=80,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=test_pipeline))
+queries = dict(
+    batch_size=80,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=test_pipeline))
+
+custom_hooks = [
+    dict(type='EpochSeedHook'),  # a resumed run has the losses of an uninterrupted one
+    dict(
+        type='GenerativeDistillHook',
+        teacher=dict(
+            type='MAEViT',
+            arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+            img_size=96,
+            patch_size=16),
+        checkpoint='{{ fileDirname }}/../../tests/data/hgkd/mae_clothing10.npz',
+        taps=['layers.3']),
+    dict(type='NearestNeighborHook', bank=bank, queries=queries, interval=5)  # in the log: knn/top1, chance is 10
+]
 
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -6,6 +6,7 @@ from .head import FeaturePredictHead
 from .hgkd import HGKD
 from .hook import GenerativeDistillHook
 from .masks import ActiveMask, draw_cells
+from .neighbors import NearestNeighborHook
 from .seeding import EpochSeedHook
 from .sparse.encoder import HGKDSparseBackbone
 from .sparse.resnet import HGKDSparseResNet
@@ -20,6 +21,7 @@ __all__ = [
     'HGKDSparseBackbone',
     'HGKDSparseResNet',
     'HGKDUNetDecoder',
+    'NearestNeighborHook',
     'TeacherProvider',
     'distilled_model',
     'draw_cells',
