@@ -12,20 +12,19 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model.weight_init import trunc_normal_
 from mmpretrain.models import BaseSelfSupervisor
-from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from .decoder import HGKDUNetDecoder
+from .levels import level_channels, make_levels
 from .masks import ActiveMask, draw_cells
 from .sparse.engine import SparseFeatures
 from .sparse.host import host_encode, host_mask
-from .sparse.layers import plain_norm, to_active
+from .sparse.layers import plain_norm
 from .student import Student, evaluating
-from .teachers.probe import check_teacher, image_channels
+from .teachers.probe import check_prediction, check_teacher, image_channels
 from .teachers.provider import TeacherProvider
 
 Images = Tensor | Sequence[Tensor]
@@ -112,7 +111,9 @@ class HGKD(Student, BaseSelfSupervisor):
         self.target_stride = target_stride
         self.downsample_raito = downsample_raito
         self.mask_ratio = mask_ratio
-        self._make_levels(self._level_channels()[: neck.num_levels], plain_norm(enc_dec_norm_cfg))
+        channels, norm_cfg = self._level_channels()[: neck.num_levels], plain_norm(enc_dec_norm_cfg)
+        levels = make_levels(channels, neck.feature_dim, norm_cfg)
+        self.enc_dec_norms, self.enc_dec_projectors, self.mask_tokens = levels  # names of SparK
         if head is not None:
             kernel = target_stride // neck.out_stride
             self.predictor = nn.Conv2d(neck.out_channels, out_channels, kernel_size=kernel, stride=kernel)
@@ -130,35 +131,10 @@ class HGKD(Student, BaseSelfSupervisor):
         """
         if not self._knows_masks and any(getattr(module, 'with_cp', False) for module in self.backbone.modules()):
             raise ValueError('with_cp=True computes layers again when the mask is gone; set it to False')
-        cell = self.downsample_raito
-        side = 2 * cell
+        side = 2 * self.downsample_raito
         with evaluating(self.backbone):
             maps = self.extract_feat(torch.zeros(1, image_channels(self.backbone), side, side))[::-1]
-        if any(level.dim() != 4 for level in maps):
-            raise ValueError('the backbone must give maps (B, C, H, W): set gap_before_output=False')
-        strides = [side / level.shape[2] for level in maps]
-        if strides != [cell / 2**i for i in range(len(maps))]:
-            raise ValueError(
-                f'the maps of the backbone have strides {strides[::-1]}, the largest map first; with downsample_raito='
-                f'{cell} the last must be {cell} and each the double of the one before: set out_indices of the '
-                'backbone, or downsample_raito and upsample_ratio of the neck to its deepest stride'
-            )
-        return [level.shape[1] for level in maps]
-
-    def _make_levels(self, channels: list[int], norm_cfg: dict) -> None:
-        """Make what brings each level to the decoder, with the names of SparK: norm, mask token, projection."""
-        self.enc_dec_norms = nn.ModuleList()
-        self.enc_dec_projectors = nn.ModuleList()
-        self.mask_tokens = nn.ParameterList()
-        for level, width in enumerate(channels):
-            self.enc_dec_norms.append(to_active(build_norm_layer(norm_cfg, width)))
-            wanted, kernel = self.neck.feature_dim // 2**level, 1 if level == 0 else 3
-            same = level == 0 and width == wanted
-            self.enc_dec_projectors.append(
-                nn.Identity() if same else nn.Conv2d(width, wanted, kernel, padding=kernel // 2)
-            )
-            token = nn.Parameter(torch.zeros(1, width, 1, 1))
-            self.mask_tokens.append(trunc_normal_(token, mean=0, std=0.02, a=-0.02, b=0.02))
+        return level_channels(maps, side, self.downsample_raito)
 
     def mask(self, shape: torch.Size, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
         """Draw visible cells, see ``draw_cells``.
@@ -290,18 +266,7 @@ class HGKD(Student, BaseSelfSupervisor):
         target = teacher(images, active)
         with evaluating(self):
             pred, _ = self.predict_features(images, active)
-        if pred.shape[2:] != target.shape[2:]:
-            rows, columns = images.shape[2:]
-            raise ValueError(
-                f'for an image of {rows} x {columns} pixels the teacher gives a grid of {target.shape[2]} x '
-                f'{target.shape[3]}, the student predicts {pred.shape[2]} x {pred.shape[3]}. Set target_stride of the '
-                "student to the stride of the teacher's taps, or resize_input=True to resize what the teacher sees"
-            )
-        if pred.shape[1] != target.shape[1]:
-            raise ValueError(
-                f'the teacher gives {target.shape[1]} channels, the student predicts {pred.shape[1]}: set out_channels '
-                f'of the student to {target.shape[1]}'
-            )
+        check_prediction(pred, target, tuple(images.shape[2:]))
         return [target]
 
     def describe(self, images: Tensor) -> list[str]:

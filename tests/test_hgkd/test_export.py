@@ -31,7 +31,7 @@ train_dataloader = dict(
 def pretrained(tmp_path, repo):
     """Return a function that writes config and checkpoint of a student with random weights and statistics."""
 
-    def make(depth: int = 18, backbone: dict | None = None, **options):
+    def make(depth: int = 18, backbone: dict | None = None, variance: tuple = (0.5, 2), **options):
         resnet = dict(type='HGKDSparseResNet', depth=depth, backend='rows', norm_cfg=dict(type='BN'), **options)
         text = CONFIG.format(backbone=backbone or resnet, data=repo / 'tests/data/clothing10/val')
         (tmp_path / 'cfg.py').write_text(text)
@@ -40,7 +40,7 @@ def pretrained(tmp_path, repo):
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 2)
+                module.running_var.uniform_(*variance)
         meta = dict(distill=dict(sha256='abc', mode='full'))
         torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'epoch_1.pth')
         model.eval()
@@ -117,6 +117,37 @@ def test_torchvision(pretrained, tmp_path):
     with torch.no_grad():
         resnet(images)
         torch.testing.assert_close(maps[0], model.backbone(images)[-1], rtol=1e-5, atol=1e-5)
+
+
+SAME_IN_TORCHVISION = {
+    'mobilenet_v2': dict(type='MobileNetV2', out_indices=(1, 2, 4, 7)),
+    'mobilenet_v3_small': dict(type='MobileNetV3', out_indices=(1, 3, 8, 12)),
+    'mobilenet_v3_large': dict(type='MobileNetV3', arch='large', out_indices=(3, 6, 12, 16)),
+    'resnext50_32x4d': dict(type='ResNeXt', depth=50, out_indices=(0, 1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.slow) for n in SAME_IN_TORCHVISION])
+def test_other_networks_of_torchvision(pretrained, tmp_path, name):
+    """Logits are those of the pooled features of the student, in double precision, with random statistics."""
+    import torchvision
+
+    # Small variances: the signal reaches the end of a deep network that was not trained.
+    student = dict(type='HGKDSparseBackbone', backbone=SAME_IN_TORCHVISION[name])
+    _, model = pretrained(backbone=student, variance=(0.1, 0.3))
+    code, path = exported(tmp_path, 'torchvision')
+    assert code == 0
+    plain = torchvision.models.get_model(name)
+    keys = plain.load_state_dict(torch.load(path, weights_only=True), strict=False)
+    assert {key.partition('.')[0] for key in keys.missing_keys} <= {'fc', 'classifier'} and not keys.unexpected_keys
+    plain.eval().double()
+    model.double()
+    classify = plain.fc if hasattr(plain, 'fc') else plain.classifier
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = classify(model.backbone(images)[-1].mean(dim=(2, 3)))
+        torch.testing.assert_close(plain(images), expected, rtol=1e-9, atol=1e-12)
+        assert plain(images).std(dim=0).median() > 1e-4
 
 
 def test_timm(pretrained, tmp_path):
@@ -267,10 +298,17 @@ class TestErrors:
         with pytest.raises(ValueError, match="'SparseConvNeXt'"):
             export.dense_config(dict(type='SparseConvNeXt'))
 
-    def test_a_network_that_torchvision_names_otherwise(self, pretrained, tmp_path, capsys):
-        pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS['mmpretrain']))
+    @pytest.mark.parametrize(
+        ('network', 'text'),
+        [
+            ('mmdet', 'the weights of a RegNet have no place in torchvision'),
+            ('mmpretrain', 'no mobilenet_v2 of torchvision'),  # a quarter of the width
+        ],
+    )
+    def test_a_network_that_torchvision_has_not(self, pretrained, tmp_path, capsys, network, text):
+        pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS[network]))
         code, path = exported(tmp_path, 'torchvision')
-        assert code == 1 and 'the names of a MobileNetV2 are not those of torchvision' in capsys.readouterr().err
+        assert code == 1 and text in capsys.readouterr().err
 
     @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
     def test_broken_file(self, pretrained, tmp_path, capsys, content):

@@ -80,7 +80,7 @@ class HGKDSparseBackbone(SparseEncoder, BaseModule):
 
     Args:
         backbone: Config of the network, which returns its maps: ``dict(type='MobileNetV3', arch='small',
-            out_indices=(0, 3, 8, 11))``, ``dict(type='TIMMBackbone', features_only=True, model_name='regnety_002')``.
+            out_indices=(1, 3, 8, 12))``, ``dict(type='TIMMBackbone', features_only=True, model_name='regnety_002')``.
         backend: Engine, see :class:`SparseEncoder`.
         init_cfg: As in ``BaseModule``.
 

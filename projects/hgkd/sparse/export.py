@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -34,6 +35,14 @@ LAYOUTS = {
     'torchvision': ('', None),
     'timm': ('', None),
 }
+# Networks that are the same in torchvision. EfficientNet pads otherwise there, RegNet and ConvNeXt have another order.
+IN_TORCHVISION = {
+    'ResNet': 'resnet{depth}',
+    'ResNeXt': 'resnext{depth}_{groups}x{width_per_group}d',
+    'MobileNetV2': 'mobilenet_v2',
+    'MobileNetV3': 'mobilenet_v3_{arch}',
+}
+IN_MMPRETRAIN = dict(groups=32, width_per_group=4, arch='small')  # what is not said in a config
 SPARSE_ONLY = ('backend', 'enable_sync_bn', 'init_cfg')  # what a plain ResNet lacks, or must not do
 
 
@@ -128,19 +137,48 @@ def estimate_bn(network: nn.Module, images: int, cfg: Config) -> int:
     return seen
 
 
-def for_library(backbone: dict, weights: dict[str, Tensor], host: str) -> dict[str, Tensor]:
-    """Return weights with the names of torchvision or timm, checked against its network, all but the classifier.
+def for_torchvision(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with the names of torchvision, checked against its network, all but the classifier.
+
+    Raises:
+        ValueError: There is no such network there, or another one: another width, stem or norm.
+    """
+    import torchvision
+
+    kind = backbone['type']
+    if kind not in IN_TORCHVISION:
+        raise ValueError(f"the weights of a {kind} have no place in torchvision: use the layout 'mmpretrain'")
+    name = IN_TORCHVISION[kind].format_map({**IN_MMPRETRAIN, **backbone})
+    if name not in torchvision.models.list_models():
+        raise ValueError(f'torchvision has no {name}')
+    expected = torchvision.models.get_model(name, weights=None).state_dict()
+    places = [key for key in expected if not key.startswith(('fc.', 'classifier.'))]
+    # Layers stand in one order in both; what a weight is called in its layer, and its shape, tell others apart.
+    pairs = [*zip_longest(places, weights)]
+    wrong = [
+        (theirs, ours)
+        for theirs, ours in pairs
+        if None in (theirs, ours)
+        or theirs.rpartition('.')[2] != ours.rpartition('.')[2]
+        or expected[theirs].shape != weights[ours].shape
+    ]
+    if wrong:
+        raise ValueError(f'this backbone is no {name} of torchvision: {len(wrong)} weights differ, as {wrong[0]}')
+    return {theirs: weights[ours] for theirs, ours in pairs}
+
+
+def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights with the names of timm, checked against its network, all but the classifier.
 
     Raises:
         ImportError: timm is not installed.
         ValueError: There is no such network there, or another one: another width, stem or norm.
     """
-    if host == 'timm':
-        try:
-            import timm
-        except ImportError as error:
-            raise ImportError('exporting for timm checks the result with it: pip install timm') from error
-    if backbone['type'] == 'TIMMBackbone' and host == 'timm':
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError('exporting for timm checks the result with it: pip install timm') from error
+    if backbone['type'] == 'TIMMBackbone':
         own = ('type', 'init_cfg', 'features_only', 'out_indices', 'pretrained', 'model_name', 'in_channels')
         options = {key: value for key, value in backbone.items() if key not in own}
         model = timm.create_model(backbone['model_name'], in_chans=backbone.get('in_channels', 3), **options)
@@ -151,25 +189,21 @@ def for_library(backbone: dict, weights: dict[str, Tensor], host: str) -> dict[s
             raise ValueError(f'{len(missing)} weights have no place in a {backbone["model_name"]}, as {missing[:3]}')
         return weights
     if backbone['type'] != 'ResNet':
-        raise ValueError(f"the names of a {backbone['type']} are not those of {host}: use the layout 'mmpretrain'")
+        raise ValueError(f"the names of a {backbone['type']} are not those of timm: use the layout 'mmpretrain'")
     name = f'resnet{backbone["depth"]}'
-    if host == 'timm':
-        model = timm.create_model(name, pretrained=False, num_classes=0)
-    else:
-        import torchvision
-
-        model = getattr(torchvision.models, name)(weights=None)
-        model.fc = nn.Identity()
     try:
-        model.load_state_dict(weights, strict=True)
+        timm.create_model(name, pretrained=False, num_classes=0).load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f'this backbone is no {name} of {host}: {str(error)[:400]}') from error
+        raise ValueError(f'this backbone is no {name} of timm: {str(error)[:400]}') from error
     return weights
 
 
 def name_in_timm(name: str, expected: dict[str, Tensor]) -> str:
     """Return the name in a whole network of timm of a weight of its ``features_only`` form, ``stages_0.x`` there."""
     return name if name in expected else re.sub(r'^([a-z]+)_(\d+)\.', r'\1.\2.', name)
+
+
+LIBRARIES = {'torchvision': for_torchvision, 'timm': for_timm}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,8 +226,8 @@ def run(args: argparse.Namespace) -> None:
     network = fill(backbone, backbone_weights(read_weights(args.checkpoint)))
     seen = estimate_bn(network, args.bn_images, cfg) if args.bn_images else 0
     weights = network.state_dict()
-    if args.layout in ('torchvision', 'timm'):
-        weights = for_library(backbone, weights, args.layout)
+    if args.layout in LIBRARIES:
+        weights = LIBRARIES[args.layout](backbone, weights)
     prefix, key = LAYOUTS[args.layout]
     weights = {prefix + name: value for name, value in weights.items()}
     meta = dict(

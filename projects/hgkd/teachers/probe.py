@@ -66,6 +66,30 @@ def check_teacher(provider: TeacherProvider, images: Tensor, active: Tensor | No
     return maps
 
 
+def check_prediction(pred: Tensor, target: Tensor, image_size: tuple[int, int]) -> None:
+    """See that a student predicts a map like the target.
+
+    Args:
+        pred: ``(1, D', h', w')`` of the student.
+        target: ``(1, D, h, w)`` of the teacher.
+        image_size: ``(H, W)``.
+
+    Raises:
+        ValueError: Another grid or other channels.
+    """
+    if pred.shape[2:] != target.shape[2:]:
+        raise ValueError(
+            f'for an image of {image_size[0]} x {image_size[1]} pixels the teacher gives a grid of {target.shape[2]} x '
+            f'{target.shape[3]}, the student predicts {pred.shape[2]} x {pred.shape[3]}. Set target_stride of the '
+            "student to the stride of the teacher's taps, or resize_input=True to resize what the teacher sees"
+        )
+    if pred.shape[1] != target.shape[1]:
+        raise ValueError(
+            f'the teacher gives {target.shape[1]} channels, the student predicts {pred.shape[1]}: set out_channels '
+            f'of the student to {target.shape[1]}'
+        )
+
+
 def share_found(provider: TeacherProvider, images: Tensor, active: Tensor | None, number: int, dark: Tensor) -> float:
     """Return the share of patches whose lighting changes a map most where they are, or beside it in a fine grid.
 
