@@ -132,6 +132,25 @@ class TestPhotos:
             torch.testing.assert_close(other.backbone.state_dict(), model.backbone.state_dict(), rtol=0, atol=0)
         assert (model.target_stride, model.predictor.out_channels) == (16, 96)
 
+    def test_kept_targets_are_those_of_the_images(self):
+        """In five epochs the teacher is asked for four variants of each photo and no more."""
+
+        class Student(torch.nn.Linear):
+            asked, seen = 0, ()
+
+            def teacher(self, images):
+                self.asked += len(images)
+                return images.mean(dim=(2, 3))
+
+            def loss(self, images):
+                self.seen = [*self.seen, images]
+                assert torch.equal(self.teacher(images, None), images.mean(dim=(2, 3)))
+                return dict(loss=self.weight.square().sum())
+
+        model, images = Student(1, 1), torch.randn(photos.BATCH + 5, 3, 24, 24)
+        photos.pretrain(model, images, epochs=5, seed=0)
+        assert model.asked == 4 * len(images) and len(model.seen) == 5
+
     def test_stitched_map_is_that_of_each_window(self):
         images = torch.randn(2, 3, 64, 96)
         found = pictures.stitched(lambda x: F.avg_pool2d(x, 32), images, 32, step=8)
