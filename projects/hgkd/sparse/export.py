@@ -35,7 +35,7 @@ LAYOUTS = {
     'torchvision': ('', None),
     'timm': ('', None),
 }
-# Networks that are the same in torchvision. EfficientNet pads otherwise there, RegNet and ConvNeXt have another order.
+# Networks that are the same in torchvision. EfficientNet has other logits, RegNet and ConvNeXt another order.
 IN_TORCHVISION = {
     'ResNet': 'resnet{depth}',
     'ResNeXt': 'resnext{depth}_{groups}x{width_per_group}d',

@@ -2,9 +2,9 @@
 
 The photos are the 800 of clothing10 in tests/data, tested on 341; ``--data <folder>`` takes another set of the same
 layout (``{train,val}/<class>/*``), as flowers5 or CIFAR-10. Digits are the quick tier (``--only digits --out
-projects/cae/results/digits``, so that the README shows the photos). Probes see
-the mean of the patch tokens, or all of them side by side, standardized as the batch norm of the paper's linear probe
-does: logistic regression on all labels and on ten labels a class (mean of five draws), and the ten nearest neighbors.
+projects/cae/results/digits``, so that the README shows the photos). Probes see the mean of the patch tokens, or all of
+them side by side, standardized as the batch norm of the paper's linear probe does: logistic regression on all labels
+and on ten labels a class (mean of five draws), and the ten nearest neighbors.
 On photos encoders are also fine-tuned, from the weights that another arm has left.
 """
 

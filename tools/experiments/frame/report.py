@@ -115,8 +115,12 @@ def claims_section(record: dict, data: str = '') -> str:
             header = ('compared', 'metric', 'expected', 'mean [95 % interval]', 'n', 'verdict')
             parts.append(markdown_table(header, rows))
         if claim['arms']:
-            rows = [[a['name'], a['metric'], number(a['mean']), number(a['std'], 2)] for a in claim['arms']]
-            parts.append(markdown_table(('arm', 'metric', 'mean', 'std'), rows))
+            # Arms of one claim may have other numbers of seeds; older records kept no values.
+            rows = [
+                [a['name'], a['metric'], number(a['mean']), number(a['std'], 2), len(a.get('values') or ()) or '']
+                for a in claim['arms']
+            ]
+            parts.append(markdown_table(('arm', 'metric', 'mean', 'std', 'n'), rows))
     return '\n\n'.join(parts)
 
 
