@@ -24,7 +24,7 @@ SHOWN = (
         'docs/*.md',
         'docs/*.css',
     ),
-    *('projects/*/*.md', 'projects/*/results/*.png', 'projects/*/results/*.jpg', 'requirements/torch.txt'),
+    *('projects/*/*.md', 'projects/*/results/**/*.png', 'projects/*/results/**/*.jpg', 'requirements/torch.txt'),
     *('configs/*/*.py', 'tests/data/*/README.md'),
 )
 
