@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
 
@@ -28,9 +29,39 @@ def test_formula(bank, hash_embeddings):
     with torch.no_grad():
         model.scale.fill_(3.0)
     raw = torch.from_numpy(load_embeddings(hash_embeddings).lookup(NAMES))
-    expected = model.norm(model.projection(3 * raw / raw.norm(dim=1, keepdim=True)))
+    unit = raw / raw.norm(dim=1, keepdim=True)
+    centered = unit - unit.mean(0)
+    expected = model.norm(model.projection(3 * centered / centered.norm(dim=1, keepdim=True)))
     torch.testing.assert_close(model(), expected)
     assert expected.shape == (4, 16)
+
+
+def test_what_names_have_in_common_is_left_out():
+    """Of vectors that are alike, as a language model's number words are; a name that is given twice counts once."""
+    digits = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+    model = TextBank('minilm-l6-v2', (*digits, 'zero'), embed_dims=384)  # no projection
+    prompts = F.normalize(model(), dim=1)[:10]
+    alike = F.normalize(model.vectors[:10], dim=1)
+    off_diagonal = ~torch.eye(10, dtype=torch.bool)
+    assert (alike @ alike.T)[off_diagonal].mean() > 0.5
+    torch.testing.assert_close((prompts @ prompts.T)[off_diagonal].mean(), torch.tensor(-1 / 9), atol=0.02, rtol=0)
+    assert torch.equal(model.center, TextBank('minilm-l6-v2', digits, embed_dims=384).center)
+
+
+def test_a_single_name_has_no_center(bank):
+    raw = F.normalize(bank(['cat']).vectors, dim=1)
+    for names in (['cat'], ['cat', 'cat']):
+        model = bank(names)
+        torch.testing.assert_close(model()[:1], model.norm(model.projection(raw)))
+
+
+def test_a_checkpoint_from_before_there_was_a_center_computes_what_it_did(bank):
+    model, old = bank(), bank()
+    old.center.zero_()
+    state = {key: value for key, value in old.state_dict().items() if key != 'center'}
+    model.load_state_dict(state, strict=True)
+    assert torch.equal(model(), old())
+    assert 'center' not in state
 
 
 def test_raw_vectors_by_option(bank, hash_embeddings):
@@ -58,7 +89,8 @@ def test_set_names_looks_up_names_that_were_never_trained(bank):
     model.set_names(['zebra', 'dog'])
     assert model().shape == (2, 16)
     torch.testing.assert_close(model()[1], bank()()[1])
-    assert torch.equal(model(), bank(['zebra', 'dog'])())
+    model.set_names(NAMES)
+    assert torch.equal(model(), bank()())
 
 
 def test_unknown_name_says_how_to_add_it(bank):
@@ -93,7 +125,7 @@ def test_trainable_bank_starts_from_the_file(bank):
 def test_frozen_vectors_are_not_in_the_checkpoint(bank):
     model = bank()
     assert set(model.state_dict()) == {
-        *('scale', 'fingerprint', 'projection.weight', 'projection.bias', 'norm.weight', 'norm.bias')
+        *('scale', 'center', 'fingerprint', 'projection.weight', 'projection.bias', 'norm.weight', 'norm.bias')
     }
     assert model.vectors.requires_grad is False
 
@@ -195,7 +227,8 @@ def test_names_start_as_different_as_their_embeddings(bank):
     """A bias as large as the projected vectors would make all prompts alike."""
     model = bank(('person', 'dog', 'traffic light', 'banana'), embeddings='minilm-l6-v2', embed_dims=512)
     model.init_weights()
-    vectors = torch.nn.functional.normalize(model.vectors, dim=1)
-    prompts = torch.nn.functional.normalize(model(), dim=1)
+    vectors = F.normalize(model.vectors, dim=1)
+    vectors = F.normalize(vectors - vectors.mean(0), dim=1)
+    prompts = F.normalize(model(), dim=1)
     # A random projection to 512 channels keeps a cosine to about 1 / sqrt(512).
     torch.testing.assert_close(prompts @ prompts.T, vectors @ vectors.T, atol=0.15, rtol=0)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, xavier_init
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ class TextBank(BaseModule):
     Note:
         Not in the paper: our decision. The released code makes the bank a trainable parameter that starts from raw CLIP
         vectors. Here it is a frozen buffer, kept out of the checkpoint, so that names that were never trained can be
-        looked up later; and the vectors are normalized and scaled by one learned number, because raw CLIP vectors have
-        norms near 10 and a mean pairwise cosine of 0.8. ``trainable=True, normalize=False`` is the released way.
+        looked up later; and the vectors are centered, normalized and scaled by one learned number, because raw CLIP
+        vectors have norms near 10 and a mean pairwise cosine of 0.8: what all names have in common tells none from
+        another. ``trainable=True, normalize=False`` is the released way.
 
     Args:
         embeddings: Name of a packaged cache (``'minilm-l6-v2'``) or path of an ``.npz`` that ``embed-names`` wrote.
@@ -36,7 +38,8 @@ class TextBank(BaseModule):
         embed_dims: ``D``.
         trainable: Whether the vectors are parameters. What a name has learned is kept when the names change, and found
             again in a checkpoint of other names.
-        normalize: Whether vectors are divided by their L2 norm and multiplied by a learned scale.
+        normalize: Whether the directions of the vectors are taken without their mean over ``names``, divided by their
+            L2 norm and multiplied by a learned scale. The mean stays when the names change, and is in the checkpoint.
         init_cfg: See :class:`mmengine.model.BaseModule`.
     """
 
@@ -56,12 +59,13 @@ class TextBank(BaseModule):
         text_dims = self.source.lookup(names[:1]).shape[1]
         self.projection = nn.Linear(text_dims, embed_dims) if text_dims != embed_dims else nn.Identity()
         self.norm = nn.LayerNorm(embed_dims)
-        if normalize:
-            self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer('fingerprint', self._fingerprint())
         self._keys: list[tuple[str, int]] = []
         self._learned: dict[tuple[str, int], Tensor] = {}
         self.set_names(names)
+        if normalize:
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer('center', _center(self.vectors.detach()))
 
     def init_weights(self) -> None:
         """Start the projection without bias.
@@ -102,7 +106,7 @@ class TextBank(BaseModule):
         """Return the prompts ``(V, D)``."""
         vectors = self.vectors
         if self.normalize:
-            vectors = nn.functional.normalize(vectors, dim=-1) * self.scale
+            vectors = F.normalize(F.normalize(vectors, dim=-1) - self.center, dim=-1) * self.scale
         return self.norm(self.projection(vectors))
 
     def _fingerprint(self) -> Tensor:
@@ -118,6 +122,8 @@ class TextBank(BaseModule):
                 f'{self.source.backend!r} / {self.source.template!r}. Give `text_bank.embeddings` the file that '
                 'the checkpoint was trained with, or drop the keys `text_bank.*` from the checkpoint to retrain them.'
             )
+        if saved is not None and self.normalize:  # checkpoints from before there was a center
+            state_dict.setdefault(prefix + 'center', torch.zeros_like(self.center))
         saved = state_dict.get(prefix + 'row_names')
         if self.trainable and saved is not None:
             names = json.loads(saved.cpu().numpy().tobytes())
@@ -125,6 +131,12 @@ class TextBank(BaseModule):
             state_dict[prefix + 'vectors'] = self._with_learned(self.vectors.detach())
             state_dict[prefix + 'row_names'] = self.row_names
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _center(vectors: Tensor) -> Tensor:
+    """Return the mean direction ``(E)`` of ``(V, E)``; zero if all are one name, of which nothing would be left."""
+    directions = F.normalize(vectors, dim=-1).unique(dim=0)
+    return directions.mean(0) if len(directions) > 1 else torch.zeros_like(directions[0])
 
 
 def _keys(names: Sequence[str]) -> list[tuple[str, int]]:

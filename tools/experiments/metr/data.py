@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from mmplugins.metr.text.embeddings import NameEmbeddings, load_embeddings, save_embeddings
-
 SIZE = 96  # pixels, images are square
 DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 A, B = DIGITS[:6], DIGITS[4:]
@@ -81,29 +79,14 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     return np.clip(high - low, 0, None).prod() / min(areas)
 
 
-def write_names(path: Path) -> None:
-    """Write the language vectors of the ten number words (MiniLM, unit length) without their mean.
-
-    They are alike (mean cosine 0.62), and what they have in common tells a small model nothing.
-    """
-    source = load_embeddings('minilm-l6-v2')
-    vectors = source.lookup(DIGITS)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors -= vectors.mean(0)
-    save_embeddings(
-        path, NameEmbeddings(DIGITS, vectors, f'{source.backend}, mean removed', source.template, str(path))
-    )
-
-
 def make_sets(folder: Path, photos: Path, scale: float = 1.0) -> None:
     """Write all sets as PNG files and COCO annotations; a set that is there stays.
 
     Args:
-        folder: Gets ``<set>.json``, ``<set>/*.png`` and ``names.npz``.
+        folder: Gets ``<set>.json`` and ``<set>/*.png``.
         photos: With ``train/`` and ``val/``.
         scale: Factor of the numbers of images, for a smoke test.
     """
-    write_names(folder / 'names.npz')
     for seed, (key, (names, shown, count)) in enumerate(SETS.items()):
         if (folder / f'{key}.json').is_file():
             continue

@@ -1,5 +1,6 @@
 """Config of a small METR for the digit sets, and the two pieces that the comparisons replace."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -7,12 +8,14 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
+from experiments import ROOT
 from experiments.metr.data import SETS
 from mmplugins.metr import CategoryExtractionModule, GroupHungarianAssigner
 from mmplugins.metr.head import FOCAL_COSTS
 
 DIMS, LEVELS, TOP_K = 64, 2, 5
-LOSS_WEIGHTS = dict(digits=(4.0, 1.0, 0.5), shipped=(2.0, 5.0, 2.0))  # class, L1, GIoU
+SHIPPED = Config.fromfile(ROOT / 'configs/metr/metr_dino-r18_1xb4-10e_samples.py')  # whose recipe all arms train with
+BATCH = 8
 
 
 @TASK_UTILS.register_module()
@@ -35,29 +38,23 @@ class RandomRetention(CategoryExtractionModule):
         return super().retain(torch.randn_like(logits), allowed, num_categories, gt_counts)
 
 
-def model_config(embeddings: str, vocabulary: dict, **overrides) -> dict:
+def model_config(vocabulary: dict, **overrides) -> dict:
     """METR on DINO: ResNet-18 at quarter width from scratch, strides 8 and 16, two encoder and two decoder layers.
 
-    With METR's defaults the CEM's vectors of the ten names become almost one (mean cosine 0.99) within a few hundred
-    iterations, and the model learns to find digits but, in 900 iterations, not to tell them apart. Hence, for all arms
-    alike: vectors without their mean, a projection that learns slowly (``run_config``), and smaller weights of the box
-    losses. The arm of the shipped config has none of these.
+    Name vectors and losses are those of the shipped small config.
 
     Args:
-        embeddings: Path or packaged name of the name vectors.
         vocabulary: Of the model.
-        **overrides: ``cem`` and ``assigner`` (types), ``mask_unannotated``; ``recipe='shipped'`` for what
-            ``metr_dino-r18_1xb4-10e_samples.py`` has.
+        **overrides: ``cem`` and ``assigner`` (types), ``mask_unannotated``.
     """
     attention = dict(embed_dims=DIMS, num_heads=4, dropout=0.0)
     deformable = dict(embed_dims=DIMS, num_heads=4, num_levels=LEVELS, dropout=0.0)
     ffn = dict(embed_dims=DIMS, feedforward_channels=4 * DIMS, ffn_drop=0.0)
     norm = dict(type='GN', num_groups=8)
-    class_weight, box_weight, iou_weight = LOSS_WEIGHTS[overrides.get('recipe', 'digits')]
     return dict(
         type='METR',
         vocabulary=vocabulary,
-        text_bank=dict(embeddings=embeddings),
+        text_bank=SHIPPED.model.text_bank,
         cem=dict(type=overrides.get('cem', 'CategoryExtractionModule'), num_heads=4, feedforward_channels=4 * DIMS),
         num_categories=TOP_K,
         num_queries=8,
@@ -82,13 +79,7 @@ def model_config(embeddings: str, vocabulary: dict, **overrides) -> dict:
             post_norm_cfg=None,
         ),
         positional_encoding=dict(num_feats=DIMS // 2, normalize=True, offset=0.0, temperature=20),
-        bbox_head=dict(
-            type='METRHead',
-            embed_dims=DIMS,
-            loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=class_weight),
-            loss_bbox=dict(type='L1Loss', loss_weight=box_weight),
-            loss_iou=dict(type='GIoULoss', loss_weight=iou_weight),
-        ),
+        bbox_head=dict(SHIPPED.model.bbox_head, embed_dims=DIMS),
         dn_cfg=dict(box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=10)),
         train_cfg=dict(
             assigner=dict(type=overrides.get('assigner', 'GroupHungarianAssigner'), match_costs=FOCAL_COSTS)
@@ -103,7 +94,8 @@ def run_config(
     """Config of one training on ``sets`` and of the test on the names that these sets annotate."""
     names = [name for name in SETS['test'][0] if any(name in SETS[key][0] for key in sets)]
     vocabulary = dict(datasets={**{key: SETS[key][0] for key in sets}, 'test': tuple(names)})
-    shipped = overrides.get('recipe') == 'shipped'
+    optim_wrapper = copy.deepcopy(SHIPPED.optim_wrapper)
+    optim_wrapper.optimizer.lr *= BATCH / SHIPPED.auto_scale_lr.base_batch_size
     meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -126,14 +118,14 @@ def run_config(
         }
         dataset = dict(type='MultiVocabConcatDataset', datasets=datasets, vocabulary=vocabulary, pipeline=pipeline)
         sampler = dict(type='DefaultSampler', shuffle=False) if test else dict(type='InfiniteSampler', shuffle=True)
-        return dict(batch_size=20 if test else 8, num_workers=0, sampler=sampler, dataset=dataset)
+        return dict(batch_size=20 if test else BATCH, num_workers=0, sampler=sampler, dataset=dataset)
 
     return Config(
         dict(
             default_scope='mmdet',
             work_dir=str(work_dir),
             experiment_name=f'{work_dir.name}_{iters}',
-            model=model_config('minilm-l6-v2' if shipped else str(data / 'names.npz'), vocabulary, **overrides),
+            model=model_config(vocabulary, **overrides),
             train_dataloader=loader(sets, test=False),
             test_dataloader=loader(('test',), test=True),
             test_evaluator=dict(
@@ -144,12 +136,7 @@ def run_config(
             ),
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters + 1),
             test_cfg=dict(type='TestLoop'),
-            optim_wrapper=dict(
-                type='OptimWrapper',
-                optimizer=dict(type='AdamW', lr=4e-4 if shipped else 1e-3, weight_decay=1e-4),
-                paramwise_cfg=dict(custom_keys={} if shipped else {'text_bank': dict(lr_mult=0.02)}),
-                clip_grad=dict(max_norm=0.1, norm_type=2),
-            ),
+            optim_wrapper=optim_wrapper,
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=min(50, max(iters // 3, 1))),
                 dict(type='MultiStepLR', by_epoch=False, milestones=[int(0.8 * iters)], gamma=0.1),
