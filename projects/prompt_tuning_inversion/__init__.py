@@ -15,6 +15,7 @@ from .pairs.sample import EditDataSample
 from .prompt_tuning import PromptTuningInversion
 from .tinted_digits.dataset import TintedDigits
 from .tinted_digits.judge import TintedDigitAccuracy
+from .tinted_digits.scenes import TintedScenes
 from .tinted_digits.training import TintedDigitAutoencoder, TintedDigitDenoiser
 from .tuning import TuningEditor
 
@@ -59,6 +60,7 @@ __all__ = [
     'TintedDigitAutoencoder',
     'TintedDigitDenoiser',
     'TintedDigits',
+    'TintedScenes',
     'TinyAutoencoder',
     'TinyDenoiser',
     'TuningEditor',

@@ -10,7 +10,6 @@ The first two lines take about fifteen minutes on a core. The folder loads as a 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -18,20 +17,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmplugins.prompt_tuning_inversion import TintedDigitDenoiser
-from mmplugins.prompt_tuning_inversion.tinted_digits.parts import SCHEDULER
-
-INDEX = dict(
-    _class_name='StableDiffusionPipeline',
-    feature_extractor=[None, None],
-    image_encoder=[None, None],
-    requires_safety_checker=False,
-    safety_checker=[None, None],
-    scheduler=['diffusers', 'DDIMScheduler'],
-    text_encoder=['transformers', 'CLIPTextModel'],
-    tokenizer=['transformers', 'CLIPTokenizer'],
-    unet=['diffusers', 'UNet2DConditionModel'],
-    vae=['diffusers', 'AutoencoderKL'],
-)
 
 
 def main() -> None:
@@ -45,19 +30,7 @@ def main() -> None:
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py').model
     model: TintedDigitDenoiser = MODELS.build(cfg)
     model.load_state_dict(checkpoint['state_dict'])
-    vae = model.autoencoder.vae
-    vae.register_to_config(scaling_factor=model.scaling_factor.item())
-    for name, part in (('text_encoder', model.text_encoder), ('unet', model.unet), ('vae', vae)):
-        part.half().save_pretrained(args.out / name, safe_serialization=True)
-        for path in (args.out / name).iterdir():
-            path.chmod(0o644)  # safetensors makes files that only their owner can read
-    model.tokenizer.save_pretrained(args.out / 'tokenizer')
-    (args.out / 'scheduler').mkdir(exist_ok=True)
-    for path, content in (
-        ('scheduler/scheduler_config.json', dict(_class_name='DDIMScheduler', **SCHEDULER)),
-        ('model_index.json', INDEX),
-    ):
-        (args.out / path).write_text(json.dumps(content, indent=2) + '\n')
+    model.save_folder(args.out)
     size = sum(path.stat().st_size for path in args.out.rglob('*') if path.is_file())
     print(f'{args.out}: {size / 1e6:.1f} MB, {sum(p.numel() for p in model.parameters()):,} numbers')
 

@@ -95,7 +95,10 @@ def vae_config(channels: Sequence[int] = (16, 32, 32), latent_channels: int = 4,
 
 
 def unet_config(
-    channels: Sequence[int] = (48, 64), latent_channels: int = 4, cross_attention_dim: int = 64, sample_size: int = 8
+    channels: Sequence[int] = (48, 64),
+    latent_channels: int = 4,
+    cross_attention_dim: int = 64,
+    sample_size: int | Sequence[int] = 8,
 ) -> dict:
     """Arguments of ``UNet2DConditionModel``: cross-attention at every level, one layer a block."""
     return dict(

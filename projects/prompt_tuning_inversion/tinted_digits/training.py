@@ -6,7 +6,9 @@ The losses are those of latent diffusion (arXiv 2112.10752); not in the paper, w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,20 @@ from torch import Tensor
 
 from ..extras import require
 from .parts import SCHEDULER, build_text_encoder, build_tokenizer, unet_config, vae_config
+
+# Of a diffusers folder: which class each part is.
+INDEX = dict(
+    _class_name='StableDiffusionPipeline',
+    feature_extractor=[None, None],
+    image_encoder=[None, None],
+    requires_safety_checker=False,
+    safety_checker=[None, None],
+    scheduler=['diffusers', 'DDIMScheduler'],
+    text_encoder=['transformers', 'CLIPTextModel'],
+    tokenizer=['transformers', 'CLIPTokenizer'],
+    unet=['diffusers', 'UNet2DConditionModel'],
+    vae=['diffusers', 'AutoencoderKL'],
+)
 
 
 @MODELS.register_module()
@@ -53,6 +69,7 @@ class TintedDigitDenoiser(BaseModel):
         autoencoder: Config of a :class:`TintedDigitAutoencoder`; it is frozen, ``init_cfg`` names its checkpoint.
         unet: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.unet_config`.
         text_encoder: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.build_text_encoder`.
+        tokenizer: Arguments of :func:`~mmplugins.prompt_tuning_inversion.tinted_digits.parts.build_tokenizer`.
         drop_prompt: Share of empty prompts, for classifier-free guidance (arXiv 2207.12598).
         init_cfg: Of mmengine.
     """
@@ -62,12 +79,13 @@ class TintedDigitDenoiser(BaseModel):
         autoencoder: dict,
         unet: dict | None = None,
         text_encoder: dict | None = None,
+        tokenizer: dict | None = None,
         drop_prompt: float = 0.1,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         diffusers = require('diffusers')
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = build_tokenizer(**(tokenizer or {}))
         self.text_encoder = build_text_encoder(self.tokenizer, **(text_encoder or {}))
         self.unet = diffusers.UNet2DConditionModel(**unet_config(**(unet or {})))
         self.autoencoder = MODELS.build(autoencoder).requires_grad_(False)
@@ -97,3 +115,19 @@ class TintedDigitDenoiser(BaseModel):
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         return dict(loss=F.mse_loss(self.unet(noisy, timesteps, embeds).sample, noise))
+
+    def save_folder(self, out: Path) -> None:
+        """Write a diffusers folder of float16 weights; this model is in float16 then."""
+        vae = self.autoencoder.vae
+        vae.register_to_config(scaling_factor=self.scaling_factor.item())
+        for name, part in (('text_encoder', self.text_encoder), ('unet', self.unet), ('vae', vae)):
+            part.half().save_pretrained(out / name, safe_serialization=True)
+            for path in (out / name).iterdir():
+                path.chmod(0o644)  # safetensors makes files that only their owner can read
+        self.tokenizer.save_pretrained(out / 'tokenizer')
+        (out / 'scheduler').mkdir(exist_ok=True)
+        for path, content in (
+            ('scheduler/scheduler_config.json', dict(_class_name='DDIMScheduler', **SCHEDULER)),
+            ('model_index.json', INDEX),
+        ):
+            (out / path).write_text(json.dumps(content, indent=2) + '\n')
