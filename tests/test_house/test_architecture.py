@@ -18,7 +18,7 @@ IN_ROOT_REGISTRIES = {
     'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'FasterCPUProductsHook', 'GenerativeDistillHook',
     'HGKDDistilledModel', 'LoadEditImage', 'NegativePromptEditor', 'NullTextInversionEditor', 'PromptTuningInversion',
     'SDEditEditor', 'SPSA', 'SPSAInserter', 'SPSANet', 'SaveEditGridHook', 'TintedDigitAccuracy',
-    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
+    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits', 'TintedScenes',
 }  # fmt: skip
 MOST_FILES = 16  # in one room
 
