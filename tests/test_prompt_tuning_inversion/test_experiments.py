@@ -4,9 +4,10 @@ import pytest
 
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
-from experiments.prompt_tuning_inversion import arms
-from experiments.prompt_tuning_inversion.claims import FREE, claims
-from experiments.prompt_tuning_inversion.figure import draw, points
+from experiments.prompt_tuning_inversion import arms, scenes
+from experiments.prompt_tuning_inversion.claims import FREE, claims, trade_off
+from experiments.prompt_tuning_inversion.figure import draw
+from experiments.prompt_tuning_inversion.scene_pictures import draw_trade_off
 
 
 def level(name: str) -> float:
@@ -53,7 +54,7 @@ def verdicts(found: Found) -> list[str]:
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 12
+    assert verdicts(found_with()) == ['holds'] * 12 + ['undecided'] * 7
 
 
 @pytest.mark.parametrize(
@@ -87,9 +88,73 @@ def test_an_eta_is_judged_on_other_images_than_it_is_chosen_by():
 
 
 def test_points_are_means_over_groups():
-    assert points(found_with(), 'SDEdit w5')[0.5] == pytest.approx((1.0, 1.0, 25.025))
+    assert trade_off(found_with()).points('SDEdit w5')[0.5] == pytest.approx((1.0, 1.0, 25.025))
 
 
 def test_figure_is_drawn(tmp_path):
-    draw(found_with(), tmp_path / 'trade_off.png')
+    draw(found_with(), trade_off(found_with()), tmp_path / 'trade_off.png')
     assert (tmp_path / 'trade_off.png').read_bytes().startswith(b'\x89PNG')
+
+
+def scenes_with(turns: dict[str, float] | None = None, near: dict[str, float] | None = None) -> Found:
+    """Results of one model and three groups of four scenes.
+
+    Args:
+        turns: Of an arm, the strength from which on its edits succeed, in the place of that where all is as claimed.
+        near: Added to the PSNR of an arm's backgrounds.
+    """
+    results = {}
+    for name in (scenes.PERFECT, *scenes.EDITORS):
+        etas = (1.0,) if name == scenes.PERFECT else scenes.EDITORS[name]['etas']
+        ours = name.startswith('PTI')
+        turn = (turns or {}).get(name, 0.0 if name == scenes.PERFECT else 0.3 if ours else 0.5)
+        level = 22 + 2 * ours + (near or {}).get(name, 0.0)
+        edits = {
+            str(eta): dict(
+                color=[turn <= eta] * 4,
+                # Without tuning, the strongest edit does too much.
+                success=[turn <= eta and (eta < 1 or name == scenes.PERFECT)] * 4,
+                background=[level - 8 * eta + image / 100 for image in range(4)],
+            )
+            for eta in etas
+        }
+        psnr = [level + image / 100 for image in range(4)]
+        results[Job(scenes.TASK, name, 0)] = dict(groups=[dict(psnr=psnr, edits=edits) for _ in range(3)])
+    return Found(results)
+
+
+def scene_verdicts(found: Found) -> list[str]:
+    return [to_json(claim)['verdict'] for claim in scenes.claims(found)]
+
+
+def test_claims_on_scenes_hold_where_every_direction_is_right():
+    assert scene_verdicts(scenes_with()) == ['holds'] * 7
+
+
+@pytest.mark.parametrize(
+    ('turns', 'near', 'claim'),
+    [
+        ({scenes.PERFECT: 2.0}, {}, 0),  # what the model cannot show
+        ({}, {'DDIM target': 9.0}, 1),
+        ({'PTI target': 0.1}, {}, 2),  # colored at every strength
+        ({'PTI target': 2.0}, {}, 3),
+        ({}, {'DDIM null': 9.0}, 4),
+        ({}, {'SDEdit': 9.0}, 5),
+        ({}, {'edit-friendly': 9.0}, 6),
+        ({'PTI target': 2.0, 'PTI null': 2.0}, {}, 6),  # nearest, without any success
+    ],
+)
+def test_a_claim_on_scenes_does_not_hold_where_its_direction_is_wrong(turns, near, claim):
+    assert scene_verdicts(scenes_with(turns, near))[claim] != 'holds'
+
+
+def test_scenes_are_judged_on_other_groups_than_choose(tmp_path):
+    judged = [comparison for claim in scenes.claims(scenes_with())[3:] for comparison in claim.judged]
+    assert judged and all(len(comparison.values) == 8 for comparison in judged)
+    draw_trade_off(scenes_with(), tmp_path / 'trade_off.png')
+    assert (tmp_path / 'trade_off.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_claims_without_results_have_no_value():
+    for claim in claims(Found({})):
+        assert not any(one['values'] for one in (*to_json(claim)['judged'], *to_json(claim)['arms']))

@@ -42,13 +42,14 @@ def make_tasks(group: int, count: int) -> list[dict]:
 
 
 def build(kind: str, **kwargs) -> InversionEditor:
-    """An editor on the tiny model; updates are not stopped early, so that arms are of equal work."""
-    kwargs = dict(dict(num_steps=STEPS, guidance=EDIT_GUIDANCE), **kwargs)
+    """An editor, by default on the tiny model; updates are not stopped early, so that arms are of equal work."""
+    parts = dict(type='DiffusionParts', pretrained='tiny')
+    kwargs = dict(dict(parts=parts, num_steps=STEPS, guidance=EDIT_GUIDANCE), **kwargs)
     if kind in ('PromptTuningInversion', 'NullTextInversionEditor'):
         kwargs = dict(dict(inner_steps=UPDATES, early_stop=None), **kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of guidance 1, which is one of the arms
-        return MODELS.build(dict(type=kind, parts=dict(type='DiffusionParts', pretrained='tiny'), **kwargs))
+        return MODELS.build(dict(type=kind, **kwargs))
 
 
 def invert(editor: InversionEditor, tasks: list[dict]) -> Inversion:

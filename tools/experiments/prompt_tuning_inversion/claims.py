@@ -15,14 +15,14 @@ from experiments.frame.claims import Claim, Found, Row, Values, minus
 from experiments.frame.experiment import Experiment
 from experiments.frame.tasks import Context, Task
 from experiments.frame.verdict import Comparison
-from experiments.prompt_tuning_inversion import arms
+from experiments.prompt_tuning_inversion import arms, scene_pictures, scenes
 from experiments.prompt_tuning_inversion.arms import ETAS, GUIDANCES, INITS, STRENGTHS
-from experiments.prompt_tuning_inversion.figure import PSNR, W, draw, points
+from experiments.prompt_tuning_inversion.figure import PSNR, W, draw
 from experiments.prompt_tuning_inversion.strips import draw_edits
+from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff
 from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
 
 IMAGES = 12
-CHOOSE = 1  # groups by which the best eta is chosen; the others judge it
 GUIDED = tuple(guidance for guidance in GUIDANCES if guidance > 1)
 FREE = 'unconditional'
 OURS, NULL, SDEDIT = f'PTI target {W}', f'PTI null {W}', f'SDEdit {W}'
@@ -39,21 +39,24 @@ def edit(arm: str, group: int, context: Context) -> dict:
     return arms.run_arm({**arms.arms()[arm], **less}, tasks, DigitJudge())
 
 
+def groups_of(found: Found, arm: str) -> list[dict]:
+    """Results of an arm, by group; none if it was not run."""
+    return [group for _, group in sorted(found.results.get('edit', {}).get(arm, {}).items())]
+
+
 def images(found: Found, arm: str) -> Values:
     """PSNR of each image, by its number over all groups."""
-    groups = found.results['edit'][arm]
-    return dict(enumerate(value for group in sorted(groups) for value in groups[group]['psnr']))
+    return dict(enumerate(value for group in groups_of(found, arm) for value in group['psnr']))
 
 
-def edited(found: Found, arm: str, eta: float, key: str, skip: int = 0) -> Values:
-    """A number of each edited image, without those of the first ``skip`` groups."""
-    groups = found.results['edit'][arm]
-    used = sorted(groups)[skip:]
-    return dict(enumerate(float(value) for group in used for value in groups[group]['edits'][str(eta)][key]))
+def trade_off(found: Found) -> TradeOff:
+    """The edits of digits."""
+    return TradeOff(lambda arm: groups_of(found, arm), LABELS)
 
 
 def claims(found: Found) -> list[Claim]:
-    """What follows; everything is paired over images."""
+    """What follows for digits on black, then for scenes; everything is paired over images."""
+    edits = trade_off(found)
 
     def nearer(ours: str, theirs: str, above: float = 0) -> Comparison:
         values = minus(images(found, ours), images(found, theirs))
@@ -62,11 +65,8 @@ def claims(found: Found) -> list[Claim]:
     def rows(*names: str) -> list[Row]:
         return [Row(name, PSNR, images(found, name)) for name in names]
 
-    def edit_rows(arm: str, etas: tuple[float, ...]) -> list[Row]:
-        return [Row(f'{arm}, eta {eta:g}', LABELS[key], edited(found, arm, eta, key)) for eta in etas for key in LABELS]
-
     def change(arm: str, low: float, high: float, key: str, **side: float) -> Comparison:
-        values = minus(edited(found, arm, high, key), edited(found, arm, low, key))
+        values = minus(edits.values(arm, high, key), edits.values(arm, low, key))
         return Comparison(f'{arm}, eta {high:g} minus {low:g}', LABELS[key], values, unit='images', **side)
 
     strongest, target = GUIDED[-1], [f'DDIM target w{g:g}' for g in GUIDANCES]
@@ -102,13 +102,13 @@ def claims(found: Found) -> list[Claim]:
                 *(change(OURS, low, high, 'color', above=-0.05) for low, high in zip(ETAS, ETAS[1:], strict=False)),
                 *(change(OURS, low, high, 'shape', below=0) for low, high in zip(ETAS, ETAS[1:], strict=False)),
             ],
-            edit_rows(OURS, ETAS),
+            edits.rows(OURS, ETAS),
         ),
         Claim(
             'Some eta edits better than guided sampling of the prompt from the inverted noise (eta 1)',
             'abstract: trade-off between editability and fidelity',
             'as many new colors, as many digits kept (5 of 100 fewer at most), and a shape that is nearer',
-            better(found, (OURS, best_eta(found, OURS, (OURS, 1.0))), (OURS, 1.0)),
+            edits.better((OURS, edits.best_eta(OURS, (OURS, 1.0))), (OURS, 1.0)),
         ),
         Claim(
             'For every strength of SDEdit that shows the new color in half of the images, some eta edits better',
@@ -116,27 +116,27 @@ def claims(found: Found) -> list[Claim]:
             'as many new colors, as many digits kept (5 of 100 fewer at most), and a shape that is nearer',
             [
                 each
-                for strength, point in points(found, SDEDIT, CHOOSE).items()
+                for strength, point in edits.points(SDEDIT, CHOOSE).items()
                 if point[0] >= 0.5
-                for each in better(found, (OURS, best_eta(found, OURS, (SDEDIT, strength))), (SDEDIT, strength))
+                for each in edits.better((OURS, edits.best_eta(OURS, (SDEDIT, strength))), (SDEDIT, strength))
             ],
-            edit_rows(SDEDIT, STRENGTHS),
+            edits.rows(SDEDIT, STRENGTHS),
         ),
         Claim(
             'Tuning edits better than the same start without it',
             'abstract: trade-off between editability and fidelity',
             'against the best eta without tuning, from the prompt of the edit and from the empty one: as many new '
             'colors, as many digits kept (5 of 100 fewer at most), and a shape that is nearer',
-            [each for init in ('target', 'null') for each in rival(found, f'PTI {init} {W}', f'DDIM {init} {W}')],
-            [row for init in ('target', 'null') for row in edit_rows(f'DDIM {init} {W}', ETAS)],
+            [each for init in ('target', 'null') for each in edits.rival(f'PTI {init} {W}', f'DDIM {init} {W}')],
+            [row for init in ('target', 'null') for row in edits.rows(f'DDIM {init} {W}', ETAS)],
         ),
         Claim(
             'It edits better than its neighbors, from the better of its two starts',
             'abstract: trade-off between editability and fidelity; the neighbors are ours to choose',
             'against the best strength of null-text, negative-prompt and edit-friendly inversion, all told what is in '
             'the image: as many new colors, as many digits kept (5 of 100 fewer at most), and a shape that is nearer',
-            [each for other in NEIGHBORS for each in rival(found, best_start(found), other)],
-            [row for other in NEIGHBORS for row in edit_rows(other, STRENGTHS if other.startswith('edit') else ETAS)],
+            [each for other in NEIGHBORS for each in edits.rival(edits.best_arm(OURS, NULL), other)],
+            [row for other in NEIGHBORS for row in edits.rows(other, STRENGTHS if other.startswith('edit') else ETAS)],
         ),
         Claim(
             'More updates a step reconstruct better',
@@ -164,7 +164,7 @@ def claims(found: Found) -> list[Claim]:
                 Comparison(
                     f'{NULL} minus {OURS}, eta {eta:g}',
                     LABELS['color'],
-                    minus(edited(found, NULL, eta, 'color'), edited(found, OURS, eta, 'color')),
+                    minus(edits.values(NULL, eta, 'color'), edits.values(OURS, eta, 'color')),
                     unit='images',
                     **side,
                 )
@@ -172,59 +172,30 @@ def claims(found: Found) -> list[Claim]:
                 if eta >= 0.5
                 for side in (dict(above=-0.1), dict(below=0.1))
             ],
-            edit_rows(NULL, ETAS),
+            edits.rows(NULL, ETAS),
         ),
         Claim(
             'Null-text inversion, which is told what is in the image, reconstructs better than guided sampling too',
             'arXiv 2211.09794; a check of what both share',
             'at every guidance above 1, against the prompt of the image',
             [nearer(f'null-text w{g:g}', f'DDIM source w{g:g}') for g in GUIDED],
-            [*rows(*(f'null-text w{g:g}' for g in GUIDED)), *edit_rows(f'null-text {W}', (0.5, 1.0))],
+            [*rows(*(f'null-text w{g:g}' for g in GUIDED)), *edits.rows(f'null-text {W}', (0.5, 1.0))],
         ),
+        *scenes.claims(found),
     ]
 
 
-def best_eta(found: Found, arm: str, other: tuple[str, float]) -> float:
-    """The strength that is nearest in shape of those not worse than another edit in color and digit, to be judged."""
-    color, digit, _ = points(found, other[0], CHOOSE)[other[1]]
-    mine = {eta: point for eta, point in points(found, arm, CHOOSE).items() if (arm, eta) != other}
-    good = {eta: point for eta, point in mine.items() if point[0] >= color and point[1] >= digit} or mine
-    return max(good, key=lambda eta: good[eta][2])
-
-
-def success(found: Found, arm: str) -> dict[float, tuple[float, float]]:
-    """For each strength, on the groups that choose: the lesser of new colors and digits kept; PSNR of the shape."""
-    return {eta: (min(color, digit), shape) for eta, (color, digit, shape) in points(found, arm, CHOOSE).items()}
-
-
-def best_start(found: Found) -> str:
-    """The start of ours whose best strength edits best, on the groups that choose."""
-    return max((OURS, NULL), key=lambda arm: max(success(found, arm).values()))
-
-
-def rival(found: Found, ours: str, theirs: str) -> list[Comparison]:
-    """Judge our edits against the best of another method."""
-    edits = success(found, theirs)
-    other = theirs, max(edits, key=edits.get)
-    return better(found, (ours, best_eta(found, ours, other)), other)
-
-
-def better(found: Found, ours: tuple[str, float], theirs: tuple[str, float]) -> list[Comparison]:
-    """Judge an edit against another, on the groups that it was not chosen by."""
-    name = ' minus '.join(f'{arm}, eta {eta:g}' for arm, eta in (ours, theirs))
-    values = {key: minus(edited(found, *ours, key, CHOOSE), edited(found, *theirs, key, CHOOSE)) for key in LABELS}
-    bounds = dict(color=-0.05, digit=-0.05, shape=0.0)
-    return [Comparison(name, LABELS[key], values[key], above=bounds[key], unit='images') for key in LABELS]
-
-
 def pictures(found: Found, context: Context, folder: Path) -> None:
-    """The trade-off, and strips of edits."""
-    draw(found, folder / 'trade_off.png')
-    draw_edits(folder / 'edits.png')
+    """The trade-offs, and strips of edits, of what was run."""
+    if 'edit' in found.results:
+        draw(found, trade_off(found), folder / 'trade_off.png')
+        draw_edits(folder / 'edits.png')
+    if scenes.TASK in found.results:
+        scene_pictures.draw(found, context, folder)
 
 
 EXPERIMENT = Experiment(
-    tasks=dict(edit=Task(edit, (FREE, *arms.arms()), (0, 1, 2), minutes=0.7)),
+    tasks={'edit': Task(edit, (FREE, *arms.arms()), (0, 1, 2), minutes=0.7), **scenes.TASKS},
     claims=claims,
     pictures=pictures,
     packages=('diffusers', 'transformers', 'scikit-learn', 'mlxtend'),

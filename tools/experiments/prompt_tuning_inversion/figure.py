@@ -7,11 +7,11 @@ from statistics import mean
 
 from experiments.frame.claims import Found
 from experiments.prompt_tuning_inversion.arms import EDIT_GUIDANCE, GUIDANCES
+from experiments.prompt_tuning_inversion.trade_off import TradeOff
 from mmplugins.utils.atomic import replacing
 
 W = f'w{EDIT_GUIDANCE:g}'
 PSNR = 'PSNR to the autoencoder, dB'
-Point = tuple[float, float, float]
 
 
 def mean_psnr(found: Found, arm: str) -> float:
@@ -19,23 +19,7 @@ def mean_psnr(found: Found, arm: str) -> float:
     return mean(value for seed in found.results['edit'][arm].values() for value in seed['psnr'])
 
 
-def points(found: Found, arm: str, first: int | None = None) -> dict[float, Point]:
-    """For each strength: share of new colors, share of digits kept, PSNR of the shape; mean over groups.
-
-    Args:
-        found: Results of all groups.
-        arm: One that edits.
-        first: Of so many groups, the first ones; default all.
-    """
-    groups = [group for _, group in sorted(found.results['edit'][arm].items())[:first]]
-
-    def share(eta: str, key: str) -> float:
-        return mean(mean(map(float, group['edits'][eta][key])) for group in groups)
-
-    return {float(eta): tuple(share(eta, key) for key in ('color', 'digit', 'shape')) for eta in groups[0]['edits']}
-
-
-def draw(found: Found, path: Path) -> None:
+def draw(found: Found, edits: TradeOff, path: Path) -> None:
     """Reconstruction against guidance, and the trade-off of edits."""
     import matplotlib
 
@@ -55,7 +39,7 @@ def draw(found: Found, path: Path) -> None:
     left.legend(fontsize=7)
     for panel, place, label in ((middle, 0, 'new color shown'), (right, 1, 'digit kept')):
         for name in ('PTI target', 'PTI null', 'DDIM null', 'null-text', 'negative-prompt', 'edit-friendly', 'SDEdit'):
-            seen = points(found, f'{name} {W}')
+            seen = edits.points(f'{name} {W}')
             seen = {eta: point for eta, point in seen.items() if point[2] < 60}  # else nothing was changed
             style = '-' if name.startswith('PTI') else '--'
             xs, ys = [point[2] for point in seen.values()], [point[place] for point in seen.values()]

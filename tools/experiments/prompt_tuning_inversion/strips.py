@@ -1,5 +1,6 @@
 """Strips of four edits by prompt tuning inversion, and by the prompt without tuning."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +28,12 @@ def draw_edits(path: Path) -> None:
         labels = [task['prompt'] if label == 'image' else label for label in columns]
         pictures = [to_image(column[number]) for column in columns.values()]
         rows.append(strip(list(zip(labels, pictures, strict=True)), 96))
+    stack(rows).save(path, optimize=True)
+
+
+def stack(rows: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures below each other."""
     sheet = Image.new('RGB', (max(row.width for row in rows), sum(row.height for row in rows)), 'white')
     for number, row in enumerate(rows):
         sheet.paste(row, (0, sum(row.height for row in rows[:number])))
-    sheet.save(path, optimize=True)
+    return sheet
