@@ -1,11 +1,24 @@
-"""Task two, made for the mechanism: two scans of digits, far apart on one canvas; are they the same digit?"""
+"""Task two, made for the mechanism: two scans of digits, far apart with clutter between; are they the same digit?
+
+A strip of 16 slots of 8 x 8 pixels has a scan in one of the first two slots and one in one of the last two. Slots
+between hold clutter: the pixels of a scan in disorder. All have the same mean, so a view as coarse as a slot tells
+neither digits nor clutter apart, and nothing within 80 pixels of one scan tells of the other.
+"""
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-SIDE, WIDTH = 8, 40
+SIDE, SLOTS, ENDS, CLUTTER = 8, 16, 2, 4
 TRAINING_SCANS = 1200
+
+
+def load_scans(training: bool) -> tuple[Tensor, Tensor]:
+    """Return scans ``(n, 8, 8)`` with a mean of 1, and their digits ``(n)``, of the first 1200 or of the other 597."""
+    digits = load_digits()
+    chosen = slice(None, TRAINING_SCANS) if training else slice(TRAINING_SCANS, None)
+    scans, kinds = torch.from_numpy(digits.images[chosen]).float(), torch.from_numpy(digits.target[chosen])
+    return scans / scans.mean((1, 2), keepdim=True), kinds
 
 
 def make_pairs(number: int, training: bool, seed: int) -> tuple[Tensor, Tensor]:
@@ -13,26 +26,29 @@ def make_pairs(number: int, training: bool, seed: int) -> tuple[Tensor, Tensor]:
 
     Args:
         number: Of pairs.
-        training: From the first 1200 scans, else from the other 597.
+        training: Which scans, see `load_scans`.
         seed: Of the choice.
 
     Returns:
-        Canvases ``(number, 1, 8, 40)`` from 0 to 1, one scan of 8 x 8 at each end; labels ``(number)``, 1 for equal
-        digits.
+        Strips ``(number, 1, 8, 128)``; labels ``(number)``, 1 for equal digits.
     """
-    digits = load_digits()
-    chosen = slice(None, TRAINING_SCANS) if training else slice(TRAINING_SCANS, None)
-    scans = torch.from_numpy(digits.images[chosen]).float() / 16
-    kinds = torch.from_numpy(digits.target[chosen])
+    scans, kinds = load_scans(training)
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(high: int) -> int:
-        return int(torch.randint(high, (), generator=generator))
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (number,), generator=generator)
 
-    canvases, labels = torch.zeros(number, 1, SIDE, WIDTH), torch.arange(number) % 2
-    for canvas, label in zip(canvases, labels.tolist(), strict=True):
-        first = draw(len(scans))
-        candidates = ((kinds == kinds[first]) == bool(label)).nonzero()[:, 0]
-        canvas[0, :, :SIDE] = scans[first]
-        canvas[0, :, -SIDE:] = scans[candidates[draw(len(candidates))]]
-    return canvases, labels
+    def disorder(size: int) -> Tensor:
+        return torch.rand(number, size, generator=generator).argsort(1)
+
+    labels, strip = torch.arange(number) % 2, torch.arange(number)
+    first = draw(len(scans))
+    fitting = (kinds[first][:, None] == kinds) == labels[:, None].bool()
+    second = torch.multinomial(fitting.float(), 1, generator=generator)[:, 0]
+    slots = torch.zeros(number, SLOTS, SIDE, SIDE)
+    slots[strip, draw(ENDS)] = scans[first]
+    slots[strip, SLOTS - 1 - draw(ENDS)] = scans[second]
+    for place in ENDS + disorder(SLOTS - 2 * ENDS)[:, :CLUTTER].T:
+        pixels = scans[draw(len(scans))].flatten(1)
+        slots[strip, place] = pixels.gather(1, disorder(SIDE * SIDE)).unflatten(1, (SIDE, SIDE))
+    return slots.transpose(1, 2).flatten(2).unsqueeze(1), labels

@@ -49,8 +49,8 @@ class Found:
             self.results.setdefault(job.task, {}).setdefault(job.arm, {})[job.seed] = found
 
     def arms(self, task: str) -> list[str]:
-        """Names of the arms of a task."""
-        return list(self.results[task])
+        """Names of the arms of a task that were run."""
+        return list(self.results.get(task, ()))
 
     def first(self, task: str, arm: str) -> dict:
         """Result of the first seed."""

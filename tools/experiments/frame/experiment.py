@@ -28,6 +28,8 @@ class Experiment:
         prepare: Makes what all jobs share, once, before they start; must leave alone what is there.
         pictures: Draws more than the figure of the claims: ``pictures(found, context, folder)``.
         data: Default of ``--data``; None if there is nothing to choose.
+        on_data: ``on_data(folder)`` returns what is run where ``--data`` is given, in the place of ``tasks``: what
+            depends on the data, at their size.
         packages: Whose versions matter beside those of torch and the hosts.
     """
 
@@ -36,6 +38,7 @@ class Experiment:
     prepare: Callable[[Context], None] | None = None
     pictures: Callable[[Found, Context, Path], None] | None = None
     data: Path | None = None
+    on_data: Callable[[Path], Mapping[str, Task]] | None = None
     packages: tuple[str, ...] = ()
 
 
@@ -102,7 +105,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     work = work / 'quick' if args.quick else work
     out = args.out or (work if args.quick or args.data else ROOT / 'projects' / args.plugin / 'results')
     context = Context(work=work, folder=work, data=data, quick=args.quick)
-    tasks = experiment.tasks
+    tasks = experiment.on_data(data) if args.data and experiment.on_data else experiment.tasks
     most = 1 if args.quick else None
     names = {*tasks, *(f'{name}/{arm}' for name, task in tasks.items() for arm in task.arms)}
     if unknown := set(args.only or ()) - names:
