@@ -52,6 +52,20 @@ def test_shipped_results_are_not_overwritten(start, folders, option):
     assert list((folders / 'work').rglob('claims.json'))
 
 
+def test_other_data_have_tasks_of_their_own(folders):
+    """In the place of all others: what does not depend on the data is not run again."""
+    experiment = Experiment(
+        tasks=dict(task=Task(measure, ('ours',)), fixed=Task(measure, ('alone',))),
+        claims=lambda found: [Claim('Measured', 'ours', '', [], [found.row('task', 'ours', 'value', 'value')])],
+        data=folders / 'small',
+        on_data=lambda folder: dict(task=Task(measure, ('ours',), tuple(range(int((folder / 'number').read_text()))))),
+    )
+    options = ['any', '--processes', '1', '--work-dir', str(folders / 'work'), '--out', str(folders / 'out')]
+    run(experiment, build_parser().parse_args([*options, '--data', str(folders / 'large')]))
+    (claim,) = json.loads((folders / 'out/claims.json').read_text())['claims']
+    assert len(claim['arms'][0]['values']) == 5 and not list((folders / 'work').rglob('alone'))
+
+
 def test_missing_data_are_named(start, folders):
     with pytest.raises(SystemExit, match='nowhere does not exist'):
         start('--data', folders / 'nowhere')
