@@ -202,7 +202,7 @@ def size_claim(found: Found) -> Claim:
 
 
 PHOTO_TASK = Task(photos, tuple(OPTIONS), tuple(range(10)), minutes=0.6)
-LARGE_MINUTES = 40  # of 50,000 photos of 32 pixels, 20 epochs
+LARGE_MINUTES = 43  # of 50,000 photos of 32 pixels, 20 epochs, by the time of a step
 DETECTORS = {
     f'detect {epochs}': Task(
         functools.partial(detect, epochs=epochs), tuple(NECKS), (0, 1, 2, 3, 4), minutes=epochs / 5

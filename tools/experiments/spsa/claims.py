@@ -267,7 +267,7 @@ def pictures(found: Found, context: Context, folder: Path) -> None:
 
 
 PHOTO_TASK = Task(photos, tuple(ARMS), tuple(range(10)), minutes=0.3)
-LARGE_MINUTES = 15  # of 50,000 photos of 32 pixels, 20 epochs
+LARGE_MINUTES = 11  # of 50,000 photos of 32 pixels, 20 epochs, by the time of a step
 EXPERIMENT = Experiment(
     tasks=dict(
         detect=Task(detect, tuple(DETECTOR_MIXERS), tuple(range(8)), minutes=1.0),
