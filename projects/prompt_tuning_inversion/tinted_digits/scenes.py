@@ -17,8 +17,13 @@ from torch import Tensor
 
 from .dataset import COLORS, SIZE, TintedDigits, prompt_of, read_digits, tint
 
-SATURATION = 0.35  # of the photos, of their own: a strong color then is that of a digit
+SATURATION, BRIGHTNESS = 0.35, 0.5  # of the photos, of their own: what is bright and strongly colored is a digit
 BLUR = 2  # pixels by which a digit's mask is grown: the tiny autoencoder draws no sharper edge
+
+
+def subdued(photo: Image.Image) -> Image.Image:
+    """A photo that leaves the strong colors to the digits."""
+    return ImageEnhance.Brightness(ImageEnhance.Color(photo).enhance(SATURATION)).enhance(BRIGHTNESS)
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,11 @@ class Scene:
 
 @DATASETS.register_module()
 class TintedScenes(TintedDigits):
-    """Pairs of tinted digits in front of photos, made pale; see :class:`Scene`. An item depends on its index alone.
+    """Pairs of tinted digits in front of photos, made pale and dark, see :class:`Scene`.
 
-    An item is ``dict(inputs=Tensor (3, 32, 64) in [-1, 1], prompt=str)``. The two digits differ, and so do their
-    colors. In a round each drawing is used once at most, and each photo if there are enough.
+    An item depends on its index alone; it is ``dict(inputs=Tensor (3, 32, 64) in [-1, 1], prompt=str)``. The two
+    digits differ, and so do their colors. In a round each drawing is used once at most, and each photo if there are
+    enough.
 
     Args:
         split: Of the drawings: ``train`` (2,000 scenes a round, about) or ``test`` (220).
@@ -91,7 +97,7 @@ class TintedScenes(TintedDigits):
         paths = sorted(Path(folder).rglob('*.jpg'))
         if not paths:
             raise FileNotFoundError(f"no JPEG file under {folder}: name a folder of photos in data_prefix['img_path']")
-        self.photos = [ImageEnhance.Color(Image.open(path).convert('RGB')).enhance(SATURATION) for path in paths]
+        self.photos = [subdued(Image.open(path).convert('RGB')) for path in paths]
         self.grey, self.labels = read_digits(self.split)
         items = []
         for number in range(self.rounds):

@@ -33,7 +33,7 @@ GROUPS, IMAGES = 3, 12
 LEAST = 0.1  # of two methods that never succeed, none is the better one
 ETAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONFIGS = ROOT / 'configs/prompt_tuning_inversion'
-VAE, DENOISER = 'tiny-vae_1xb16-800i_tinted-scenes', 'tiny-sd_1xb64-1800i_tinted-scenes'
+VAE, DENOISER = 'tiny-vae_1xb32-800i_tinted-scenes', 'tiny-sd_1xb64-1800i_tinted-scenes'
 # What shows in a second that the trainings run.
 QUICK = {'train_cfg.max_iters': 1, 'train_dataloader.batch_size': 2, 'train_dataloader.dataset.rounds': 1}
 OURS, NULL, SDEDIT = 'PTI target', 'PTI null', 'SDEdit'
@@ -155,7 +155,7 @@ TASKS = {
     TASK: Task(
         run,
         (MODEL, PERFECT, *EDITORS),
-        minutes={MODEL: 25, PERFECT: 0.3, **dict.fromkeys(EDITORS, 1.5)},
+        minutes={MODEL: 28, PERFECT: 0.3, **dict.fromkeys(EDITORS, 1.5)},
         after=dict.fromkeys((PERFECT, *EDITORS), MODEL),
     )
 }
