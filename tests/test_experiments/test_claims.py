@@ -55,6 +55,12 @@ def test_table_shows_the_comparison_that_decides(entry):
     )
 
 
+def test_what_is_left_of_a_difference_by_rounding_is_no_number():
+    equal = Comparison('ours minus theirs', 'AP', {0: 0.1, 1: 0.2, 2: 0.1 - 0.4 + 0.1 - 0.1}, above=0)
+    assert 0 < abs(equal.mean) < 1e-15
+    assert 'ours minus theirs, AP: 0 [-' in verdict_table([to_json(Claim('', '', '', [equal]))])
+
+
 def test_page_says_that_a_record_is_older_than_the_code(entry):
     record = dict(command='c', seconds=1, machine='m', versions={'torch': '2'}, date='d', claims=[entry])
     assert '**' not in claims_section(record) and 'claims.png' in claims_section(record)

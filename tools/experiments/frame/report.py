@@ -30,6 +30,8 @@ def interval_text(entry: dict) -> str:
     mean, interval = number(entry['mean'], 3) or 'nothing', entry['interval']
     if entry['exact']:
         return mean
+    if interval and abs(entry['mean']) < 1e-6 * (interval[1] - interval[0]):
+        mean = '0'  # what is left of it is rounding
     return f'{mean} [{number(interval[0], 3)}, {number(interval[1], 3)}]' if interval else f'{mean}, no interval'
 
 
