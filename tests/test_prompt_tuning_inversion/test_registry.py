@@ -9,7 +9,7 @@ NAMES = {
     'DDIMInversionEditor', 'DiffusionParts', 'EditCLIPScore', 'EditFriendlyEditor', 'EditLPIPS', 'EditMSE', 'EditPSNR',
     'EditPairDataset', 'EditSSIM', 'EditStructureDistance', 'LoadEditImage', 'NegativePromptEditor',
     'NullTextInversionEditor', 'PromptTuningInversion', 'SDEditEditor', 'SaveEditGridHook', 'TintedDigitAccuracy',
-    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits',
+    'TintedDigitAutoencoder', 'TintedDigitDenoiser', 'TintedDigits', 'TintedScenes',
 }  # fmt: skip
 
 
