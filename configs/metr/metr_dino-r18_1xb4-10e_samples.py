@@ -56,7 +56,7 @@ model = dict(
     bbox_head=dict(
         type='METRHead',
         embed_dims=128,
-        # DINO's 2, 5 and 2 teach a small network from scratch to find things, and hardly to tell them apart.
+        # The authors' 2, 5 and 2 teach a small network from scratch to find things, and hardly to tell them apart.
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=4.0),
         loss_bbox=dict(type='L1Loss', loss_weight=2.5),
         loss_iou=dict(type='GIoULoss', loss_weight=1.0)),
@@ -140,7 +140,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=4e-4, weight_decay=1e-4),
-    paramwise_cfg=dict(custom_keys=dict(text_bank=dict(lr_mult=0.02))),  # else the prompts of all names become alike
+    paramwise_cfg=dict(custom_keys=dict(text_bank=dict(lr_mult=0.02))),  # tells names that are alike apart, see DETAILS.md
     clip_grad=dict(max_norm=0.1, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),

@@ -201,7 +201,10 @@ def test_same_backend_and_template_in_another_file_is_accepted(bank, tmp_path, h
         (*source.names, 'axolotl'), np.concatenate([source.embeddings, source.embeddings[:1] + 1]), 'hash', '{name}'
     )
     save_embeddings(tmp_path / 'more.npz', more)
-    bank(embeddings=str(tmp_path / 'more.npz')).load_state_dict(bank().state_dict())
+    model, old = bank(embeddings=str(tmp_path / 'more.npz'), seed=1), bank()
+    assert not torch.equal(model(), old())
+    model.load_state_dict(old.state_dict())
+    assert torch.equal(model(), old())
 
 
 def test_missing_file(bank):

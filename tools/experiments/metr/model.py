@@ -1,6 +1,5 @@
 """Config of a small METR for the digit sets, and the two pieces that the comparisons replace."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from mmplugins.metr import CategoryExtractionModule, GroupHungarianAssigner
 from mmplugins.metr.head import FOCAL_COSTS
 
 DIMS, LEVELS, TOP_K = 64, 2, 5
-SHIPPED = Config.fromfile(ROOT / 'configs/metr/metr_dino-r18_1xb4-10e_samples.py')  # whose recipe all arms train with
+SHIPPED = ROOT / 'configs/metr/metr_dino-r18_1xb4-10e_samples.py'  # whose recipe all arms train with
 BATCH = 8
 
 
@@ -38,12 +37,11 @@ class RandomRetention(CategoryExtractionModule):
         return super().retain(torch.randn_like(logits), allowed, num_categories, gt_counts)
 
 
-def model_config(vocabulary: dict, **overrides) -> dict:
+def model_config(shipped: dict, vocabulary: dict, **overrides) -> dict:
     """METR on DINO: ResNet-18 at quarter width from scratch, strides 8 and 16, two encoder and two decoder layers.
 
-    Name vectors and losses are those of the shipped small config.
-
     Args:
+        shipped: Model of the small config, for its name vectors and losses.
         vocabulary: Of the model.
         **overrides: ``cem`` and ``assigner`` (types), ``mask_unannotated``.
     """
@@ -54,7 +52,7 @@ def model_config(vocabulary: dict, **overrides) -> dict:
     return dict(
         type='METR',
         vocabulary=vocabulary,
-        text_bank=SHIPPED.model.text_bank,
+        text_bank=shipped['text_bank'],
         cem=dict(type=overrides.get('cem', 'CategoryExtractionModule'), num_heads=4, feedforward_channels=4 * DIMS),
         num_categories=TOP_K,
         num_queries=8,
@@ -79,7 +77,7 @@ def model_config(vocabulary: dict, **overrides) -> dict:
             post_norm_cfg=None,
         ),
         positional_encoding=dict(num_feats=DIMS // 2, normalize=True, offset=0.0, temperature=20),
-        bbox_head=dict(SHIPPED.model.bbox_head, embed_dims=DIMS),
+        bbox_head=dict(shipped['bbox_head'], embed_dims=DIMS),
         dn_cfg=dict(box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=10)),
         train_cfg=dict(
             assigner=dict(type=overrides.get('assigner', 'GroupHungarianAssigner'), match_costs=FOCAL_COSTS)
@@ -94,8 +92,8 @@ def run_config(
     """Config of one training on ``sets`` and of the test on the names that these sets annotate."""
     names = [name for name in SETS['test'][0] if any(name in SETS[key][0] for key in sets)]
     vocabulary = dict(datasets={**{key: SETS[key][0] for key in sets}, 'test': tuple(names)})
-    optim_wrapper = copy.deepcopy(SHIPPED.optim_wrapper)
-    optim_wrapper.optimizer.lr *= BATCH / SHIPPED.auto_scale_lr.base_batch_size
+    shipped = Config.fromfile(SHIPPED)
+    shipped.optim_wrapper.optimizer.lr *= BATCH / shipped.auto_scale_lr.base_batch_size
     meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -125,7 +123,7 @@ def run_config(
             default_scope='mmdet',
             work_dir=str(work_dir),
             experiment_name=f'{work_dir.name}_{iters}',
-            model=model_config(vocabulary, **overrides),
+            model=model_config(shipped.model, vocabulary, **overrides),
             train_dataloader=loader(sets, test=False),
             test_dataloader=loader(('test',), test=True),
             test_evaluator=dict(
@@ -136,7 +134,7 @@ def run_config(
             ),
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters + 1),
             test_cfg=dict(type='TestLoop'),
-            optim_wrapper=optim_wrapper,
+            optim_wrapper=shipped.optim_wrapper,
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=min(50, max(iters // 3, 1))),
                 dict(type='MultiStepLR', by_epoch=False, milestones=[int(0.8 * iters)], gamma=0.1),
