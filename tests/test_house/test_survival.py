@@ -19,7 +19,7 @@ from torch.utils.data import SequentialSampler, TensorDataset
 
 from mmplugins.utils.running import launch
 from mmplugins.utils.running.saving import is_whole, newest_whole_checkpoint
-from mmplugins.utils.running.stop import shielded
+from mmplugins.utils.running.stop import StopHook, shielded
 
 TINY = Path(__file__).parent / 'tiny'
 KILLS = 1  # of each kind of loop, at moments drawn from the number of the kill
@@ -304,3 +304,25 @@ def test_signal_to_the_group_does_not_reach_workers(tmp_path):
     loader.worker_init_fn = shielded(lambda worker: (tmp_path / 'group').write_text(str(os.getpgrp())))
     assert len(list(loader)) == 4
     assert int((tmp_path / 'group').read_text()) != os.getpgrp()
+
+
+def test_forked_processes_die_of_the_signal_that_the_run_only_notes():
+    # As ``Pool.terminate`` does while a validation counts; some are told before they have run at all.
+    hook, context = StopHook(), multiprocessing.get_context('fork')
+    gate = context.Semaphore(0)
+    children = [context.Process(target=gate.acquire) for _ in range(20)]
+    hook.before_train(None)
+    try:
+        for child in children:
+            child.start()
+            child.terminate()
+        deadline = time.time() + 20
+        while any(child.is_alive() for child in children) and time.time() < deadline:
+            time.sleep(0.01)
+        assert [child.exitcode for child in children] == [-signal.SIGTERM] * 20
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert hook.received == signal.SIGTERM
+    finally:
+        for child in children:
+            child.kill()
+        hook.release()

@@ -39,7 +39,8 @@ class StopHook(Hook):
             # On the CPU: to ask the others must not wait for a GPU.
             self.group = dist.new_group(backend='gloo')
         if threading.current_thread() is threading.main_thread():  # Python's rule for signals
-            self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            _LISTENING.add(self)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -82,6 +83,32 @@ class StopHook(Hook):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+        _LISTENING.discard(self)
+
+
+# A fork inherits handlers. A process that only notes SIGTERM cannot be ended by it, and ``Pool.terminate``, which the
+# hosts' ``eval_map`` reaches when it forgets its pool, waits for it for ever. So the signals are blocked from before a
+# fork until the child handles them as the run did before it trained: none that comes in between is lost.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LISTENING: set[StopHook] = set()
+_MASK = threading.local()
+
+
+def _before_fork() -> None:
+    _MASK.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _MASK.before)
+
+
+def _after_fork_in_child() -> None:
+    for hook in list(_LISTENING):
+        hook.release()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def shielded(init: Callable[[int], None] | None) -> Callable[[int], None]:
