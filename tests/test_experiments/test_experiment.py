@@ -30,6 +30,7 @@ def start(folders):
                   found.rows('task', 'value', 'value')),
         ],
         data=folders / 'small',
+        tiers=dict(cheap=['task/theirs']),
     )  # fmt: skip
     options = ['any', '--processes', '1', '--work-dir', str(folders / 'work')]
     return lambda *more: run(experiment, build_parser().parse_args([*options, *map(str, more)]))
@@ -77,11 +78,11 @@ def test_cost_alone(start):
 
 
 def test_chosen_arms_and_those_of_earlier_runs_count(start, folders, capsys):
-    start('--only', 'task/theirs', '--out', folders / 'part')
+    start('--only', 'cheap', '--out', folders / 'part')
     assert means(folders / 'part') == [1.05] and 'UNDECIDED' in capsys.readouterr().out
     start('--only', 'task/ours', '--out', folders / 'all')
     assert means(folders / 'all') == [2.05, 1.05] and '4 jobs, 2 of them done before' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='no task/others; there are task, task/ours, task/theirs'):
+    with pytest.raises(SystemExit, match='no task/others; there are cheap, task, task/ours, task/theirs'):
         start('--only', 'task/others')
 
 

@@ -2,7 +2,8 @@
 
 The photos are the 800 of clothing10 in tests/data, tested on 341; ``--data <folder>`` takes another set of the same
 layout (``{train,val}/<class>/*``), as flowers5 or CIFAR-10. Digits are the quick tier (``--only digits --out
-projects/cae/results/digits``, so that the README shows the photos). Probes see the mean of the patch tokens, or all of
+projects/cae/results/digits``, so that the README shows the photos). Photos come in tiers, each less than 20 minutes of
+two cores: ``--only pretraining``, ``parts`` or ``transfer``. Probes see the mean of the patch tokens, or all of
 them side by side, standardized as the batch norm of the paper's linear probe does: logistic regression on all labels
 and on ten labels a class (mean of five draws), and the ten nearest neighbors.
 On photos encoders are also fine-tuned, from the weights that another arm has left.
@@ -30,7 +31,14 @@ RANDOM, PIXELS = 'random init', 'raw pixels'
 V1, VISIBLE, MASKED, BOTH = 'CAE v1', 'CAE v2, visible', 'CAE v2, masked', 'CAE v2, both'
 SUPERVISED = 'supervised, 10 labels a class'
 SCRATCH, LONGER = 'supervised, all labels', 'supervised, all labels, steps of both phases'
+RATIOS = {(dim, masked): f'CAE v2, width {dim}, {masked} of 36 masked' for dim in (12, 64) for masked in (5, 16)}
+PARTS = ('CAE v1, alignment only', 'CAE v1, no alignment', 'CAE v1, no decoder', 'CAE v1, neither')
 CONTROLS = ('CAE v2, nearly no mask', 'CAE v2, no labels in the target', 'teacher itself')
+TIERS = dict(
+    pretraining=(RANDOM, PIXELS, V1, VISIBLE, MASKED, BOTH, *CONTROLS),
+    parts=(V1, *PARTS, *RATIOS.values()),
+    transfer=(RANDOM, VISIBLE, SUPERVISED, SCRATCH, LONGER, *STARTS.values(), *STARTS),
+)
 LEAST = dict(digits=0.95, photos=0.3)  # of a teacher that can stand for CLIP
 
 
@@ -130,13 +138,11 @@ def claims_of(found: Found, task: str, where: str) -> list[Claim]:
         return [row for probe in probes for row in found.rows(task, f'{features}.{probe}', f'{probe} (%)', arms)]
 
     def steeper(probe: str) -> Values:
-        drops = {dim: found.difference(task, ratio[dim, 5], ratio[dim, 16], f'mean.{probe}') for dim in (12, 64)}
+        drops = {dim: found.difference(task, RATIOS[dim, 5], RATIOS[dim, 16], f'mean.{probe}') for dim in (12, 64)}
         return minus(drops[12], drops[64])
 
-    ratio = {(dim, masked): f'CAE v2, width {dim}, {masked} of 36 masked' for dim in (12, 64) for masked in (5, 16)}
     accuracy = found.values(task, SUPERVISED, 'mean.accuracy')
     probe = minus(found.values(task, VISIBLE, 'mean.10-shot'), accuracy)
-    parts = ('CAE v1, no alignment', 'CAE v1, no decoder', 'CAE v1, neither')
     return [
         Claim(
             f'{where}Pretraining helps: probes of CAE v1 and of CAE v2 are above the same encoder at random init',
@@ -182,21 +188,21 @@ def claims_of(found: Found, task: str, where: str) -> list[Claim]:
                 Comparison('drop at width 12 minus drop at 64', f'{each}, points', steeper(each), above=0)
                 for each in FEW
             ],
-            rows(*ratio.values()),
+            rows(*RATIOS.values()),
         ),
         Claim(
             f'{where}Without the reconstruction CAE learns less',
             'CAE',
             'CAE above alignment only, on all three probes',
-            ahead(V1, 'CAE v1, alignment only', PROBES),
-            rows(V1, 'CAE v1, alignment only'),
+            ahead(V1, PARTS[0], PROBES),
+            rows(V1, PARTS[0]),
         ),
         Claim(
             f'{where}Alignment and decoder each help',
             'CAE, +1.0 and +2.1 points of the linear probe there',
             'CAE above the same without either, on all labels',
-            [each for part in parts[:2] for each in ahead(V1, part, PROBES[2:])],
-            rows(V1, *parts),
+            [each for part in PARTS[1:3] for each in ahead(V1, part, PROBES[2:])],
+            rows(V1, *PARTS[1:]),
         ),
         Claim(
             f'{where}With ten labels a class, a probe of CAE v2 beats the same encoder trained on those labels',
@@ -228,4 +234,5 @@ EXPERIMENT = Experiment(
     prepare=prepare,
     data=CLOTHING,
     packages=('scikit-learn',),
+    tiers={tier: [f'photos/{arm}' for arm in dict.fromkeys(arms)] for tier, arms in TIERS.items()},
 )

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import ROOT
@@ -31,6 +31,7 @@ class Experiment:
         on_data: ``on_data(folder)`` returns what is run where ``--data`` is given, in the place of ``tasks``: what
             depends on the data, at their size.
         packages: Whose versions matter beside those of torch and the hosts.
+        tiers: Names for ``--only``: what some of the claims need, as ``task`` or ``task/arm``.
     """
 
     tasks: Mapping[str, Task]
@@ -40,6 +41,7 @@ class Experiment:
     data: Path | None = None
     on_data: Callable[[Path], Mapping[str, Task]] | None = None
     packages: tuple[str, ...] = ()
+    tiers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('plugin', help='folder in tools/experiments')
     parser.add_argument('--seeds', type=int, nargs='+', help='in the place of those of the experiment')
-    parser.add_argument('--only', nargs='+', metavar='TASK[/ARM]', help='run these; earlier results of others count')
+    parser.add_argument(
+        '--only', nargs='+', metavar='TIER | TASK[/ARM]', help='run these; earlier results of others count'
+    )
     parser.add_argument('--budget', type=float, metavar='MINUTES', help='as many seeds as fit; 0 says what they cost')
     parser.add_argument('--data', type=Path, help='another set of the same layout, see the top of the experiment')
     parser.add_argument('--processes', type=int, default=cores(), help='default: one for each core')
@@ -107,12 +111,13 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     context = Context(work=work, folder=work, data=data, quick=args.quick)
     tasks = experiment.on_data(data) if args.data and experiment.on_data else experiment.tasks
     most = 1 if args.quick else None
-    names = {*tasks, *(f'{name}/{arm}' for name, task in tasks.items() for arm in task.arms)}
+    names = {*experiment.tiers, *tasks, *(f'{name}/{arm}' for name, task in tasks.items() for arm in task.arms)}
     if unknown := set(args.only or ()) - names:
         raise SystemExit(f'there is no {", ".join(sorted(unknown))}; there are {", ".join(sorted(names))}')
+    only = args.only and [each for name in args.only for each in experiment.tiers.get(name, (name,))]
     if args.budget is not None:
-        most = within(args.budget, tasks, work, args.processes, args.seeds, args.only)
-    jobs = jobs_of(tasks, args.seeds, most, args.only)
+        most = within(args.budget, tasks, work, args.processes, args.seeds, only)
+    jobs = jobs_of(tasks, args.seeds, most, only)
     jobs += [job for job in jobs_of(tasks, args.seeds) if job not in jobs and job.done(work)]
     minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
     cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'
