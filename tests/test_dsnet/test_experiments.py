@@ -28,7 +28,7 @@ from experiments.dsnet.claims import (
     sizes,
 )
 from experiments.dsnet.network import ALIGNED, DUAL, GLOBAL, LOCAL, MOST, OPTIONS, QUARTER, Classifier
-from experiments.dsnet.pairs import TRAINING_SCANS, make_pairs
+from experiments.dsnet.pairs import KINDS, TRAINING_SCANS, make_pairs
 from experiments.frame.benchmark import Options
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
@@ -74,7 +74,7 @@ def test_a_large_set_is_run_with_fewer_seeds(repo, monkeypatch):
 @pytest.fixture(scope='module')
 def scans():
     """Return scikit-learn's scans with a mean of 1, and their digits."""
-    digits = load_digits()
+    digits = load_digits(n_class=KINDS)
     images = torch.from_numpy(digits.images).float()
     return images / images.mean((1, 2), keepdim=True), torch.from_numpy(digits.target)
 

@@ -74,7 +74,7 @@ def on_data(data: Path) -> dict[str, Task]:
 
 def pairs(arm: str, seed: int, context: Context) -> dict:
     """Train on pairs of digits, and test after each epoch on pairs of other scans."""
-    number, epochs = (100, 1) if context.quick else (4000, 25)
+    number, epochs = (100, 1) if context.quick else (4000, 15)
     images, labels = make_pairs(number, True, seed)
     tests = make_pairs(TEST_PAIRS, False, 1000)
     torch.manual_seed(seed)
@@ -212,7 +212,7 @@ DETECTORS = {
 EXPERIMENT = Experiment(
     tasks=dict(
         photos=PHOTO_TASK,
-        pairs=Task(pairs, tuple(PAIR_WIDTHS), tuple(range(10)), minutes=1.8),
+        pairs=Task(pairs, tuple(PAIR_WIDTHS), tuple(range(10)), minutes=0.75),
         **DETECTORS,
         sizes=Task(sizes, tuple(PUBLISHED), minutes=0.1),
     ),
