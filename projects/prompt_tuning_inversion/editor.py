@@ -243,6 +243,8 @@ class InversionEditor(BaseModel):
         for place, sample in enumerate(samples):
             for name, picture in pictures.items():
                 sample.set_field(picture[place].cpu(), name)
+            if sample.get('mask') is not None:
+                sample.mask = sample.mask.cpu()  # every metric asks it and multiplies by it
             sample.set_data(dict(edits=edits[:, place], etas=etas))
 
 
