@@ -77,6 +77,15 @@ def data(standins, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def prepared(data) -> None:
+    """Make of the published annotations what METR's joint config reads, as its first lines say."""
+    from mmplugins.metr.__main__ import main
+
+    for part, folder in dict(objects365='objects365v2', openimages='openimages').items():
+        assert main(['prepare', part, str(data / folder)]) == 0
+
+
+@pytest.fixture(scope='session')
 def environment() -> Callable[[], dict]:
     """Return mmengine's function that asks compilers and drivers for their versions, asking once."""
     from mmengine.utils.dl_utils import collect_env
