@@ -38,8 +38,8 @@ SLOW = {
     'prompt_tuning_inversion/pti_tiny_1xb4_tinted-mnist',
     'prompt_tuning_inversion/tiny-sd_1xb64-1800i_tinted-mnist',
 }
-# Where a step of ours may wait, and how often at most in a batch of two: `<file> <function>` by plugin and step. A config
-# may use another plugin's network.
+# Where a step of ours may wait, and how often at most in a batch of two: `<file> <function>` by plugin and step.
+# A config may use another plugin's network.
 # What the hosts' own code waits for is not counted. A test step includes the metric, which is for the CPU.
 MAY_WAIT = {
     # A table of positions for pictures of another size is made on the CPU.
@@ -51,8 +51,8 @@ MAY_WAIT = {
     'hgkd': {
         'train': {'hgkd/hgkd.py mask': 1, 'hgkd/masks.py __init__': 1, 'hgkd/hook.py after_train_iter': 2},
     },
-    # Starts of attacks are drawn on the CPU, so that devices agree. How many classes a task has decides the shape of the
-    # head that is made of their means.
+    # Starts of attacks are drawn on the CPU, so that devices agree. How many classes a task has decides the shape of
+    # the head that is made of their means.
     'its_maml': {
         'train': {
             'its_maml/episodic.py forward': 1,
@@ -108,8 +108,8 @@ MAY_WAIT = {
             'prae/instances.py <genexpr>': 6,
         },
     },
-    # Two steps of two updates, each of which may be the last; a picture is shown on the CPU. Noise is drawn and words are
-    # counted there; low memory means that trajectories wait there.
+    # Two steps of two updates, each of which may be the last; a picture is shown on the CPU. Noise is drawn and words
+    # are counted there; low memory means that trajectories wait there.
     'prompt_tuning_inversion': {
         'train': {
             'prompt_tuning_inversion/tinted_digits/training.py encode': 1,

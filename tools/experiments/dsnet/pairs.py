@@ -2,8 +2,8 @@
 
 A strip of 16 slots of 8 x 8 pixels has a scan in one of the first two slots and one in one of the last two. Slots
 between hold clutter: the pixels of a scan in disorder. All have the same mean, so a view as coarse as a slot tells
-neither digits nor clutter apart, and nothing within 80 pixels of one scan tells of the other. Three digits are enough: what is asked is whether a network can
-relate, not how many it can read.
+neither digits nor clutter apart, and nothing within 80 pixels of one scan tells of the other. Three digits are enough:
+what is asked is whether a network can relate, not how many it can read.
 """
 
 import torch
