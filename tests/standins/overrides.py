@@ -106,7 +106,7 @@ TABLE = [
     ),
     Row('*/*_coco*', 'sides up to 1333 pixels', {}, shrink=8),
     Row('*/*upernet*_ade20k*', 'crops of 512 pixels, heads of up to 1024 channels', THIN, shrink=8),
-    Row('prompt_tuning_inversion/*_pie-bench', 'pictures of 512 and 768 pixels', {}, shrink=8),
+    Row('prompt_tuning_inversion/*_pie-bench', 'pictures of 512 to 1024 pixels', {}, shrink=8),
 ]
 # What cannot run here at all.
 SKIPPED = {

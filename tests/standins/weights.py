@@ -59,7 +59,7 @@ class Weights:
             (r'checkpoints/.*', self.of_teacher_or_member),
             (r'data/clip/.*', self.of_clip),
             (r'data/dall-e/.*', self.of_owner),
-            (r'data/stable-diffusion-(v1-5|2-1)', self.of_diffusers),
+            (r'data/stable-diffusion-(v1-5|2-1|xl-base-1.0)', self.of_diffusers),
         ]
 
     def provide(self, cfg: Config) -> None:
@@ -157,20 +157,44 @@ class Weights:
 
     def of_diffusers(self, path: Path, node: dict, version: str) -> None:
         """Write a diffusers folder with one level in the UNet, and embeddings as wide as that version's."""
-        from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+        import diffusers
+        from transformers import CLIPTextModelWithProjection
 
         from mmplugins.prompt_tuning_inversion.tinted_digits import parts
 
-        width, kind = {'v1-5': (768, 'epsilon'), '2-1': (1024, 'v_prediction')}[version]
-        tokenizer = parts.build_tokenizer()
-        text_encoder = parts.build_text_encoder(tokenizer, width=width, heads=2)
-        blocks = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-        unet = UNet2DConditionModel(**{**parts.unet_config((16,), cross_attention_dim=width), **blocks})
-        vae = AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))
-        scheduler = PNDMScheduler.from_config(dict(parts.SCHEDULER, prediction_type=kind, skip_prk_steps=True))
-        StableDiffusionPipeline(
-            vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-        ).save_pretrained(path)
+        widths, kind = {
+            'v1-5': ((768,), 'epsilon'),
+            '2-1': ((1024,), 'v_prediction'),
+            'xl-base-1.0': ((768, 1280), 'epsilon'),
+        }[version]
+        tokenizers = [parts.build_tokenizer() for _ in widths]
+        encoders = [
+            parts.build_text_encoder(tokenizer, width=width, heads=2)
+            for tokenizer, width in zip(tokenizers, widths, strict=True)
+        ]
+        config = parts.unet_config((16,), cross_attention_dim=sum(widths))
+        config.update(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
+        vae = diffusers.AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))
+        scheduler = diffusers.PNDMScheduler.from_config(
+            dict(parts.SCHEDULER, prediction_type=kind, skip_prk_steps=True)
+        )
+        if len(widths) == 1:
+            pipeline = diffusers.StableDiffusionPipeline(
+                vae, *encoders, *tokenizers, diffusers.UNet2DConditionModel(**config), scheduler, None, None,
+                requires_safety_checker=False,
+            )  # fmt: skip
+        else:
+            encoders[1] = CLIPTextModelWithProjection(encoders[1].config)
+            # Six sizes and places of eight numbers each, beside the pooled embedding.
+            config.update(
+                addition_embed_type='text_time',
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=widths[1] + 6 * 8,
+                use_linear_projection=True,
+            )
+            unet = diffusers.UNet2DConditionModel(**config)
+            pipeline = diffusers.StableDiffusionXLPipeline(vae, *encoders, *tokenizers, unet, scheduler)
+        pipeline.save_pretrained(path)
 
 
 def save_model(model: dict, scope: str, path: Path, rename: Callable[[str], str] = str) -> None:
