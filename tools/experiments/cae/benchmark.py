@@ -7,6 +7,7 @@ mmpretrain's CAE can be built for. Targets are computed beforehand for all arms,
 * ``host``: mmpretrain's CAE: a second encoder, to which all weights are copied each step, and attention in parts.
 * ``v2``: our CAE v2, supervised on CLS, visible and masked tokens; the regressor as in ``ours``, no decoder.
 * ``beit``: mmpretrain's BEiT: all patches go through the encoder, the masked ones as mask tokens; 8192 tokens.
+* ``ours, oneDNN`` and ``host, oneDNN``: with the products that ``MMPLUGINS_ONEDNN=1`` tries; on a CPU.
 
 Shapes: ``B`` images, ``N`` patches.
 """
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 import mmplugins.cae  # noqa: F401
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
+from mmplugins.utils.cpu_products import onednn_products
 
 WIDTHS = dict(tiny=48, small=384, base=768)
 GRID, MASKED, TOKENS, CHANNELS = (14, 14), 75, 8192, 512
@@ -125,6 +127,12 @@ def losses(model: nn.Module, batch: tuple) -> dict[str, Tensor]:
     return {name: value for name, value in model.loss(batch[0], batch[1]).items() if 'loss' in name}
 
 
+def losses_by_onednn(model: nn.Module, batch: tuple) -> dict[str, Tensor]:
+    """The same through oneDNN; so is the backward of what it computes."""
+    with onednn_products():
+        return losses(model, batch)
+
+
 def compare(ours: nn.Module, host: CAE, batch: tuple) -> dict[str, float]:
     """Return the largest differences of latents and logits, and the relative ones of loss and gradients."""
     mask = torch.stack([sample.mask for sample in batch[1]]).flatten(1)
@@ -189,6 +197,9 @@ def cases(options: Options) -> Iterator[Case]:
             arm: (build_step, (arm, size, images, options.device), (arm, 'tiny', 1, options.device)) for arm in ARMS
         }
         arms = {arm: lambda model=model: losses(model, batch) for arm, model in models.items()}
+        if options.device == 'cpu':
+            for arm in ('ours', 'host'):
+                arms[f'{arm}, oneDNN'] = lambda model=models[arm]: losses_by_onednn(model, batch)
         yield Case(f'ViT-{size[0].upper()}, {images} images', arms, 'host', repeats=3, peaks=peaks)
 
 
