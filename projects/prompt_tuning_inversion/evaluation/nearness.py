@@ -16,7 +16,7 @@ from torch import Tensor
 def unit(picture: Tensor, mask: Tensor | None = None) -> Tensor:
     """A picture ``(3, H, W)`` in [-1, 1] as float64 in [0, 1]; black where ``mask`` ``(H, W)`` is true."""
     found = (picture.double() + 1) / 2
-    return found if mask is None else found * ~mask.to(found.device)  # masks stay where the file was read
+    return found if mask is None else found * ~mask.to(found.device)
 
 
 def mse(picture: Tensor, image: Tensor, mask: Tensor | None = None) -> float:

@@ -86,8 +86,8 @@ class StopHook(Hook):
         _LISTENING.discard(self)
 
 
-# A fork inherits handlers. A process that only notes SIGTERM cannot be ended by it, and ``Pool.terminate``, which the
-# hosts' ``eval_map`` reaches when it forgets its pool, waits for it for ever. So the signals are blocked from before a
+# A fork inherits handlers. A process that only notes SIGTERM cannot be ended by it, and ``Pool.terminate``, which
+# mmdet's ``eval_map`` reaches when it forgets its pool, waits for it for ever. So the signals are blocked from before a
 # fork until the child handles them as the run did before it trained: none that comes in between is lost.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LISTENING: set[StopHook] = set()

@@ -37,7 +37,7 @@ CONTROLS = ('CAE v2, nearly no mask', 'CAE v2, no labels in the target', 'teache
 TIERS = dict(
     pretraining=(RANDOM, PIXELS, V1, VISIBLE, MASKED, BOTH, *CONTROLS),
     parts=(V1, *PARTS, *RATIOS.values()),
-    transfer=(RANDOM, VISIBLE, SUPERVISED, SCRATCH, LONGER, *STARTS.values(), *STARTS),
+    transfer=(VISIBLE, SUPERVISED, SCRATCH, LONGER, *STARTS.values(), *STARTS),
 )
 LEAST = dict(digits=0.95, photos=0.3)  # of a teacher that can stand for CLIP
 
@@ -234,5 +234,5 @@ EXPERIMENT = Experiment(
     prepare=prepare,
     data=CLOTHING,
     packages=('scikit-learn',),
-    tiers={tier: [f'photos/{arm}' for arm in dict.fromkeys(arms)] for tier, arms in TIERS.items()},
+    tiers={tier: [f'photos/{arm}' for arm in arms] for tier, arms in TIERS.items()},
 )
