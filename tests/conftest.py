@@ -53,24 +53,30 @@ def device(request, monkeypatch) -> str:
     return request.param
 
 
-def load_helper(name: str) -> ModuleType:
-    """Import ``tests/<name>.py``."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f'tests/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_helper(name: str, file: str) -> ModuleType:
+    """Import a file of ``tests``, known under ``name`` to what it imports itself."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tests' / file)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope='session')
 def parity() -> ModuleType:
     """Return the module ``tests/parity.py``."""
-    return load_helper('parity')
+    return load_helper('parity', 'parity.py')
 
 
 @pytest.fixture(scope='session')
 def composing() -> ModuleType:
     """Return the module ``tests/composing.py``."""
-    return load_helper('composing')
+    return load_helper('composing', 'composing.py')
+
+
+@pytest.fixture(scope='session')
+def standins() -> ModuleType:
+    """Return the package ``tests/standins``."""
+    return load_helper('standins', 'standins/__init__.py')
 
 
 @pytest.fixture(scope='session')

@@ -16,6 +16,7 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import get_torchvision_models
 
+from .pipelines import random_pipeline
 from .rehearsal import run
 
 
@@ -157,44 +158,12 @@ class Weights:
 
     def of_diffusers(self, path: Path, node: dict, version: str) -> None:
         """Write a diffusers folder with one level in the UNet, and embeddings as wide as that version's."""
-        import diffusers
-        from transformers import CLIPTextModelWithProjection
-
-        from mmplugins.prompt_tuning_inversion.tinted_digits import parts
-
         widths, kind = {
             'v1-5': ((768,), 'epsilon'),
             '2-1': ((1024,), 'v_prediction'),
             'xl-base-1.0': ((768, 1280), 'epsilon'),
         }[version]
-        tokenizers = [parts.build_tokenizer() for _ in widths]
-        encoders = [
-            parts.build_text_encoder(tokenizer, width=width, heads=2)
-            for tokenizer, width in zip(tokenizers, widths, strict=True)
-        ]
-        config = parts.unet_config((16,), cross_attention_dim=sum(widths))
-        config.update(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-        vae = diffusers.AutoencoderKL(**parts.vae_config((8, 8, 8, 8)))
-        scheduler = diffusers.PNDMScheduler.from_config(
-            dict(parts.SCHEDULER, prediction_type=kind, skip_prk_steps=True)
-        )
-        if len(widths) == 1:
-            pipeline = diffusers.StableDiffusionPipeline(
-                vae, *encoders, *tokenizers, diffusers.UNet2DConditionModel(**config), scheduler, None, None,
-                requires_safety_checker=False,
-            )  # fmt: skip
-        else:
-            encoders[1] = CLIPTextModelWithProjection(encoders[1].config)
-            # Six sizes and places of eight numbers each, beside the pooled embedding.
-            config.update(
-                addition_embed_type='text_time',
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=widths[1] + 6 * 8,
-                use_linear_projection=True,
-            )
-            unet = diffusers.UNet2DConditionModel(**config)
-            pipeline = diffusers.StableDiffusionXLPipeline(vae, *encoders, *tokenizers, unet, scheduler)
-        pipeline.save_pretrained(path)
+        random_pipeline(widths, kind, vae_levels=4).save_pretrained(path)
 
 
 def save_model(model: dict, scope: str, path: Path, rename: Callable[[str], str] = str) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that load ``tests/standins``. By path: other packages install a top-level package `tests`."""
+"""Fixtures of the house tests: configs, shortened, beside stand-ins for their data and weights."""
 
 import ctypes
 import functools
@@ -60,12 +60,6 @@ def installs() -> ModuleType:
 def bare(installs, tmp_path, repo):
     """Return an environment in which nothing is installed, with a pip that only pretends."""
     return installs.Environment(tmp_path / 'venv', repo / 'tools/install.sh')
-
-
-@pytest.fixture(scope='session')
-def standins() -> ModuleType:
-    """Return the package of stand-ins."""
-    return load_file('standins', STANDINS / '__init__.py')
 
 
 @pytest.fixture(scope='session')

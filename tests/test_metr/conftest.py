@@ -1,10 +1,7 @@
 """Fixtures of the METR tests: the BCCD sample sets, and a writer of small COCO sets of any content."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -13,7 +10,6 @@ import pytest
 pytest.importorskip('mmdet')
 
 BCCD = Path(__file__).parents[1] / 'data' / 'bccd'
-STANDINS = Path(__file__).parents[1] / 'standins'
 VOCABULARY = dict(
     datasets=dict(
         bccd_cells=['red blood cell', 'white blood cell'],
@@ -31,16 +27,6 @@ def mmdet_scope():
     register_all_modules(init_default_scope=False)
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
-
-
-@pytest.fixture(scope='session')
-def standins() -> ModuleType:
-    """Return the package of stand-ins. By path: other packages have a top-level `tests`."""
-    if 'standins' not in sys.modules:
-        spec = importlib.util.spec_from_file_location('standins', STANDINS / '__init__.py')
-        sys.modules['standins'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules['standins'])
-    return sys.modules['standins']
 
 
 @pytest.fixture(scope='session')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,48 +21,12 @@ def user_cache(tmp_path_factory, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope='session')
-def tiny_pipeline() -> Callable:
+def tiny_pipeline(standins) -> Callable:
     """Return a function that makes a random pipeline of a family, with changes to its UNet's config."""
-    import diffusers
-    from transformers import CLIPTextModelWithProjection
+    random_pipeline = importlib.import_module(f'{standins.__name__}.pipelines').random_pipeline
 
-    from mmplugins.prompt_tuning_inversion.tinted_digits.parts import (
-        SCHEDULER,
-        build_text_encoder,
-        build_tokenizer,
-        unet_config,
-        vae_config,
-    )  # fmt: skip
-
-    def make(family: str = 'sd', prediction_type: str = 'epsilon', **changes):
-        torch.manual_seed(0)
-        tokenizers = [build_tokenizer() for _ in range(1 + (family == 'sdxl'))]
-        encoders = [build_text_encoder(tokenizer, width=16, heads=2) for tokenizer in tokenizers]
-        # One level, attention in the middle only: the tests look at loops, not at what a UNet can.
-        config = unet_config((16,), cross_attention_dim=16 * len(encoders))
-        config.update(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
-        if family == 'sdxl':
-            encoders[1] = CLIPTextModelWithProjection(encoders[1].config)
-            config.update(
-                addition_embed_type='text_time',
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=16 + 6 * 8,
-                use_linear_projection=True,
-            )
-        unet = diffusers.UNet2DConditionModel(**{**config, **changes})
-        # At their start attention layers hardly add to what passes by; then the prompt would have no influence.
-        for name, parameter in unet.named_parameters():
-            if 'attn2' in name:
-                parameter.data.mul_(4)
-        vae = diffusers.AutoencoderKL(**vae_config((8, 8)), scaling_factor=0.8)
-        scheduler = diffusers.PNDMScheduler.from_config(
-            dict(SCHEDULER, prediction_type=prediction_type, skip_prk_steps=True)
-        )
-        if family == 'sdxl':
-            return diffusers.StableDiffusionXLPipeline(vae, *encoders, *tokenizers, unet, scheduler)
-        return diffusers.StableDiffusionPipeline(
-            vae, *encoders, *tokenizers, unet, scheduler, None, None, requires_safety_checker=False
-        )
+    def make(family: str = 'sd', **changes):
+        return random_pipeline((16, 16) if family == 'sdxl' else (16,), **changes)
 
     return make
 
