@@ -5,12 +5,15 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .layer import build_mixer
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Inserted(nn.Module):
@@ -40,10 +43,11 @@ def mix_output(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
 def outputs_of(network: nn.Module, names: Sequence[str], example: Sequence[int]) -> dict[str, object]:
     """What layers return for an image of zeros ``(1, *example)``, by name; those that are not called are missing."""
     found = {}
-    handles = [
-        network.get_submodule(name).register_forward_hook(lambda *args, name=name: found.setdefault(name, args[-1]))
-        for name in names
-    ]
+
+    def keep(name: str, layer: nn.Module, inputs: tuple, output: object) -> None:
+        found[name] = output
+
+    handles = [network.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
     modes = {module: module.training for module in network.modules()}
     parameter = next(network.parameters())
     for module in modes:
@@ -59,6 +63,18 @@ def outputs_of(network: nn.Module, names: Sequence[str], example: Sequence[int])
     return found
 
 
+def why_not(layer: nn.Module, output: object) -> str | None:
+    """What is in the way of a mixer behind a layer that returned ``output``; None if nothing is."""
+    if hasattr(layer, 'spsa'):
+        return 'has a mixer behind it already'
+    if isinstance(layer, CONTAINERS) and type(layer).forward is not nn.Sequential.forward:
+        return 'runs the layers that it holds in a way of its own, where a mixer has no place'
+    if isinstance(output, Tensor) and output.dim() in (3, 4):
+        return None
+    kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    return f'returns {kind}, no map (B, C, H, W) and no tokens (B, N, C)'
+
+
 def insert_spsa(
     network: nn.Module,
     after: str,
@@ -67,6 +83,8 @@ def insert_spsa(
     example: Sequence[int] = (3, 64, 64),
 ) -> nn.Module:
     """Put a mixer behind layers of a network, in place; none of its weights changes its name.
+
+    In an ``nn.Sequential`` the mixer is one more layer at the end; elsewhere a forward hook runs it.
 
     SPSA has no weights, so checkpoints load strictly with and without it. It is not the identity at the start: it
     scales each token by ``1 + rho``, from 0 to 2, and a pretrained network has to be trained on, with statistics of
@@ -84,31 +102,30 @@ def insert_spsa(
         The network.
 
     Raises:
-        ValueError: No layer has such a name, one is not called, returns no map and no tokens, has a mixer already, or
-            channels that the mixer cannot divide.
+        ValueError: No layer has such a name, one is not called, returns no map and no tokens, has a mixer already,
+            channels that the mixer cannot divide, or is a container with a ``forward()`` of its own. In each of these
+            cases the network stays as it was.
     """
     names = [name for name, _ in network.named_modules() if name and re.fullmatch(after, name)]
     if not names:
         some = [name for name, _ in network.named_modules() if name.count('.') == 2][:5]
         raise ValueError(f'after={after!r} is the name of no layer of {type(network).__name__}; there are {some}, …')
     outputs = outputs_of(network, names, example)
+    mixers = {}
     for name in names:
-        output = outputs.get(name)
-        if not isinstance(output, Tensor) or output.dim() not in (3, 4):
-            what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            what = (
-                f'returns {what}, no map (B, C, H, W) and no tokens (B, N, C)' if name in outputs else 'is not called'
-            )
-            raise ValueError(f'layer {name} of {type(network).__name__} {what}: name another one in after={after!r}')
-        axis = (1 if output.dim() == 4 else -1) if channel_axis is None else channel_axis
         layer = network.get_submodule(name)
-        if hasattr(layer, 'spsa'):
-            raise ValueError(f'layer {name} of {type(network).__name__} has a mixer behind it already')
+        what = why_not(layer, outputs[name]) if name in outputs else 'is not called'
+        if what:
+            raise ValueError(f'layer {name} of {type(network).__name__} {what}: name another one in after={after!r}')
+        axis = (1 if outputs[name].dim() == 4 else -1) if channel_axis is None else channel_axis
         try:
-            layer.spsa = Inserted(mixer, output.shape[axis], axis)
+            mixers[layer] = Inserted(mixer, outputs[name].shape[axis], axis)
         except ValueError as error:
             raise ValueError(f'behind layer {name}: {error}') from error
-        layer.register_forward_hook(mix_output)
+    for layer, built in mixers.items():
+        layer.spsa = built
+        if not isinstance(layer, nn.Sequential):  # which runs all that it holds, the mixer in the end
+            layer.register_forward_hook(mix_output)
     return network
 
 

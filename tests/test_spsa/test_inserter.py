@@ -89,6 +89,59 @@ def test_insert_is_the_gate_behind_the_layer():
     torch.testing.assert_close(insert_spsa(Network(True), 'linear', channel_axis=-1)(x), expected)
 
 
+def test_insert_behind_a_sequential_mixes_once():
+    """It runs all that it holds, so a hook would mix again; in a copy, too."""
+    plain = PRETRAIN.build(dict(type='ResNet', depth=18, out_indices=(1, 2, 3)))
+    plain.eval()  # of mmpretrain's it returns None
+    ours = deepcopy(insert_spsa(deepcopy(plain), 'layer[2-4]'))
+    x, expected = torch.randn(1, 3, 64, 64), []
+    z = plain.layer1(plain.maxpool(plain.relu(plain.norm1(plain.conv1(x)))))
+    for layer in (plain.layer2, plain.layer3, plain.layer4):
+        z = layer(z)
+        z = spsa_gate(z, z.shape[1] // 16)
+        expected.append(z)
+    torch.testing.assert_close(list(ours(x)), expected)
+
+
+class Branches(nn.ModuleDict):
+    def forward(self, x):
+        return torch.cat([layer(x) for layer in self.values()], dim=1)
+
+
+def test_insert_behind_a_container_with_a_forward_of_its_own_is_refused():
+    """It would run the mixer beside the branches."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Branches(dict(a=nn.Conv2d(8, 8, 1), b=nn.Conv2d(8, 8, 1))))
+    with pytest.raises(ValueError, match='layer 1 of Sequential runs the layers that it holds in a way of its own'):
+        insert_spsa(network, '1')
+
+
+def test_insert_behind_a_layer_that_is_called_twice():
+    """Asking what it returns does not put the first output in the place of the second."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def forward(self, x):
+            small = self.conv(self.conv(self.stem(x))[:, :, ::2, ::2])
+            assert small.shape[-1] == x.shape[-1] // 2
+            return small
+
+    network = Network()
+    x = torch.randn(1, 3, 8, 8)
+    expected = spsa_gate(network.conv(spsa_gate(network.conv(network.stem(x)), 1)[:, :, ::2, ::2]), 1)
+    torch.testing.assert_close(insert_spsa(network, 'conv')(x), expected)
+
+
+def test_insert_changes_all_layers_or_none():
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 20, 1))
+    with pytest.raises(ValueError, match='behind layer 1: head_dim=16 does not divide in_channels=20'):
+        insert_spsa(network, '0|1')
+    insert_spsa(network, '0|1', dict(type='SPSA', head_dim=4))
+    assert [isinstance(m, SPSA) for m in network.modules()].count(True) == 2
+
+
 def test_insert_leaves_statistics_and_modes():
     network = PRETRAIN.build(dict(type='ResNet', depth=18, norm_eval=False, frozen_stages=1))
     network.train()
