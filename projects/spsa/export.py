@@ -59,7 +59,7 @@ def check(name: str, run, module: nn.Module, sizes: list[tuple[int, int]], batch
         The largest difference over the largest value.
 
     Raises:
-        RuntimeError: It is above 1e-4, or the file does not run.
+        RuntimeError: It is above 1e-4 or not a number, or the file does not run.
     """
     worst = 0.0
     for height, width in sizes:
@@ -75,9 +75,11 @@ def check(name: str, run, module: nn.Module, sizes: list[tuple[int, int]], batch
             ) from error
         for a, b in zip(found, expected, strict=True):
             difference = np.abs(a - b).max() / max(np.abs(b).max(), 1e-12) if a.shape == b.shape else np.inf
+            if not difference <= TOLERANCE:  # also NaN, which max() below would pass over
+                raise RuntimeError(
+                    f'{name} differs from torch by {difference:.1e} at {height} x {width}; nothing was written'
+                )
             worst = max(worst, float(difference))
-        if not worst <= TOLERANCE:
-            raise RuntimeError(f'{name} differs from torch by {worst:.1e} at {height} x {width}; nothing was written')
     return worst
 
 

@@ -106,10 +106,12 @@ def test_wrong_numbers_are_not_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_shapes_are_a_difference():
-    module = network()
-    with pytest.raises(RuntimeError, match='differs from torch by inf at 5 x 6'):
-        check('It', lambda x: [np.zeros((1, 32, 3, 3))], module, [(5, 6)])
+@pytest.mark.parametrize(
+    ('found', 'difference'), [(np.zeros((1, 32, 3, 3)), 'inf'), (np.full((1, 32, 5, 6), np.nan), 'nan')]
+)
+def test_other_shapes_and_nan_are_a_difference(found, difference):
+    with pytest.raises(RuntimeError, match=f'differs from torch by {difference} at 5 x 6'):
+        check('It', lambda x: [found], network(), [(5, 6)])
 
 
 @pytest.mark.parametrize(
