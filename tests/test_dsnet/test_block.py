@@ -222,6 +222,20 @@ def test_feed_forward_keeps_one_of_the_two_wide_maps(monkeypatch):
     torch.testing.assert_close(found, torch.autograd.grad(y.square().sum(), [x, *ffn.parameters()]))
 
 
+def test_feed_forward_recomputes_the_dropout_of_its_forward_pass():
+    """Of what stands in the place of the convolution, as LoRA: gradients are those without recomputation."""
+    ffn = FeedForward(8, 64)
+    ffn.fc2 = nn.Sequential(nn.Dropout(0.5), ffn.fc2)
+    x = torch.randn(2, 8, 3, 3, requires_grad=True)
+    gradients = []
+    for forward in (ffn, lambda x: ffn.fc2(F.gelu(ffn.fc1(x)))):
+        torch.manual_seed(0)
+        y = forward(x).square().sum()
+        torch.manual_seed(1)  # others draw between the passes
+        gradients.append(torch.autograd.grad(y, [x, *ffn.parameters()]))
+    torch.testing.assert_close(*gradients)
+
+
 def test_hooks_may_keep_what_modules_return():
     """No output of a module is changed in place: Grad-CAM and the like keep them, and backward hooks forbid it."""
     block = DSBlock(16, 2, 2)
