@@ -157,7 +157,8 @@ def test_queries_do_not_repeat_each_other(build_model):
     for thr in (0.4, None):
         model.distinct_thr = thr
         boxes = model.pre_decoder(memory, None, shapes)[0]['reference_points'][0]
-        largest[thr] = probabilistic_iou(boxes * torch.tensor([1, 1, 1, 1, math.pi])).tril(-1).max()
+        boxes = boxes * torch.tensor([1, 1, 1, 1, math.pi])
+        largest[thr] = probabilistic_iou(boxes, boxes).tril(-1).max()
     assert largest[0.4] <= 0.4 < largest[None]
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmplugins.o2detr.proposals import CANDIDATES, distinct_tokens, probabilistic_iou
 
@@ -27,13 +28,15 @@ def test_overlap_is_one_minus_the_hellinger_distance():
     points = torch.cartesian_prod(axis, axis)
     roots = torch.stack([density(box, points).sqrt() for box in boxes])
     expected = 1 - (1 - roots @ roots.T * 0.1**2).clamp(min=0).sqrt()
-    assert torch.allclose(probabilistic_iou(boxes), expected, atol=1e-3)
+    assert torch.allclose(probabilistic_iou(boxes, boxes), expected, atol=1e-3)
+    assert torch.allclose(probabilistic_iou(boxes[:2], boxes), expected[:2], atol=1e-3)
 
 
 def test_overlap_is_that_of_the_rectangle_and_one_with_itself(random_boxes):
     boxes = random_boxes(20)
     other = boxes[:, [0, 1, 3, 2, 4]] + torch.tensor([0, 0, 0, 0, math.pi / 2])
-    both = probabilistic_iou(torch.cat([boxes, other]))
+    both = torch.cat([boxes, other])
+    both = probabilistic_iou(both, both)
     assert torch.allclose(both[:20, 20:], both[:20, :20], atol=2e-3)
     assert both.diagonal().min() > 0.99 and both.min() >= 0 and both.max() <= 1
 
@@ -42,12 +45,12 @@ def chosen_by_loops(scores, boxes, sides, num, thr):
     width, height = sides.tolist()
     pixels = boxes * torch.tensor([width, height, *[max(width, height)] * 2, math.pi])
     order = scores.argsort(descending=True)[: CANDIDATES * num].tolist()
-    overlap = probabilistic_iou(pixels)
+    overlap = probabilistic_iou(pixels, pixels)
     repeats = [i for place, i in enumerate(order) if any(overlap[i, j] > thr for j in order[:place])]
     return ([i for i in order if i not in repeats] + repeats)[:num]
 
 
-@pytest.mark.parametrize('num', [5, 20, 60])
+@pytest.mark.parametrize('num', [5, 20, 25, 60])
 def test_choice_is_that_of_loops(random_boxes, num):
     torch.manual_seed(0)
     sides = torch.tensor([[160.0, 96.0], [96.0, 160.0]])
@@ -60,7 +63,28 @@ def test_choice_is_that_of_loops(random_boxes, num):
     assert found.tolist() == [chosen_by_loops(*image, num, 0.7) for image in zip(scores, boxes, sides, strict=True)]
 
 
-def test_excluded_tokens_come_last():
-    boxes = torch.tensor([0.2, 0.2, 0.1, 0.05, 0.3]).repeat(1, 6, 1)
+def test_excluded_tokens_come_behind_repeats():
     scores = torch.tensor([[-torch.inf, 1.0, -torch.inf, 2.0, 0.0, -torch.inf]])
+    # Those of tokens in the padding, whose anchors are infinite, are one box too.
+    boxes = torch.where(scores[..., None].isinf(), 1.0, torch.tensor([0.2, 0.2, 0.1, 0.05, 0.3]))
     assert distinct_tokens(scores, boxes, torch.ones(1, 2), 3, 0.7).tolist() == [[3, 1, 4]]
+    assert distinct_tokens(scores, boxes, torch.ones(1, 2), 4, 0.7)[0, :3].tolist() == [3, 1, 4]
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in (out if isinstance(out, tuple | list) else [out]) if torch.is_tensor(each)]
+        self.numbers = max(self.numbers, *sizes)
+        return out
+
+
+def test_overlaps_of_all_pairs_are_never_in_memory_at_once(random_boxes):
+    num, boxes = 10, random_boxes(200)[None] / 128
+    with Largest() as largest:
+        distinct_tokens(torch.randn(1, 200), boxes, torch.ones(1, 2), num, 0.7)
+    assert largest.numbers == 2 * num * CANDIDATES * num  # dx and dy
