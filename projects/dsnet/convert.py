@@ -222,17 +222,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``convert``."""
     parser.add_argument('source', type=Path, help='.pdparams of Paddle, else a checkpoint of PyTorch')
     parser.add_argument('target', type=Path, help='checkpoint to write')
-    parser.add_argument('--ema', action='store_true', help='the moving average in a checkpoint of PyTorch')
+    parser.add_argument('--ema', action='store_true', help='the moving average in a checkpoint of the public PyTorch code')
     parser.add_argument('--back', action='store_true', help='from mmpretrain to the public PyTorch code')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write a public checkpoint as one of mmpretrain, or the other way."""
+    """Write a public checkpoint as one of mmpretrain, or the other way.
+
+    Raises:
+        ValueError: A moving average is asked for that the file cannot have, or as `convert` and `revert`.
+    """
+    paddle = args.source.suffix == '.pdparams'
+    if args.ema and (args.back or paddle):
+        raise ValueError('--ema is for checkpoints of the public PyTorch code, neither with --back nor for .pdparams')
     if args.back:
         state = revert(read_torch(args.source, 'state_dict'))
         content = dict(model=state)
     else:
-        paddle, key = args.source.suffix == '.pdparams', 'model_ema' if args.ema else 'model'
+        key = 'model_ema' if args.ema else 'model'
         state = convert(read_paddle(args.source) if paddle else read_torch(args.source, key))
         content = dict(state_dict=state, meta=dict(source=args.source.name))
     with replacing(args.target) as temporary:
