@@ -67,7 +67,7 @@ class CAEv1(PretrainMixin, BaseSelfSupervisor):
         self.set_up(check_interval)
         if momentum:
             self.teacher = deepcopy(self.backbone).requires_grad_(False)
-            self.followed_version = -1
+            self.last_seen = torch.tensor(torch.nan)  # unlike any value: the first step always counts
         num_tokens = getattr(self.target_generator, 'num_tokens', 0)
         if num_tokens > self.neck.head.out_features:
             raise ValueError(
@@ -88,15 +88,16 @@ class CAEv1(PretrainMixin, BaseSelfSupervisor):
     def momentum_update(self) -> None:
         """Move the average towards the encoder, in place, once for each step of the optimizer.
 
-        Several batches may make one step. That there was one shows in the versions of the encoder's parameters, which
-        each change in place counts up.
+        Several batches may make one step, and a gradient scaler skips some. That there was one shows in the values of
+        the first parameter that is trained, whatever the optimizer. They are compared on the device, which the host
+        need not wait for.
         """
-        version = sum(parameter._version for parameter in self.backbone.parameters())
-        if version == self.followed_version:
-            return
-        self.followed_version = version
+        trained = (parameter for parameter in self.backbone.parameters() if parameter.requires_grad)
+        first = next(trained, self.backbone.cls_token)
+        has_moved = (first != self.last_seen.to(first)).any()
+        self.last_seen = first.clone()
         for average, parameter in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
-            average.lerp_(parameter, 1 - self.momentum)
+            average.lerp_(parameter, has_moved.to(average) * (1 - self.momentum))
 
     @torch.no_grad()
     def align_target(self, images: Tensor, mask: Tensor | Places) -> Tensor:

@@ -138,7 +138,7 @@ class CAEFFN(FFN):
 
         if self.training and hidden.requires_grad:
             # It stops at the last tensor that is asked for, which is the input of the second layer.
-            x = checkpoint(rest, hidden, use_reentrant=False, preserve_rng_state=drop.p > 0)
+            x = checkpoint(rest, hidden, use_reentrant=False)
         else:
             x = rest(hidden)
         return last_drop(x)

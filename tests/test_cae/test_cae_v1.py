@@ -126,11 +126,12 @@ def test_no_copy_without_momentum(small_model):
     assert not [name for name in small_model().state_dict() if name.startswith('teacher.')]
 
 
-def test_moving_average(small_model, small_batch):
+@pytest.mark.parametrize('fused', [False, True])  # a fused one leaves the versions of the parameters as they are
+def test_moving_average(small_model, small_batch, fused):
     model, batch = small_model(momentum=0.75), small_batch()
     before = {name: value.clone() for name, value in model.teacher.named_parameters()}
     model.loss(*batch)
-    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1.0, fused=fused)
     for parameter in model.backbone.parameters():
         parameter.grad = -torch.ones_like(parameter)
     optimizer.step()

@@ -162,6 +162,34 @@ def test_ffn_equals_mmcvs(dropout, dtype):
         assert torch.equal(one, other)
 
 
+class LoRA(torch.nn.Module):
+    """A second layer as libraries for fine-tuning put it there, with a dropout of its own."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.drop = base, torch.nn.Dropout(0.5)
+        self.down = torch.nn.Linear(base.in_features, 4, bias=False)
+        self.up = torch.nn.Linear(4, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(self.drop(x)))
+
+
+def test_dropout_behind_the_activation_is_drawn_once():
+    torch.manual_seed(0)
+    ours, host = CAEFFN(48, 96, 0.0, ACT_CFG), FFN(48, 96, act_cfg=ACT_CFG, add_identity=False)
+    for ffn in (ours, host):
+        ffn.layers[1] = LoRA(ffn.layers[1])
+    host.load_state_dict(ours.state_dict())
+    x, found = torch.randn(2, 5, 48), []
+    for ffn in (ours, host):
+        torch.manual_seed(1)
+        ffn(x).square().sum().backward()
+        found.append([parameter.grad for parameter in ffn.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_ffn_repeats_no_product():
     ours, host = CAEFFN(48, 96, 0.0, ACT_CFG), FFN(48, 96, act_cfg=ACT_CFG, add_identity=False)
     flops = []

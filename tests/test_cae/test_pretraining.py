@@ -83,9 +83,9 @@ class Synchronizations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@both
-def test_the_host_never_waits_in_a_step(small_model, small_batch, version):
-    model = small_model(version, backbone=dict(drop_path_rate=0.1))
+@pytest.mark.parametrize(('version', 'kwargs'), [(1, {}), (1, dict(momentum=0.9)), (2, {})], ids=str)
+def test_the_host_never_waits_in_a_step(small_model, small_batch, version, kwargs):
+    model = small_model(version, backbone=dict(drop_path_rate=0.1), **kwargs)
     batch = counted(model, *small_batch())
     model.num_steps = 1  # in the first one it looks whether the loss is finite
     with Synchronizations() as mode:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.registry import MODELS
+from torch import Tensor
 
 from mmplugins.utils.encoders import is_pretrained
 from mmplugins.utils.weights import load_strictly, read_weights
@@ -30,6 +32,12 @@ class DALLETokenTarget(SinglePrecision, DALLEEncoder):
     def num_tokens(self) -> int:
         """Tokens of the vocabulary, which is ``num_classes`` of the neck."""
         return len(self.blocks.output.conv.b)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(B, 8192, h, w)`` of images ``(B, 3, 8 h, 8 w)``."""
+        with torch.autocast(x.device.type, enabled=False):  # half precision would mix up near tokens
+            return super().forward(x)
 
     def init_weights(self) -> None:
         """Read the file of ``init_cfg``."""
