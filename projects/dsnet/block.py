@@ -84,8 +84,8 @@ class FeedForward(nn.Module):
         hidden = self.fc1(x)
         if self.training and hidden.requires_grad:
             # Keeps the map before the GELU, not also the one behind it, a fifth of what training keeps. In backward the
-            # GELU alone is computed again: checkpoint() stops as soon as it has what the convolution needs. It keeps the
-            # random state for what a user puts in the place of the convolution: LoRA may have a dropout.
+            # GELU alone is computed again: checkpoint() stops as soon as it has what the convolution needs. The random
+            # state is kept for what a user puts in the place of the convolution: LoRA may have a dropout.
             return cp.checkpoint(self._second_half, hidden, use_reentrant=False)
         return self._second_half(hidden)
 

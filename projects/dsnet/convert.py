@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``convert``."""
     parser.add_argument('source', type=Path, help='.pdparams of Paddle, else a checkpoint of PyTorch')
     parser.add_argument('target', type=Path, help='checkpoint to write')
-    parser.add_argument('--ema', action='store_true', help='the moving average in a checkpoint of the public PyTorch code')
+    parser.add_argument('--ema', action='store_true', help='the moving average in a public checkpoint of PyTorch')
     parser.add_argument('--back', action='store_true', help='from mmpretrain to the public PyTorch code')
 
 
@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
     """
     paddle = args.source.suffix == '.pdparams'
     if args.ema and (args.back or paddle):
-        raise ValueError('--ema is for checkpoints of the public PyTorch code, neither with --back nor for .pdparams')
+        raise ValueError('--ema is for public checkpoints of PyTorch, neither with --back nor for .pdparams')
     if args.back:
         state = revert(read_torch(args.source, 'state_dict'))
         content = dict(model=state)

@@ -161,8 +161,8 @@ def test_wrong_weights(change, message, upstream, tmp_path, capsys):
         ('a.pth', dict(model=3), [], "has no weights under 'model'"),
         ('a.pth', dict(model={}), ['--ema'], "has no weights under 'model_ema'"),
         ('a.pth', dict(model={}), ['--back'], "has no weights under 'state_dict'"),
-        ('a.pth', dict(state_dict={}), ['--back', '--ema'], '--ema is for checkpoints of the public PyTorch code'),
-        ('a.pdparams', pickle.dumps({}), ['--ema'], '--ema is for checkpoints of the public PyTorch code'),
+        ('a.pth', dict(state_dict={}), ['--back', '--ema'], '--ema is for public checkpoints of PyTorch'),
+        ('a.pdparams', pickle.dumps({}), ['--ema'], '--ema is for public checkpoints of PyTorch'),
     ],
 )
 def test_wrong_files(name, content, options, message, tmp_path, capsys):
