@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.frame.claims import Claim, Found, Row, to_json
+from experiments.frame.claims import Claim, Found, Row, after_looks, to_json
 from experiments.frame.figure import draw_claims
 from experiments.frame.report import claims_section, markdown_table, verdict_lines, verdict_table
 from experiments.frame.tasks import Job
@@ -45,14 +45,34 @@ def test_entry_has_every_value_and_follows_the_rule(entry):
     assert json.loads(json.dumps(entry)) == entry
 
 
+def judge(*values, earlier=()):
+    """The comparison of a claim with one value a seed."""
+    compared = Comparison('a minus b', 'AP', dict(enumerate(values)), above=0)
+    entry = to_json(after_looks(Claim('a is better', 'ours', 'above', [compared]), earlier))
+    return entry, entry['judged'][0]
+
+
+def test_seeds_added_to_what_was_undecided_are_judged_by_wider_intervals():
+    first, undecided = judge(0.1, 0.5, 0.9)
+    second, again = judge(0.1, 0.5, 0.9, 0.5, 0.5, earlier=[first])
+    assert (undecided['verdict'], undecided['looks'], again['looks']) == ('undecided', [], [3])
+    assert judge(0.1, 0.5, 0.9, 0.5, 0.5, earlier=[second])[1] == again  # judged anew it is the same look
+    (low, high), (wide_low, wide_high) = judge(0.1, 0.5, 0.9, 0.5, 0.5)[1]['interval'], again['interval']
+    assert wide_low < low < high < wide_high
+    assert verdict_table([second]).count('] (97.5 %)') == 1
+    # No looks: at other values, at one value, at what was decided.
+    assert judge(0.2, 0.5, 0.9, 0.5, earlier=[first])[1]['looks'] == []
+    assert judge(0.1, 0.5, earlier=[judge(0.1)[0]])[1]['looks'] == []
+    assert judge(0.1, 0.11, 0.9, earlier=[judge(0.1, 0.11)[0]])[1]['looks'] == []
+
+
 def test_table_shows_the_comparison_that_decides(entry):
     weak = Comparison('ours minus best', 'AP', {0: -0.1, 1: 0.3, 2: 0.1}, above=0)
     claim = to_json(Claim('Ours is best', 'ours', 'above', [Comparison('x', 'AP', {0: 1, 1: 1.1}, above=0), weak]))
     table = verdict_table([entry, claim]).splitlines()
     assert table[2].endswith('ours minus theirs, AP: 0.1 [0.0503, 0.15] | holds |')
-    assert (
-        'ours minus best, AP: 0.1 [' in table[3] and '(weakest of 2) | undecided; 18 seeds would decide |' in table[3]
-    )
+    assert 'ours minus best, AP: 0.1 [' in table[3]
+    assert table[3].endswith('(least certain of 2) | undecided; 24 seeds would decide |')
 
 
 def test_what_is_left_of_a_difference_by_rounding_is_no_number():

@@ -86,17 +86,15 @@ def test_chosen_arms_and_those_of_earlier_runs_count(start, folders, capsys):
         start('--only', 'task/others')
 
 
-def test_a_claim_for_which_nothing_was_run_keeps_its_older_entry_if_there_is_one(start, folders):
+def test_a_claim_for_which_nothing_was_run_keeps_its_older_entry_if_there_is_one():
     def entry(text, mean, **values):
         return dict(claim=text, arms=[dict(mean=mean, values=values)], judged=[])
 
-    path = folders / 'claims.json'
     new = [entry('run anew', 1.0, **{'0': 1.0}), entry('not run', None), entry('never run', None)]
-    assert keep_older(new, path) == new[:1]
-    path.write_text(json.dumps(dict(date='2026-01-02', claims=[entry('run anew', 0.5), entry('not run', 0.5)])))
-    assert keep_older(new, path) == [new[0], dict(older='2026-01-02', **entry('not run', 0.5))]
+    assert keep_older(new, dict(claims=[])) == new[:1]
+    earlier = dict(date='2026-01-02', claims=[entry('run anew', 0.5), entry('not run', 0.5)])
+    assert keep_older(new, earlier) == [new[0], dict(older='2026-01-02', **entry('not run', 0.5))]
     half = dict(new[1], arms=[dict(mean=1.0, values={'0': 1.0}), dict(mean=None, values={})])
-    assert keep_older([half], path)[0]['older'] == '2026-01-02'
+    assert keep_older([half], earlier)[0]['older'] == '2026-01-02'
     # The date is that of the first record, however often others are run.
-    path.write_text(json.dumps(dict(date='2026-02-02', claims=keep_older(new, path))))
-    assert keep_older(new, path)[1]['older'] == '2026-01-02'
+    assert keep_older(new, dict(date='2026-02-02', claims=keep_older(new, earlier)))[1]['older'] == '2026-01-02'

@@ -39,22 +39,40 @@ def test_interval_is_that_of_a_t_test():
         ([5.0], dict(below=4.9, exact=True), FAILS),
         ([0.2], dict(above=0.0, interval=(0.1, 0.3)), HOLDS),
         ([0.2], dict(above=0.0, interval=(-0.1, 0.3)), UNDECIDED),
-        ([0.5, 0.5, 0.5], dict(above=0.0), HOLDS),
-        ([0.0, 0.0, 0.0], dict(above=0.0), UNDECIDED),
+        # Of 24 shares of 0 and 1 none may differ by chance.
+        ([0.0] * 24, dict(above=-0.05), UNDECIDED),
+        ([0.0] * 23 + [1.0], dict(above=-0.05), HOLDS),
     ],
 )
 def test_verdict(values, sides, verdict):
     assert comparison(values, **sides).verdict() == verdict
 
 
+def test_looking_again_does_not_make_untrue_claims_hold():
+    draws = np.random.default_rng(0).normal(0.0, 1.0, (4000, 6))
+
+    def holds(row: list[float], corrected: bool) -> bool:
+        looks = ()
+        for count in (3, 4, 5, 6):
+            seen = Comparison('a minus b', 'AP', dict(enumerate(row[:count])), above=0.0, looks=looks)
+            if seen.verdict() != UNDECIDED:
+                break
+            looks += (count,) if corrected else ()
+        return seen.verdict() == HOLDS
+
+    naive, ours = (np.mean([holds(row, corrected) for row in draws.tolist()]) for corrected in (False, True))
+    assert naive > 0.05 > ours
+
+
 def test_needed_seeds_decide_and_one_less_does_not():
     undecided = comparison([-0.5, 1.5, 0.8, 0.2])
     needed, spread = undecided.needed(), np.std([-0.5, 1.5, 0.8, 0.2], ddof=1)
-    assert half_width(spread, needed) < 0.5 <= half_width(spread, needed - 1)
+    assert half_width(spread, needed, looks=1) < 0.5 <= half_width(spread, needed - 1, looks=1)
 
 
 @pytest.mark.parametrize(
-    ('values', 'needed'), [([1.0, 1.1, 0.9], None), ([1.0], None), ([1.0, -1.0], 1000)], ids=['decided', 'one', 'zero']
+    ('values', 'needed'), [([1.0, 1.1, 0.9], None), ([1.0], None), ([1.0, -1.0], 1000), ([0.0, 0.0], None)],
+    ids=['decided', 'one', 'zero', 'equal'],
 )
 def test_needed_seeds_where_there_is_no_such_number(values, needed):
     assert comparison(values).needed() == needed

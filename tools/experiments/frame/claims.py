@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 
 from experiments.frame.tasks import Job
-from experiments.frame.verdict import Comparison, verdict_of
+from experiments.frame.verdict import UNDECIDED, Comparison, verdict_of
 
 Values = dict[int, float]
 
@@ -113,6 +113,28 @@ def rounded_values(values: Mapping[int, float]) -> dict[str, float]:
     return {str(seed): rounded(value) for seed, value in values.items()}
 
 
+def after_looks(claim: Claim, earlier: Sequence[dict]) -> Claim:
+    """Return a claim whose comparisons know at which numbers of values they were undecided before.
+
+    Args:
+        claim: As it follows from what was found.
+        earlier: The entries that `to_json` made of an earlier run. One whose values are others, as of other code, was no
+            look at these.
+    """
+    judged = {(one['claim'], each['name'], each['metric']): each for one in earlier for each in one['judged']}
+
+    def looked(comparison: Comparison) -> Comparison:
+        entry, values = judged.get((claim.text, comparison.name, comparison.metric)), rounded_values(comparison.values)
+        if entry is None or not entry['values'].items() <= values.items():
+            return comparison
+        looks = [*entry.get('looks', ())]
+        if entry['verdict'] == UNDECIDED and 1 < entry['n'] < len(values):
+            looks.append(entry['n'])
+        return replace(comparison, looks=tuple(looks))
+
+    return replace(claim, judged=[looked(comparison) for comparison in claim.judged])
+
+
 def to_json(claim: Claim) -> dict:
     """Return a claim as its entry in ``claims.json``."""
     judged = []
@@ -130,6 +152,7 @@ def to_json(claim: Claim) -> dict:
                 verdict=comparison.verdict(),
                 needed=comparison.needed(),
                 n=len(comparison.values),
+                looks=list(comparison.looks),
                 values=rounded_values(comparison.values),
             )
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import ROOT
-from experiments.frame.claims import Claim, Found, to_json
+from experiments.frame.claims import Claim, Found, after_looks, to_json
 from experiments.frame.figure import draw_claims
 from experiments.frame.origin import cores, origin
 from experiments.frame.report import verdict_lines
@@ -68,16 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def keep_older(claims: list[dict], path: Path) -> list[dict]:
+def keep_older(claims: list[dict], record: Mapping) -> list[dict]:
     """Return claims in which those that lack a value are as in an earlier record, with its date as ``older``.
 
     A claim for which nothing was ever run is left out.
 
     Args:
         claims: As `claims.to_json` returns them.
-        path: Of the earlier record; it need not be there.
+        record: The earlier one; its ``claims`` may be none.
     """
-    record = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
     earlier = {claim['claim']: {'older': record['date'], **claim} for claim in record['claims']}
 
     def chosen(claim: dict) -> dict | None:
@@ -129,10 +128,12 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     found = Found(run_all(jobs, tasks, context, args.processes))
     # Of the whole experiment, also of jobs that an earlier run finished.
     seconds = max(time.time() - start, found.seconds() / args.processes)
-    claims = [to_json(claim) for claim in experiment.claims(found)]
-    claims = keep_older(claims, out / 'claims.json')
+    path = out / 'claims.json'
+    earlier = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
+    claims = [to_json(after_looks(claim, earlier['claims'])) for claim in experiment.claims(found)]
+    claims = keep_older(claims, earlier)
     record = dict(**origin(seconds, *experiment.packages), minutes=found.cost())
-    write_text(out / 'claims.json', json.dumps(dict(**record, claims=claims), indent=1) + '\n')
+    write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     draw_claims(claims, out / 'claims.png')
     if experiment.pictures:
         experiment.pictures(found, context, out)

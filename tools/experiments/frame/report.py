@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from experiments.frame.verdict import FAILS, HOLDS, MOST_SEEDS, UNDECIDED
+from experiments.frame.verdict import FAILS, HOLDS, MOST_SEEDS, UNDECIDED, confidence
 
 SEVERITY = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
 SHOWN = {HOLDS: 'holds', FAILS: '**does not hold**', UNDECIDED: 'undecided'}
@@ -26,13 +26,17 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def interval_text(entry: dict) -> str:
-    """``0.12 [0.05, 0.19]``."""
+    """``0.12 [0.05, 0.19]``, and after a look that decided nothing ``0.12 [0.04, 0.20] (97.5 %)``."""
     mean, interval = number(entry['mean'], 3) or 'nothing', entry['interval']
     if entry['exact']:
         return mean
     if interval and abs(entry['mean']) < 1e-6 * (interval[1] - interval[0]):
         mean = '0'  # what is left of it is rounding
-    return f'{mean} [{number(interval[0], 3)}, {number(interval[1], 3)}]' if interval else f'{mean}, no interval'
+    if not interval:
+        return f'{mean}, no interval'
+    looks = len(entry.get('looks', ()))
+    level = f' ({100 * confidence(looks):g} %)' if looks else ''
+    return f'{mean} [{number(interval[0], 3)}, {number(interval[1], 3)}]{level}'
 
 
 def verdict_text(entry: dict) -> str:
@@ -64,7 +68,7 @@ def verdict_table(claims: Sequence[dict]) -> str:
         measured, verdict = 'paired differences were not kept', SHOWN[claim['verdict']]
         if entry := deciding(claim):
             measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
-            measured += f' (weakest of {len(claim["judged"])})' if len(claim['judged']) > 1 else ''
+            measured += f' (least certain of {len(claim["judged"])})' if len(claim['judged']) > 1 else ''
             verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else verdict
         verdict += f' (of {claim["older"]})' if 'older' in claim else ''
         rows.append([claim['claim'], claim['expected'], measured, verdict])
