@@ -12,7 +12,8 @@ from mmcv.cnn import build_norm_layer
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmplugins.utils.stages import Stages
 
 from .block import DSBlock
 
@@ -45,7 +46,7 @@ class PatchEmbed(nn.Module):
 
 
 @MODELS.register_module()
-class DSNet(BaseBackbone):
+class DSNet(Stages, BaseBackbone):
     """DS-Net. Takes images ``(B, 3, H, W)`` of any size, returns maps of the stages in ``out_indices``.
 
     The published parameter counts are those of ``inter_scale_align=True``, in the paper's tables the names with a star.
@@ -102,23 +103,10 @@ class DSNet(BaseBackbone):
         super().__init__(init_cfg)
         arch = self._parse_arch(arch)
         dims, depths = arch['embed_dims'], arch['depths']
-        self.num_stages = len(dims)
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        if not all(-self.num_stages <= index < self.num_stages for index in indices):
-            raise ValueError(f'out_indices={out_indices}: there are {self.num_stages} stages')
-        if not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(f'frozen_stages={frozen_stages} is not in -1 … {self.num_stages}')
+        self._set_stages(dims, np.cumprod(arch['patch_sizes']).tolist(), out_indices, frozen_stages, norm_eval)
         if out_norm not in ('last', 'all', 'none'):
             raise ValueError(f"out_norm={out_norm!r} is not 'last', 'all' or 'none'")
-        self.out_indices = tuple(index % self.num_stages for index in indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-
         rates = np.linspace(0, drop_path_rate, sum(depths)).tolist()  # not of torch: there may be a fake mode
-        strides = np.cumprod(arch['patch_sizes']).tolist()
-        self.feature_info = [
-            dict(num_chs=dims[index], reduction=strides[index], module=f'stages.{index}') for index in self.out_indices
-        ]
         self.patch_embeds = nn.ModuleList()
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(depths):
@@ -180,20 +168,5 @@ class DSNet(BaseBackbone):
                 outputs[index] = (x if norm is None else norm(x)).contiguous()
         return tuple(outputs[index] for index in self.out_indices)
 
-    def _freeze_stages(self) -> None:
-        """Stop gradients of the first stages, and put them in eval mode."""
-        if self.frozen_stages < 0:
-            return
-        for module in (self.patch_embeds[: max(self.frozen_stages, 1)], self.stages[: self.frozen_stages]):
-            module.eval()
-            module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'DSNet':
-        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in eval mode."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+    def _first_stages(self, count: int) -> list[nn.Module]:
+        return [*self.patch_embeds[: max(count, 1)], *self.stages[:count]]

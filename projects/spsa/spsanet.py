@@ -8,7 +8,8 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmplugins.utils.stages import Stages
 
 from .blocks import OneResidualBlock, TwoResidualsBlock
 
@@ -30,7 +31,7 @@ def build_stem(residuals: int, in_channels: int, channels: int, norm_cfg: dict) 
 
 
 @MODELS.register_module()
-class SPSANet(BaseModule):
+class SPSANet(Stages, BaseModule):
     """Four stages of blocks with a mixer, strides 4, 8, 16, 32.
 
     There are two layouts of about equally many parameters. One residual a block, with ReLU and a stem of one
@@ -82,20 +83,8 @@ class SPSANet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         dims, depths, expansion, residuals = self._parse_arch(arch)
-        self.num_stages = len(dims)
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        if not all(-self.num_stages <= index < self.num_stages for index in indices):
-            raise ValueError(f'out_indices={out_indices}: there are {self.num_stages} stages')
-        if not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(f'frozen_stages={frozen_stages} is not in -1 … {self.num_stages}')
-        self.out_indices = tuple(index % self.num_stages for index in indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        self.feature_info = [
-            dict(num_chs=dims[index], reduction=2 ** (index + 2), module=f'stages.{index}')
-            for index in self.out_indices
-        ]
-
+        strides = [2 ** (index + 2) for index in range(len(dims))]
+        self._set_stages(dims, strides, out_indices, frozen_stages, norm_eval)
         self.stem = build_stem(residuals, in_channels, dims[0], norm_cfg)
         block = OneResidualBlock if residuals == 1 else TwoResidualsBlock
         self.stages = nn.ModuleList()
@@ -142,20 +131,5 @@ class SPSANet(BaseModule):
                 outputs[index] = getattr(self, f'norm{index}')(x).contiguous()
         return tuple(outputs[index] for index in self.out_indices)
 
-    def _freeze_stages(self) -> None:
-        """Stop gradients of the stem and the first stages, and put them in eval mode."""
-        if self.frozen_stages < 0:
-            return
-        for module in (self.stem, *self.stages[: self.frozen_stages]):
-            module.eval()
-            module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'SPSANet':
-        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in eval mode."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+    def _first_stages(self, count: int) -> list[nn.Module]:
+        return [self.stem, *self.stages[:count]]
