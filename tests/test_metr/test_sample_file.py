@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mmdet.registry import DATASETS
 
+from mmplugins.metr import VocabCocoDataset
 from mmplugins.metr.data import coco_dataset
 from mmplugins.metr.data.sample_file import SampleFile, shared_samples
 
@@ -52,7 +53,14 @@ def test_a_copy_is_changed_and_not_the_file(cfg):
 
 @pytest.mark.parametrize(
     'change',
-    [dict(filter_cfg=dict(filter_empty_gt=True)), dict(metainfo=dict(classes=['dog'])), dict(indices=2)],
+    [
+        dict(filter_cfg=dict(filter_empty_gt=True)),
+        dict(metainfo=dict(classes=['dog'])),
+        dict(indices=2),
+        dict(return_classes=True),
+        dict(return_classes=True, caption_prompt=dict(dog=dict(prefix='a small ', suffix=''))),
+        dict(data_prefix=dict(img='', seg='masks'), seg_map_suffix='.tif'),
+    ],
     ids=str,
 )
 def test_other_options_are_another_file(cfg, parses, change):
@@ -60,6 +68,33 @@ def test_other_options_are_another_file(cfg, parses, change):
     plain = DATASETS.build({**cfg, **change, 'cache_dir': None})
     assert infos(DATASETS.build({**cfg, **change})) == infos(plain)
     assert len(parses) == 3
+
+
+def test_another_class_is_another_file(cfg):
+    class NamesOnly(VocabCocoDataset):
+        def parse_data_info(self, raw_data_info):
+            return dict(super().parse_data_info(raw_data_info), instances=[])
+
+    arguments = {key: value for key, value in cfg.items() if key != 'type'}
+    assert len(VocabCocoDataset(**arguments).get_data_info(0)['instances']) == 2
+    assert NamesOnly(**arguments).get_data_info(0)['instances'] == []
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        (dict(proposal_file='found.pkl'), 'keeps no proposals.*found.pkl'),
+        (
+            dict(ann_file='https://no.host/a.json'),
+            'needs an annotation file on this machine.*no.host/a.json',
+        ),
+    ],
+    ids=['proposals', 'server'],
+)
+def test_what_no_file_can_hold_is_refused(cfg, change, text):
+    with pytest.raises(ValueError, match=text):
+        DATASETS.build({**cfg, **change})
+    assert not Path(cfg['cache_dir']).exists()
 
 
 def test_a_changed_annotation_file_is_parsed_anew(cfg, parses):

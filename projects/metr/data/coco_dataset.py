@@ -7,12 +7,18 @@ from collections.abc import Iterable, Mapping
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 
 from .coco_json import CheckedCOCO, categories_of, clean_box
 from .federated import NEGATIVE, is_federated, known_categories
 from .label_map import ANNOTATED, write_annotated
 from .sample_file import SampleFile, shared_samples
+
+OPTIONS = (
+    'data_prefix', 'name_parts', 'filter_cfg', 'test_mode', 'seg_map_suffix', 'return_classes', 'caption_prompt',
+)  # fmt: skip
+"""Attributes that decide what the samples are."""
 
 
 @DATASETS.register_module()
@@ -34,14 +40,16 @@ class VocabCocoDataset(CocoDataset):
         name_parts: How many parts of a file name to keep, counted from its end: 2 for Objects365 v2, whose json says
             ``images/v1/patch8/x.jpg`` of ``train/patch8/x.jpg``. None: all.
         cache_dir: Folder for the parsed samples, such as that of the annotation file. One process of a node parses the
-            file, all others map what it wrote into memory, also in later runs. None: each process parses for itself.
+            file, all others map what it wrote into memory, also in later runs. Not for proposals, nor for an annotation
+            file on a server. None: each process parses for itself.
         lazy_init: Whether to leave the file alone for now. False.
         **kwargs: See :class:`mmdet.datasets.CocoDataset`.
 
     Raises:
         FileNotFoundError: If there is no annotation file.
         PermissionError: If ``cache_dir`` cannot be written to.
-        ValueError: If the file is broken, lacks a class, or no image is left after ``filter_cfg``.
+        ValueError: If the file is broken, lacks a class, or no image is left after ``filter_cfg``; or ``cache_dir``
+            comes with ``proposal_file`` or with an annotation file on a server.
     """
 
     METAINFO: dict = {}  # not COCO's 80 names: they would silently stand in for classes that were forgotten
@@ -80,19 +88,25 @@ class VocabCocoDataset(CocoDataset):
         if self.cache_dir is None:
             super().full_init()
             return
-        options = dict(
-            data_prefix=self.data_prefix,
-            classes=self._metainfo.get('classes'),
-            name_parts=self.name_parts,
-            filter_cfg=self.filter_cfg,
-            indices=self._indices,
-            test_mode=self.test_mode,
-        )
+        self._check_cacheable()
+        options = {name: getattr(self, name) for name in OPTIONS}
+        # A subclass may parse otherwise.
+        options['type'] = f'{type(self).__module__}.{type(self).__qualname__}'
+        options.update(classes=self._metainfo.get('classes'), indices=self._indices)
         # The host hands out copies of the entries of `data_list`, which need not be a list.
         self.serialize_data = False
         self.data_list = shared_samples(self.cache_dir, self.ann_file, options, self._parse)
         self._metainfo.update(self.data_list.meta, classes=tuple(self.data_list.meta['classes']))
         self._fully_initialized = True
+
+    def _check_cacheable(self) -> None:
+        """Refuse what a file of samples cannot hold, or could not be told from an older file."""
+        if self.proposal_file is not None:
+            raise ValueError(f'`cache_dir` keeps no proposals: leave it or `proposal_file` {self.proposal_file} out')
+        if not isinstance(get_file_backend(self.ann_file, backend_args=self.backend_args), LocalBackend):
+            raise ValueError(
+                f'`cache_dir` needs an annotation file on this machine: copy {self.ann_file}, or leave `cache_dir` out'
+            )
 
     def _parse(self) -> tuple[list[dict], dict]:
         """Read the annotation file as the host does; return the samples and what it tells of itself."""
@@ -138,6 +152,13 @@ class VocabCocoDataset(CocoDataset):
     def _labels(self, categories: Iterable) -> list[int]:
         """Return the labels of the categories that are among the classes."""
         return sorted(self.cat2label[category] for category in categories if category in self.cat2label)
+
+    def get_data_info(self, idx: int) -> dict:
+        """Return the sample as it was parsed: JSON has no tuples, and mmdet's grounding detectors hash ``text``."""
+        info = super().get_data_info(idx)
+        if self.return_classes:
+            info['text'] = self._metainfo['classes']
+        return info
 
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline; what is annotated in the image comes through, also if no ``meta_keys`` name it."""
