@@ -1,12 +1,16 @@
 """The editors in mmengine's Runner."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
+
+from mmplugins.prompt_tuning_inversion import EditDataSample, SaveEditGridHook
 
 ETAS = (0.3, 0.9)
 
@@ -47,8 +51,6 @@ def test_metrics_and_pictures(cfg, kind, tmp_path):
 
 @pytest.mark.slow
 def test_samples_are_what_single_images_give(make_editor):
-    from mmplugins.prompt_tuning_inversion import EditDataSample
-
     editor = make_editor(eta=ETAS)
     images = [torch.rand(3, 16, 16), torch.rand(3, 16, 24), torch.rand(3, 16, 16)]
     samples = [EditDataSample(prompt=prompt) for prompt in ('a red one', 'a blue two', 'a green three')]
@@ -69,3 +71,19 @@ def test_number_of_pictures_is_limited(cfg, tmp_path):
     cfg.experiment_name = 'few'
     Runner.from_cfg(cfg).test()
     assert len(list((tmp_path / 'work').glob('*/few/*.png'))) == 1
+
+
+def test_the_page_says_how_near_and_where_nothing_is_compared(tmp_path):
+    source = torch.linspace(-1, 1, 3 * 8 * 8).view(3, 8, 8)
+    right = torch.zeros(8, 8, dtype=torch.bool)
+    right[:, 4:] = True
+    hook, runner = SaveEditGridHook(), SimpleNamespace(log_dir=tmp_path, experiment_name='masks')
+    for name, mask in (('none', None), ('right', right), ('all', torch.ones_like(right))):
+        sample = EditDataSample(metainfo=dict(sample_id=name), prompt='a', source=source, vae=source, recon=source / 2)
+        sample.set_data(dict(mask=mask, edits=source[None], etas=(0.5,)))
+        hook.after_test_iter(runner, 0, outputs=[sample])
+    error = ((source - source / 2) / 2).square()  # of values from 0 to 1; what is masked is equal
+    expected = [-10 * np.log10(part) for part in (error.mean(), error[..., :4].mean() / 2)]
+    notes = [note for _, _, note in hook.entries]
+    assert notes[:2] == [f'reconstruction {near:.1f} dB' for near in expected]
+    assert notes[2] == 'the mask covers the whole picture: nothing is compared'

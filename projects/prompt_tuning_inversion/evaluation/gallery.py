@@ -17,6 +17,7 @@ from ..pictures import as_saved, eta_text, strip, to_image
 from .nearness import psnr, ssim
 
 EDIT = 'edit_eta'  # names of the pictures of edits start so
+COVERED = 'the mask covers the whole picture: nothing is compared'
 STYLE = (
     'body{font:15px sans-serif;margin:2em;max-width:1200px}figure{margin:0 0 2em}img{max-width:100%;'
     'image-rendering:pixelated}figcaption{margin:.3em 0}small{color:#555}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..pairs.sample import EditDataSample
-from .gallery import nearness, save_strip, write_gallery
+from ..pictures import as_saved
+from .gallery import COVERED, save_strip, write_gallery
+from .nearness import psnr
 
 
 @HOOKS.register_module()
@@ -40,8 +43,9 @@ class SaveEditGridHook(Hook):
                 return
             name = f'{sample.sample_id}.png'
             save_strip(sample, Path(runner.log_dir, self.out_dir, name))
-            near = nearness(sample)
-            self.entries.append((name, sample.prompt, f'reconstruction {near["recon"]["psnr"]:.1f} dB'))
+            near = psnr(as_saved(sample.recon), sample.source, sample.get('mask'))
+            note = COVERED if math.isnan(near) else f'reconstruction {near:.1f} dB'
+            self.entries.append((name, sample.prompt, note))
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

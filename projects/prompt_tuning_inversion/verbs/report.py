@@ -11,7 +11,7 @@ from statistics import fmean
 
 from mmplugins.utils.atomic import replacing, write_text
 
-from ..evaluation.gallery import EDIT, nearness, pictures_of, save_strip
+from ..evaluation.gallery import COVERED, EDIT, nearness, pictures_of, save_strip
 from ..pairs.sample import EditDataSample
 
 PACKAGES = ('torch', 'diffusers', 'transformers', 'safetensors', 'mmengine', 'onedl-mmengine', 'mmplugins')
@@ -92,7 +92,7 @@ def summary_line(report: dict) -> str:
     """What is printed about an edit."""
     near = report['metrics']
     if near['recon']['psnr'] is None:
-        return 'the mask covers the whole picture: nothing is compared'
+        return COVERED
     text = f'reconstruction {near["recon"]["psnr"]:.1f} dB (autoencoder alone {near["vae"]["psnr"]:.1f}'
     if 'prompt_alone' in near:
         text += f', the prompt alone {near["prompt_alone"]["psnr"]:.1f}'
