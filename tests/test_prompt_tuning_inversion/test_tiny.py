@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of, tint
-from mmplugins.prompt_tuning_inversion.tinted_digits.judge import color_of, words_of
+from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge, TintedDigitAccuracy, color_of, words_of
 from mmplugins.prompt_tuning_inversion.tinted_digits.parts import WORDS, build_tokenizer
 
 DENOISER = dict(
@@ -99,12 +99,25 @@ def test_dataset_item_depends_on_its_index_alone(digits):
 
 @pytest.mark.slow
 def test_judge_reads_held_out_digits_whatever_their_brightness(digits):
-    from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
-
     _, (test, labels) = digits
     judge = DigitJudge()
     assert (judge(test / 255) == labels).mean() > 0.94
     assert (judge(0.5 * test / 255) == labels).mean() > 0.94
+
+
+def test_accuracy_counts_every_sample_once_for_each_strength(monkeypatch):
+    monkeypatch.setattr(DigitJudge, '__init__', lambda self: None)
+    monkeypatch.setattr(DigitJudge, '__call__', lambda self, shapes: np.full(len(shapes), 6))
+    metric = TintedDigitAccuracy()
+    red, blue = (torch.full((3, 32, 32), -1.0) for _ in range(2))
+    red[0] = blue[2] = 1
+    prompts = ['a red six', 'a blue six', 'a blue two', 'a thing']
+    for prompt in prompts:
+        metric.process(None, [dict(prompt=prompt, edits=torch.stack([red, blue]), etas=(0.3, 0.9))])
+    assert metric.evaluate(len(prompts)) == pytest.approx({
+        'accuracy/color/eta0.3': 1 / 3, 'accuracy/color/eta0.9': 2 / 3,
+        'accuracy/digit/eta0.3': 2 / 3, 'accuracy/digit/eta0.9': 2 / 3,
+    })  # fmt: skip
 
 
 def test_autoencoder_losses_have_gradients():

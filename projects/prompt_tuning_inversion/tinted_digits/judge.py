@@ -78,20 +78,17 @@ class TintedDigitAccuracy(BaseMetric):
             color, digit = words_of(sample['prompt'])
             pixels = [to_pixels(edit) for edit in sample['edits']]
             digits = self.judge([shape_of(picture) for picture in pixels])
+            result = {}  # one a sample: of a list that is longer than the data set mmengine drops the rest
             for eta, picture, found in zip(sample['etas'], pixels, digits, strict=True):
-                result = dict(eta=eta)
                 if color is not None:
-                    result['color'] = color_of(picture) == color
+                    result[f'color/eta{eta:g}'] = color_of(picture) == color
                 if digit is not None:
-                    result['digit'] = bool(found == digit)
-                self.results.append(result)
+                    result[f'digit/eta{eta:g}'] = bool(found == digit)
+            self.results.append(result)
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, bool]]) -> dict[str, float]:
         """Mean over samples, for each strength."""
-        found = {}
-        for kind in ('color', 'digit'):
-            for eta in sorted({result['eta'] for result in results}):
-                values = [result[kind] for result in results if result['eta'] == eta and kind in result]
-                if values:
-                    found[f'accuracy/{kind}/eta{eta:g}'] = float(np.mean(values))
-        return found
+        names = sorted({name for result in results for name in result})
+        return {
+            f'accuracy/{name}': float(np.mean([result[name] for result in results if name in result])) for name in names
+        }
