@@ -5,7 +5,8 @@ retells the section: blocks on the lateral connections; without the finest map o
 embedding of 2x2 and a block; and as variants blocks before or behind the 1x1 convolution. The rest is ours, see below.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
@@ -15,6 +16,28 @@ from torch import Tensor, nn
 
 from .block import DSBlock, global_width
 from .dsnet import PatchEmbed
+
+
+def build_block(channels: int, ratio: int, head_dim: int, split_ratio: float, **options) -> DSBlock:
+    """Build a block whose heads have ``head_dim`` channels.
+
+    Args:
+        channels: Of the block.
+        ratio: ``global_ratio`` of the block.
+        head_dim: It divides the channels of the global stream.
+        split_ratio: Of the block.
+        **options: Of the block.
+
+    Raises:
+        ValueError: ``head_dim`` does not divide them.
+    """
+    width = global_width(channels, split_ratio)
+    if width % head_dim:
+        raise ValueError(
+            f'head_dim={head_dim} does not divide the {width} channels of the global stream '
+            f'(of {channels} channels of a block, split_ratio={split_ratio})'
+        )
+    return DSBlock(channels, max(width // head_dim, 1), ratio, split_ratio=split_ratio, **options)
 
 
 class BlockThenConv(ConvModule):
@@ -176,45 +199,49 @@ class DSFPN(FPN):
             raise ValueError(f"position={position!r} is not 'lateral', 'lateral_rev', 'output' or 'last'")
         if extra_blocks and len(self.fpn_convs) == scales:
             raise ValueError('extra_blocks=True is for the scales of add_extra_convs, and there are none')
-
-        def block(channels: int, ratio: int) -> DSBlock:
-            width = global_width(channels, split_ratio)
-            if width % head_dim:
-                raise ValueError(
-                    f'head_dim={head_dim} does not divide the {width} channels of the global stream '
-                    f'(of {channels} channels of a block, split_ratio={split_ratio})'
-                )
-            return DSBlock(
-                channels,
-                max(width // head_dim, 1),
-                ratio,
-                mlp_ratio=mlp_ratio,
-                split_ratio=split_ratio,
-                inter_scale_align=inter_scale_align,
-                norm_cfg=block_norm_cfg,
-                with_cp=with_cp,
-            )
-
+        block = partial(
+            build_block,
+            head_dim=head_dim,
+            split_ratio=split_ratio,
+            inter_scale_align=inter_scale_align,
+            mlp_ratio=mlp_ratio,
+            norm_cfg=block_norm_cfg,
+            with_cp=with_cp,
+        )
         # The host's arguments of the convolutions, for those that are replaced.
         options['inplace'] = False
         lateral = {**options, 'norm_cfg': None} if no_norm_on_lateral else options
         for level in set(levels):
-            ins, outs, ratio = self.lateral_convs[level].in_channels, out_channels, ratios[level]
-            if position == 'lateral':
-                self.lateral_convs[level] = BlockThenConv(ins, outs, 1, block=block(ins, ratio), **lateral)
-            elif position == 'lateral_rev':
-                self.lateral_convs[level] = ConvThenBlock(ins, outs, 1, block=block(outs, ratio), **lateral)
-            elif position == 'output':
-                self.fpn_convs[level] = BlockThenConv(outs, outs, 3, padding=1, block=block(outs, ratio), **options)
-            else:
-                self.fpn_convs[level] = block(outs, ratio)
+            self._put_block(level, position, partial(block, ratio=ratios[level]), lateral, options)
         if extra_blocks:
             for i, conv in enumerate(self.fpn_convs[scales:], start=scales):
-                self.fpn_convs[i] = PatchScale(conv.in_channels, out_channels, block(out_channels, 1))
+                self.fpn_convs[i] = PatchScale(conv.in_channels, out_channels, block(out_channels, ratio=1))
         self.lateral_convs = ConvsWithBlocks(self.lateral_convs, zero_init)
         self.fpn_convs = ConvsWithBlocks(self.fpn_convs, zero_init)
         for convs in (self.lateral_convs, self.fpn_convs):
             convs.init_weights()
+
+    def _put_block(
+        self, level: int, position: str, block: Callable[[int], DSBlock], lateral: dict, options: dict
+    ) -> None:
+        """Put a block beside a convolution of a scale, or in its place.
+
+        Args:
+            level: The scale.
+            position: See the class.
+            block: Builds the block of so many channels.
+            lateral: Options of a lateral convolution.
+            options: Options of a 3x3 convolution.
+        """
+        ins, outs = self.lateral_convs[level].in_channels, self.out_channels
+        if position == 'lateral':
+            self.lateral_convs[level] = BlockThenConv(ins, outs, 1, block=block(ins), **lateral)
+        elif position == 'lateral_rev':
+            self.lateral_convs[level] = ConvThenBlock(ins, outs, 1, block=block(outs), **lateral)
+        elif position == 'output':
+            self.fpn_convs[level] = BlockThenConv(outs, outs, 3, padding=1, block=block(outs), **options)
+        else:
+            self.fpn_convs[level] = block(outs)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return maps ``(B, out_channels, H_i, W_i)`` of all scales.
