@@ -44,8 +44,11 @@ class HeadLearner(RobustMAML):
         **kwargs: Of ``RobustMAML``.
 
     Raises:
-        ValueError: The head is not a ``LinearClsHead``, or ``checkpoint_steps``: no step has a graph of the network.
+        ValueError: The head is not a ``LinearClsHead``; ``checkpoint_steps``: no step has a graph of the network; or a
+            ``support_attack`` where the head of the meta-parameters does not predict the ways of the support.
     """
+
+    head_knows_ways = True  # what `support_attack` needs, and `crossed` with it
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -54,6 +57,11 @@ class HeadLearner(RobustMAML):
             raise ValueError(f'{type(self).__name__} needs a LinearClsHead, got {type(head).__name__}')
         if self.checkpoint_steps:
             raise ValueError(f'{type(self).__name__} runs the network once a task: checkpoint_steps saves nothing')
+        if self.support_attack is not None and not self.head_knows_ways:
+            raise ValueError(
+                f'{type(self).__name__} has no head for the ways of a task before it has seen the support, so nothing '
+                'can attack that: leave out support_attack and crossed, or take RobustMAML or RobustANIL'
+            )
 
 
 @MODELS.register_module()
@@ -92,10 +100,12 @@ class RobustProtoNet(HeadLearner):
     ways than test.
 
     Args:
-        **kwargs: Of ``RobustMAML``; steps and learning rate of the inner loop have no meaning.
+        **kwargs: Of ``RobustMAML`` but for ``support_attack`` and ``crossed``; steps and learning rate of the inner
+            loop have no meaning.
     """
 
     base = 'ProtoNet'
+    head_knows_ways = False
 
     def describe_adaptation(self) -> str:
         """Return how a task learns."""
@@ -119,13 +129,15 @@ class RobustBaselinePlusPlus(RobustANIL):
     paper: that start (it is random there) and whole batches (4 images there).
 
     Args:
-        **kwargs: Of ``RobustMAML``, with ``train_steps=0`` and a ``CosineClsHead`` of all training classes.
+        **kwargs: Of ``RobustMAML`` but for ``support_attack`` and ``crossed``, with ``train_steps=0`` and a
+            ``CosineClsHead`` of all training classes.
 
     Raises:
         ValueError: Another head, steps in training, or none in test.
     """
 
     base = 'Baseline++'
+    head_knows_ways = False
 
     def __init__(self, train_steps: int = 0, **kwargs) -> None:
         super().__init__(train_steps=train_steps, **kwargs)
@@ -134,8 +146,9 @@ class RobustBaselinePlusPlus(RobustANIL):
 
     def check_ways(self, ways: int, classes: int, training: bool) -> None:
         """Compare the head with the classes of training; in test any number of ways will do."""
-        if training:
-            super().check_ways(classes, classes, training)
+        found = self.learner.classifier.head.num_classes
+        if training and found != classes:
+            raise ValueError(f'the head has num_classes={found}, but the training data have {classes} classes')
 
     def objective(self, weights: Weights, episode: Episode) -> dict[str, Tensor]:
         """Losses of all images of the episodes among the classes of training; see ``RobustMAML``."""

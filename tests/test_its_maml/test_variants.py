@@ -139,7 +139,7 @@ def test_baseline_learns_all_classes_and_starts_a_new_head_in_test(build, named,
 
 
 def test_heads_that_do_not_fit_are_named(build, network):
-    with pytest.raises(ValueError, match='num_classes=7, but episodes have 9 ways'):
+    with pytest.raises(ValueError, match='num_classes=7, but the training data have 9 classes'):
         build('RobustBaselinePlusPlus', classes=7).check_ways(3, 9, training=True)
     with pytest.raises(ValueError, match='train_steps=0'):
         build('RobustBaselinePlusPlus', train_steps=1)
@@ -149,6 +149,31 @@ def test_heads_that_do_not_fit_are_named(build, network):
     network['head'] = dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16)
     with pytest.raises(ValueError, match='needs a LinearClsHead, got VisionTransformerClsHead'):
         build('RobustProtoNet')
+
+
+def test_support_is_not_attacked_by_a_head_that_does_not_know_its_ways(build):
+    attack = dict(type='LinfAttack', eps=0.1)
+    for name in ('RobustProtoNet', 'RobustBaselinePlusPlus'):
+        for given in (dict(support_attack=attack), dict(support_attack=attack, crossed=True)):
+            with pytest.raises(ValueError, match=f'{name} has no head for the ways.*leave out support_attack'):
+                build(name, **given)
+
+
+def test_anil_is_crossed_as_maml_is(build, episode):
+    """Clean queries after the attacked support, attacked queries after the clean one."""
+    model = build(
+        'RobustANIL', support_attack=dict(type='LinfAttack', eps=0.1), crossed=True, train_steps=3, engine='loop'
+    )
+    labels = episode['query_labels'].flatten()
+    roots = {name: weight[None].expand(3, *weight.shape) for name, weight in model.learner.weights().items()}
+    support = model.attacked(model.support_attack, roots, episode['support'], episode['support_labels'], episode)
+    on_attacked = dict(episode, support=support)
+    query = model.attacked(
+        model.attack, model.adapt_for_test(episode), episode['query'], episode['query_labels'], episode
+    )
+    logits = model(**on_attacked), model(**dict(episode, query=query))
+    expected = sum(F.cross_entropy(each.flatten(0, 1), labels) for each in logits)
+    torch.testing.assert_close(model(**episode, mode='loss')['loss_meta'], expected)
 
 
 def test_names_of_the_variants(build):
