@@ -147,6 +147,35 @@ class ResNet12(BaseBackbone):
         return (self.blocks(x),)
 
 
+class InstanceNorm(nn.GroupNorm):
+    """Statistics of each image and channel over its positions; ``(B, C, ...)`` to the same.
+
+    Not ``nn.InstanceNorm2d``, which takes an input without ``B`` as well, and whose error names no layer.
+
+    Args:
+        replaced: The batch norm whose place it takes.
+        name: Of that layer, for the error.
+    """
+
+    def __init__(self, replaced: nn.modules.batchnorm._BatchNorm, name: str) -> None:
+        channels = replaced.num_features
+        super().__init__(channels, channels, replaced.eps, replaced.affine)
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize.
+
+        Raises:
+            ValueError: A channel has one position: less its own mean it is 0, whatever the image.
+        """
+        if x.shape[2:].numel() < 2:
+            raise ValueError(
+                f"norm='instance': {self.name} sees one position a channel, {tuple(x.shape)}, and would return 0 for "
+                "every image. Use norm='task_batch', larger images, smaller strides, or no norm there"
+            )
+        return super().forward(x)
+
+
 def use_batch_statistics(network: nn.Module, norm: str = 'task_batch') -> list[str]:
     """Make every batch norm of a network work in few-shot learning, in place.
 
@@ -155,7 +184,8 @@ def use_batch_statistics(network: nn.Module, norm: str = 'task_batch') -> list[s
     Args:
         network: Any network.
         norm: ``task_batch``: statistics of the batch at hand, also in test and under attack (R-MAML's code); the
-            prediction for an image depends on the other query images (transductive). ``instance``: of each image.
+            prediction for an image depends on the other query images (transductive). ``instance``: of each image, see
+            ``InstanceNorm``; a layer that sees one position then raises a ValueError.
 
     Returns:
         Names of the layers that kept running statistics before, or were replaced.
@@ -173,8 +203,7 @@ def use_batch_statistics(network: nn.Module, norm: str = 'task_batch') -> list[s
             raise ValueError(f"{name} is a SyncBN: ranks hold different tasks here; use norm_cfg=dict(type='BN')")
         if norm == 'instance':
             parent, _, attribute = name.rpartition('.')
-            new = nn.GroupNorm(module.num_features, module.num_features, module.eps, module.affine)
-            setattr(network.get_submodule(parent), attribute, new)
+            setattr(network.get_submodule(parent), attribute, InstanceNorm(module, name))
             changed.append(name)
         elif module.track_running_stats:
             module.running_mean = module.running_var = module.num_batches_tracked = None

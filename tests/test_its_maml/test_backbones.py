@@ -2,6 +2,7 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 from torch import nn
+from torch.nn import functional as F
 
 from mmplugins.its_maml import Conv4, ResNet12, use_batch_statistics
 
@@ -89,6 +90,20 @@ def test_instance_norm_replaces_every_batch_norm():
     assert use_batch_statistics(net, 'instance') == ['1.0']
     x = torch.rand(5, 3, 6, 6)
     torch.testing.assert_close(net(x)[:1], net(x[:1]))
+    torch.testing.assert_close(net(x), F.instance_norm(net[0](x)))
+
+
+def test_instance_norm_of_one_position_is_refused():
+    """It would be 0 for every image: the last block of the Omniglot network has 1x1, a neck's norm has no map."""
+    arguments, shape, _ = NETWORKS['omniglot']
+    net = Conv4(**arguments)
+    use_batch_statistics(net, 'instance')
+    with pytest.raises(ValueError, match=r'blocks.3.norm sees one position a channel, \(2, 64, 1, 1\)'):
+        net(torch.rand(2, *shape))
+    neck = nn.Sequential(nn.BatchNorm1d(4))
+    use_batch_statistics(neck, 'instance')
+    with pytest.raises(ValueError, match=r'0 sees one position a channel, \(5, 4\)'):
+        neck(torch.rand(5, 4))
 
 
 def test_synchronized_and_unknown_norms_are_refused():
