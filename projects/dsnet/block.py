@@ -180,7 +180,7 @@ class DSBlock(nn.Module):
     def mix(self, x: Tensor) -> Tensor:
         """Split ``(B, C, H, W)``, propagate each stream at its scale, align the two, join them; same shape.
 
-        A 1x1 convolution and a bilinear resize change places without changing the result, the weights of the resize
+        A 1x1 convolution and a bilinear resize can be swapped without changing the result: the weights of the resize
         sum to one. So the global stream is projected where it is small: before its shrinking and behind its growing
         that would be the same at ``N`` positions instead of ``n``.
         """

@@ -1,5 +1,6 @@
 """Documents, metafiles and packaging say what is there."""
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -30,6 +31,15 @@ def test_paths_in_commands_exist(document):
         for path in re.findall(r'(?<![\w./<-])(?:configs|tools|projects|tests|requirements)/[^\s\'"=;,)]+', line):
             if not re.search(r'[<>*$…]', path):  # a placeholder
                 assert (ROOT / path).exists(), f'{path} in: {line}'
+
+
+@in_documents
+def test_configs_in_tables_exist(document):
+    there = {path.name for path in ROOT.glob('configs/**/*.py')}
+    for name in re.findall(r'`([\w{},.-]+_\d+xb[\w{},.-]+\.py)`', document.read_text(encoding='utf-8')):
+        # a_{b,c}.py stands for a_b.py and a_c.py
+        for parts in itertools.product(*(part.split(',') for part in re.split('[{}]', name))):
+            assert ''.join(parts) in there, name
 
 
 @in_documents
