@@ -216,6 +216,29 @@ def test_numbers_of_classes_in_json_count_from_0_or_1(table, gt, tmp_path):
         assert read.category.tolist() == (table.category + 1).tolist()
 
 
+@pytest.mark.parametrize('numbers', [[1, 2], [2], [1]])
+def test_json_that_does_not_tell_its_first_number_is_refused_unless_it_is_said(numbers, gt, tmp_path):
+    # Ultralytics counts from 1; the last class was never predicted.
+    entries = [dict(image_id=1, category_id=number, bbox=[0, 0, 9, 9], score=0.5) for number in numbers]
+    (tmp_path / 'x.json').write_text(json.dumps(entries))
+    data, classes = with_placeholder(gt).dataset, gt.dataset.classes
+    with pytest.raises(ValueError, match='neither 0 nor 3 it does not tell .* --first-class'):
+        read_detections(tmp_path / 'x.json', data, classes=classes)
+    for first in (0, 1):
+        read = read_detections(tmp_path / 'x.json', data, classes=classes, first_class=first)
+        assert [data.classes[k] for k in read.category] == [classes[number - first] for number in numbers]
+
+
+def test_json_with_more_classes_than_names_is_refused(gt, tmp_path):
+    box = dict(image_id=1, bbox=[0, 0, 9, 9], score=0.5)
+    for numbers in ([0, 3], [1, 4], [-1, 2]):
+        (tmp_path / 'x.json').write_text(json.dumps([{**box, 'category_id': number} for number in numbers]))
+        with pytest.raises(ValueError, match='for 3 (classes|names)'):
+            read_detections(tmp_path / 'x.json', gt.dataset, classes=gt.dataset.classes)
+    (tmp_path / 'x.json').write_text('[]')
+    assert not len(read_detections(tmp_path / 'x.json', gt.dataset, classes=gt.dataset.classes))
+
+
 def rotated_table(table: Detections) -> Detections:
     center, size = (table.box[:, :2] + table.box[:, 2:]) / 2, table.box[:, 2:] - table.box[:, :2]
     angle = np.random.default_rng(0).uniform(-0.7, 0.7, (len(table), 1))

@@ -89,6 +89,32 @@ def test_fitting_on_test_images_is_noticed_by_apply_and_eval(verb, fitted):
     assert 'fitted on 60 of 60 test images; scores are optimistic' in err
 
 
+def test_eval_of_rotated_boxes_says_what_to_do(verb, files):
+    data = json.loads((files / 'fit.json').read_text())
+    for annotation in data['annotations']:
+        annotation['bbox'].append(0.1)
+    (files / 'rotated.json').write_text(json.dumps(data))
+    boxes = [{**box, 'bbox': [*box['bbox'], 0.1]} for box in json.loads((files / 'a_fit.bbox.json').read_text())]
+    (files / 'rotated_results.json').write_text(json.dumps(boxes))
+    (files / 'nothing.json').write_text('[]')
+    for name in ('rotated_results', 'nothing'):
+        status, _, err = verb('eval', '--ann', files / 'rotated.json', files / f'{name}.json')
+        assert status == 1
+        assert 'COCO’s evaluation has no rotated boxes' in err
+
+
+def test_eval_takes_names_of_classes(verb, files):
+    data = json.loads((files / 'a_fit.bbox.json').read_text())
+    with_ids = verb('eval', '--ann', files / 'fit.json', files / 'a_fit.bbox.json')[1].splitlines()[-1]
+    for box in data:
+        box['category_id'] = {3: 0, 1: 1, 2: 2}[box['category_id']]  # a detector with another order of classes
+    (files / 'turned.json').write_text(json.dumps(data))
+    args = ('--ann', files / 'fit.json', files / 'turned.json', '--classes', 'class 2,class 0,class 1')
+    status, out, err = verb('eval', *args)
+    assert status == 0, err
+    assert out.splitlines()[-1].split('|')[2:] == with_ids.split('|')[2:]
+
+
 @pytest.mark.parametrize('by', [None, 'folder', 'sequence'])
 def test_split(verb, files, by):
     data = json.loads((files / 'fit.json').read_text())
@@ -165,6 +191,8 @@ CASES = {
     'one name': (lambda f: ('fit', '--ann', f / 'fit.json', '--det', 'a'), 'expected NAME=FILE'),
     'theta': (lambda f: ('fit', '--ann', f / 'fit.json', *dets(f, 'fit'), '--theta', '-1'), 'theta is -1.0'),
     'fraction': (lambda f: ('split', '--ann', f / 'fit.json', '--fit-fraction', '2'), 'between 0 and 1'),
+    'rotated results': (lambda f: ('fit', '--ann', f / 'fit.json', '--det', f'a={f}/rotated_results.json'),
+                        'boxes of 5 numbers, annotations of 4'),
     'sequence': (lambda f: ('split', '--ann', f / 'fit.json', '--group-by', 'sequence'), 'has no video_id'),
 }  # fmt: skip
 
@@ -174,6 +202,8 @@ def test_bad_input_is_one_line_and_writes_nothing(verb, fitted, case):
     data = json.loads((fitted / 'fit.json').read_text())
     (fitted / 'two.json').write_text(json.dumps({**data, 'images': data['images'][:2], 'annotations': []}))
     (fitted / 'empty.json').write_text(json.dumps({**data, 'annotations': []}))
+    rotated = [{**box, 'bbox': [*box['bbox'], 0.1]} for box in json.loads((fitted / 'a_fit.bbox.json').read_text())]
+    (fitted / 'rotated_results.json').write_text(json.dumps(rotated))
     (fitted / 'calib.txt').touch()
     before = sorted(fitted.iterdir())
     arguments, message = CASES[case]

@@ -25,6 +25,7 @@ def coco_scores(table: Detections, gt: GroundTruth, sizes: bool = False) -> dict
 
     Raises:
         ImportError: If neither faster-coco-eval nor pycocotools is installed.
+        ValueError: If boxes are rotated.
     """
     precision, areas = coco_precision(table, gt, sizes)
     if precision is None:
@@ -40,7 +41,12 @@ def coco_precision(table: Detections, gt: GroundTruth, sizes: bool = False) -> t
     Returns:
         Precision at 10 thresholds, 101 recalls, ``C`` classes and the areas; -1 where a class has no object. None if
         there is no detection. The names of the areas, the first is all.
+
+    Raises:
+        ValueError: If boxes are rotated.
     """
+    if table.box.shape[1] != 4 or gt.box.shape[1] != 4:
+        raise ValueError('COCO’s evaluation has no rotated boxes; `compare` gives AP of rotated detections')
     coco, evaluator = _package()
     areas = ('all', 's', 'm', 'l') if sizes else ('all',)
     if not len(table):

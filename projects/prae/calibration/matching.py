@@ -93,6 +93,9 @@ def _pairs(dets: Detections, gt: GroundTruth) -> Iterator[tuple[ndarray, ...]]:
     Yields:
         ``(G, B)`` rows of detections by falling score; ``(G, B)`` valid; ``(G, B, N)`` overlaps; ``(G, N)`` whether
         there is an annotation, whether it is ignored, whether it is a crowd.
+
+    Raises:
+        ValueError: If only the detections or only the annotations are rotated.
     """
     num = len(gt.dataset.classes)
     det_key, gt_key = dets.image * num + dets.category, gt.image * num + gt.category
@@ -101,6 +104,11 @@ def _pairs(dets: Detections, gt: GroundTruth) -> Iterator[tuple[ndarray, ...]]:
     gt_start, gt_length = group_bounds(gt_key[gt_order])
     if not len(det_start) or not len(gt_start):
         return
+    if dets.box.shape[1] != gt.box.shape[1]:
+        raise ValueError(
+            f'detections have boxes of {dets.box.shape[1]} numbers, annotations of {gt.box.shape[1]}: '
+            f'either all are upright (4) or all rotated (5)'
+        )
     _, d, g = np.intersect1d(det_key[det_order][det_start], gt_key[gt_order][gt_start], return_indices=True)
     order = np.lexsort((gt_length[g], det_length[d]))
     d, g = d[order], g[order]

@@ -104,7 +104,12 @@ def _boxes(annotations: list[dict], dataset: Dataset, path: str | os.PathLike) -
     return GroundTruth(dataset, image, category, box, ignore, crowd)
 
 
-def read_results(path: str | os.PathLike, dataset: Dataset, classes: Sequence[str] | None = None) -> Detections:
+def read_results(
+    path: str | os.PathLike,
+    dataset: Dataset,
+    classes: Sequence[str] | None = None,
+    first_class: int | None = None,
+) -> Detections:
     """Read a COCO results file, a list of ``image_id, category_id, bbox (x, y, w, h), score[, segmentation]``.
 
     So are ``predictions.json`` of Ultralytics, whose entries name the file as well, and ``coco_instances_results.json``
@@ -114,19 +119,21 @@ def read_results(path: str | os.PathLike, dataset: Dataset, classes: Sequence[st
         path: ``.json`` or ``.json.gz``.
         dataset: Images and classes.
         classes: Where ``category_id`` is not an id of the annotation file but a number of a class: names of the classes
-            from number 0, or from 1 if the highest number is that of names.
+            in order. A file with a 0 counts from 0 (YOLOv5, early Ultralytics), one with as high a number as there are
+            names from 1 (Ultralytics).
+        first_class: Number of the first class, 0 or 1, in a file that has neither. None: such a file is refused.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is empty, cut off or not a results file, or names images or categories that the data set
-            has not.
+            has not, or does not tell from which number its classes count.
     """
     data = read_json(path)
     if not isinstance(data, list):
         raise ValueError(f'{path} is not a COCO results file: it must be a list of boxes')
     try:
         image = images_of([d.get('file_name') or d['image_id'] for d in data], dataset, path)
-        category = _categories([d['category_id'] for d in data], dataset, classes, path)
+        category = _categories([d['category_id'] for d in data], dataset, classes, first_class, path)
         score = np.array([d['score'] for d in data], dtype=np.float64)
         table = Detections(image, category, score.reshape(-1), _corners([d['bbox'] for d in data], path))
         if any('segmentation' in d for d in data):
@@ -139,11 +146,23 @@ def read_results(path: str | os.PathLike, dataset: Dataset, classes: Sequence[st
     return table.select(order[table.category[order] >= 0])
 
 
-def _categories(ids: list, dataset: Dataset, classes: Sequence[str] | None, path: str | os.PathLike) -> ndarray:
+def _categories(
+    ids: list, dataset: Dataset, classes: Sequence[str] | None, first_class: int | None, path: str | os.PathLike
+) -> ndarray:
     if classes is None:
         return lookup(ids, dataset.category_ids, f'{path}: category id')
     number = np.array(ids, dtype=np.int64)
-    return categories_of(number - (number.max(initial=0) == len(classes)), dataset, classes, path)
+    last = number.max(initial=0)
+    if last == len(classes):
+        first_class = 1
+    elif 0 in number or not 0 < last < len(classes):
+        first_class = 0
+    elif first_class is None:
+        raise ValueError(
+            f'{path} has classes {number.min()} to {last} for {len(classes)} names: with neither 0 nor {len(classes)} '
+            f'it does not tell whether it counts from 0 or from 1; say it with --first-class'
+        )
+    return categories_of(number - first_class, dataset, classes, path)
 
 
 def _corners(boxes: list, path: str | os.PathLike) -> ndarray:

@@ -26,7 +26,11 @@ def read_annotations(path: str | os.PathLike, need_annotations: bool = True) -> 
 
 
 def read_detections(
-    path: str | os.PathLike, dataset: Dataset, name: str = '', classes: Sequence[str] | None = None
+    path: str | os.PathLike,
+    dataset: Dataset,
+    name: str = '',
+    classes: Sequence[str] | None = None,
+    first_class: int | None = None,
 ) -> Detections:
     """Read a file of detections by its kind, and drop boxes that are no boxes.
 
@@ -36,6 +40,7 @@ def read_detections(
         dataset: Images and classes.
         name: Of the detector, for messages.
         classes: Names of labels 0, 1, …, for files that have numbers only.
+        first_class: See :func:`files.coco.read_results`.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -52,7 +57,7 @@ def read_detections(
     elif path.suffix == '.csv':
         table = read_open_images(path, dataset)
     elif path.name.endswith(('.json', '.json.gz')):
-        table = read_results(path, dataset, classes)
+        table = read_results(path, dataset, classes, first_class)
     else:
         raise ValueError(
             f'{path}: detections are .json, .json.gz, .pkl, .pth, .csv or a folder of VOC or YOLO text files'

@@ -16,14 +16,21 @@ LOGGER = logging.getLogger('mmplugins.prae')
 
 
 def add_inputs(parser: argparse.ArgumentParser, images: str, required: bool = True) -> None:
-    """Arguments ``--ann``, ``--det``, ``--classes`` and ``--drop-masks``."""
+    """Arguments ``--ann``, ``--det``, ``--drop-masks`` and those of :func:`add_classes`."""
     parser.add_argument('--ann', required=required, help=f'COCO annotation file, or folder of VOC XML, of {images}')
     parser.add_argument(
         '--det', action='append', required=required, metavar='NAME=FILE', help='once for each detector, see the README'
     )
+    add_classes(parser)
+    parser.add_argument('--drop-masks', action='store_true', help='fuse boxes only')
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Arguments ``--classes`` and ``--first-class``."""
     text = 'names of labels 0, 1, …, or a file with a name a line; for files that have numbers only'
     parser.add_argument('--classes', metavar='NAME,NAME', help=text)
-    parser.add_argument('--drop-masks', action='store_true', help='fuse boxes only')
+    text = 'number of the first of --classes in .json files that have neither 0 nor the number of classes'
+    parser.add_argument('--first-class', type=int, choices=(0, 1), help=text)
 
 
 def read_named(args: argparse.Namespace, need_annotations: bool = True) -> tuple[GroundTruth, dict[str, Detections]]:
@@ -33,7 +40,7 @@ def read_named(args: argparse.Namespace, need_annotations: bool = True) -> tuple
     tables = {}
     for name, path in files.items():
         LOGGER.info('reading %s', path)
-        table = read_detections(path, gt.dataset, name, classes)
+        table = read_detections(path, gt.dataset, name, classes, args.first_class)
         tables[name] = replace(table, mask=None) if args.drop_masks else table
     return gt, tables
 

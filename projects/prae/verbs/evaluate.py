@@ -12,6 +12,7 @@ from ..calibration.file import warn_about_overlap
 from ..files.coco import read_json
 from ..files.inputs import read_annotations, read_detections
 from .apply import sidecar
+from .arguments import add_classes, parse_classes
 from .plots import plot_precision_recall
 
 
@@ -19,16 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``eval``."""
     parser.add_argument('files', nargs='+', help='detections, of one detector or fused')
     parser.add_argument('--ann', required=True, help='COCO annotation file, or folder of VOC XML')
+    add_classes(parser)
     parser.add_argument('--voc', action='store_true', help='also AP50 as VOC2010 has it, by mmdet; difficult left out')
     parser.add_argument('--plot', metavar='FILE', help='picture of precision and recall')
 
 
 def run(args: argparse.Namespace) -> None:
     """Print COCO scores of all files, one line for each."""
-    gt = read_annotations(args.ann)
+    gt, classes = read_annotations(args.ann), parse_classes(args.classes)
     tables = {}
     for path in args.files:
-        tables[path] = read_detections(path, gt.dataset)
+        tables[path] = read_detections(path, gt.dataset, classes=classes, first_class=args.first_class)
         about = sidecar(path)
         if about.is_file():
             made = read_json(about)

@@ -58,7 +58,7 @@ def report(held: Mapping[str, Held], gt: GroundTruth) -> str:
     lines = [f'| detector | boxes |{heads} mAP | AP50 |', '|' + ' --- |' * (4 + 2 * len(errors))]
     for name, one in held.items():
         cells = ['–' if value is None else f'{value:.3f}' for error in errors for value in measures[name][error]]
-        scores = coco_scores(one.table, gt) if one.table.box.shape[1] == 4 else {}
+        scores = coco_scores(one.table, gt) if gt.box.shape[1] == 4 else {}
         cells += [f'{scores[key]:.1f}' if scores else '–' for key in ('mAP', 'AP50')]
         lines.append(f'| {name} | {len(one.table)} | ' + ' | '.join(cells) + ' |')
     return '\n'.join([*lines, 'Errors are of images that the curves were not fitted on; what is right is the target.'])
