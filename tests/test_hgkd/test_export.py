@@ -310,6 +310,26 @@ class TestErrors:
         code, path = exported(tmp_path, 'torchvision')
         assert code == 1 and text in capsys.readouterr().err
 
+    @pytest.mark.parametrize('layout', ['torchvision', 'timm'])
+    @pytest.mark.parametrize(
+        'options',
+        [
+            dict(depth=18, norm_cfg=dict(type='BN', eps=1e-3)),
+            dict(depth=18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(0, 1, 2)),
+            pytest.param(dict(depth=50, style='caffe'), marks=pytest.mark.slow),
+        ],
+        ids=['eps', 'dilations', 'style'],
+    )
+    def test_an_option_that_changes_no_shape(self, layout, options):
+        if layout == 'timm':
+            pytest.importorskip('timm')
+        backbone = dict(type='ResNet', **options)
+        weights = MODELS.build(dict(backbone)).state_dict()
+        with pytest.raises(ValueError, match=f'{layout}, which computes something else with them'):
+            export.LIBRARIES[layout](backbone, weights)
+        plain = dict(type='ResNet', depth=options['depth'], out_indices=(0, 1))  # the same weights, and no option
+        assert export.LIBRARIES[layout](plain, weights)
+
     @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
     def test_broken_file(self, pretrained, tmp_path, capsys, content):
         pretrained()

@@ -2,7 +2,8 @@
 
 Not in the papers. The student's layers keep the names of the host's network, so no weight is changed; what is done
 here is to leave out what belongs to the pretraining, to check that the rest fills a plain network of the target
-without a hole, and to write it in the layout that the target reads. Running statistics of batch norm come from visible
+without a hole, and that a library's own network computes the same with it, and to write it in the layout that the
+target reads. Running statistics of batch norm come from visible
 sites; ``--bn-images`` estimates them anew on whole images, for detectors that freeze batch norm.
 """
 
@@ -43,6 +44,7 @@ IN_TORCHVISION = {
     'MobileNetV3': 'mobilenet_v3_{arch}',
 }
 IN_MMPRETRAIN = dict(groups=32, width_per_group=4, arch='small')  # what is not said in a config
+SAME = 1e-6  # relative difference of features in double precision
 SPARSE_ONLY = ('backend', 'enable_sync_bn', 'init_cfg')  # what a plain ResNet lacks, or must not do
 
 
@@ -141,7 +143,8 @@ def for_torchvision(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Ten
     """Return weights with the names of torchvision, checked against its network, all but the classifier.
 
     Raises:
-        ValueError: There is no such network there, or another one: another width, stem or norm.
+        ValueError: There is no such network there, or another one: another width, stem or norm, or an option that
+            changes no shape.
     """
     import torchvision
 
@@ -151,7 +154,8 @@ def for_torchvision(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Ten
     name = IN_TORCHVISION[kind].format_map({**IN_MMPRETRAIN, **backbone})
     if name not in torchvision.models.list_models():
         raise ValueError(f'torchvision has no {name}')
-    expected = torchvision.models.get_model(name, weights=None).state_dict()
+    model = torchvision.models.get_model(name, weights=None)
+    expected = model.state_dict()
     places = [key for key in expected if not key.startswith(('fc.', 'classifier.'))]
     # Layers stand in one order in both; what a weight is called in its layer, and its shape, tell others apart.
     pairs = [*zip_longest(places, weights)]
@@ -164,7 +168,11 @@ def for_torchvision(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Ten
     ]
     if wrong:
         raise ValueError(f'this backbone is no {name} of torchvision: {len(wrong)} weights differ, as {wrong[0]}')
-    return {theirs: weights[ours] for theirs, ours in pairs}
+    filled = {theirs: weights[ours] for theirs, ours in pairs}
+    model.load_state_dict(filled, strict=False)  # all but the classifier
+    setattr(model, 'fc' if hasattr(model, 'fc') else 'classifier', nn.Identity())
+    check_same(backbone, weights, model, f'{name} of torchvision')
+    return filled
 
 
 def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +180,8 @@ def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: There is no such network there, or another one: another width, stem or norm.
+        ValueError: There is no such network there, or another one: another width, stem or norm, or an option that
+            changes no shape.
     """
     try:
         import timm
@@ -191,11 +200,39 @@ def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     if backbone['type'] != 'ResNet':
         raise ValueError(f"the names of a {backbone['type']} are not those of timm: use the layout 'mmpretrain'")
     name = f'resnet{backbone["depth"]}'
+    model = timm.create_model(name, pretrained=False, num_classes=0)
     try:
-        timm.create_model(name, pretrained=False, num_classes=0).load_state_dict(weights, strict=True)
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(f'this backbone is no {name} of timm: {str(error)[:400]}') from error
+    check_same(backbone, weights, model, f'{name} of timm')
     return weights
+
+
+@torch.no_grad()
+def check_same(backbone: dict, weights: dict[str, Tensor], model: nn.Module, name: str) -> None:
+    """See that a network of a library computes what the plain one of mmpretrain does, on an image of noise.
+
+    Args:
+        backbone: Config of the plain network.
+        weights: Its weights.
+        model: The library's, filled with them, without a classifier: it gives pooled features.
+        name: For the message.
+
+    Raises:
+        ValueError: It does not.
+    """
+    # Without out_indices: the whole network, whatever the student's decoder reads.
+    plain = fill({key: value for key, value in backbone.items() if key != 'out_indices'}, weights)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    expected = plain.double()(images)[-1].mean(dim=(2, 3))
+    difference, size = (model.eval().double()(images) - expected).norm(), expected.norm()
+    if difference > SAME * size:
+        raise ValueError(
+            f'the weights fit {name}, which computes something else with them (relative difference of the features '
+            f'{difference / size:.2g}): an option of the backbone that changes no shape is another one there, as '
+            "style, strides, dilations or eps of norm_cfg. Use the layout 'mmpretrain'"
+        )
 
 
 def name_in_timm(name: str, expected: dict[str, Tensor]) -> str:
