@@ -17,7 +17,7 @@ from torch.nn.modules.utils import _pair as to_2tuple
 
 from .hook import GenerativeDistillHook
 from .student import Student, evaluating
-from .teachers.loading import build_teacher
+from .teachers.loading import READING, WEIGHTS, build_teacher
 from .teachers.probe import image_channels, noise_image
 
 MIB = 2**20
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
         import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     hook = find_hook(cfg)
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the runner does
     student = MODELS.build(cfg.model)
     if not isinstance(student, Student):
         raise ValueError(
@@ -75,8 +77,14 @@ def find_hook(cfg: Config) -> GenerativeDistillHook:
 
 
 def random_teacher(cfg: dict) -> nn.Module:
-    """Return the network of a teacher without its weights."""
-    off = {key: False if key == 'pretrained' else None for key in ('pretrained', 'weights', 'init_cfg') if key in cfg}
+    """Return the network of a teacher without its weights.
+
+    Raises:
+        ValueError: It cannot be built without reading or downloading them.
+    """
+    if str(cfg['type']).endswith(READING):
+        raise ValueError(f'--random cannot build a teacher of {cfg["type"]}, which reads its weights: leave it out')
+    off = {key: False if key == 'pretrained' else None for key in (*WEIGHTS, 'init_cfg') if key in cfg}
     return MODELS.build({'_scope_': 'mmpretrain', **cfg, **off})
 
 

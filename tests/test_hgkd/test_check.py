@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
+from mmplugins.hgkd import hook
 from mmplugins.hgkd.__main__ import main
+from mmplugins.hgkd.check import random_teacher
 from mmplugins.hgkd.teachers.probe import check_teacher, noise_image
 from mmplugins.hgkd.teachers.provider import TeacherProvider
 
@@ -81,6 +84,34 @@ class TestVerb:
         assert 'the teacher sees (3, 192, 256), normalized with mean [127.5, 127.5, 127.5]' in text
         assert 'blocks.11: 192 channels, grid 12 x 16' in text and 'student backbone.layer3: 64 channels' in text
 
+    @pytest.mark.parametrize('top_level', [True, False])
+    def test_teacher_sees_pixels_as_in_the_run(self, repo, tmp_path, monkeypatch, top_level):
+        """From a preprocessor in the model, and from one beside it, which the runner puts into the model."""
+        cfg = Config.fromfile(repo / 'configs/hgkd/hgkd_sparse-r18-w16_mae_1xb40-20e_clothing10.py')
+        if top_level:
+            cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+        cfg.custom_hooks[1].input_norm = dict(mean=[127.5] * 3, std=[50.0] * 3)
+        cfg.dump(tmp_path / 'mine.py')
+        seen = {}
+        monkeypatch.setattr(hook, 'TeacherProvider', lambda *args, **kwargs: seen.update(kwargs) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(['check', str(tmp_path / 'mine.py')])
+        scale, shift = seen['input_norm']
+        assert scale == pytest.approx([58.395 / 50, 57.12 / 50, 57.375 / 50])
+        assert shift == pytest.approx([(123.675 - 127.5) / 50, (116.28 - 127.5) / 50, (103.53 - 127.5) / 50])
+
     def test_config_without_a_teacher(self, repo, capsys):
         assert main(['check', str(repo / 'configs/hgkd/resnet50_8xb256-coslr-300e_in1k_from-hgkd.py')]) == 1
         assert 'has 0 GenerativeDistillHook' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['transformers.Dinov2Model.from_pretrained', 'CLIPGenerator'])
+def test_random_weights_of_what_always_reads_some(kind):
+    with pytest.raises(ValueError, match=f'--random cannot build a teacher of {kind}, which reads its weights'):
+        random_teacher(dict(type=kind, pretrained_model_name_or_path='nobody/nothing'))
+
+
+def test_random_weights_read_no_file(tmp_path):
+    pytest.importorskip('timm')
+    cfg = dict(type='timm.create_model', model_name='resnet18', checkpoint_path=str(tmp_path / 'absent.pth'))
+    assert sum(parameter.numel() for parameter in random_teacher(cfg).parameters()) > 1e7

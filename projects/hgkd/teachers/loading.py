@@ -16,6 +16,8 @@ from ...utils.encoders import is_pretrained, is_published
 from ...utils.weights import load_strictly, read_weights
 from .naming import to_mmpretrain
 
+WEIGHTS = ('pretrained', 'weights', 'checkpoint_path')  # arguments of timm and torchvision
+READING = ('.from_pretrained', 'CLIPGenerator')  # types that read weights whatever their arguments
 # What mmpretrain's ViTs resize while they load it.
 RESIZED = ('pos_embed', 'relative_position_index', 'bias_table')
 
@@ -63,9 +65,7 @@ def brings_weights(cfg: dict, network: nn.Module) -> bool:
     """
     if is_published(network):
         return True
-    kind = str(cfg['type'])
-    given = any(cfg.get(key) for key in ('pretrained', 'weights', 'checkpoint_path'))  # timm, torchvision
-    return given or kind.endswith(('.from_pretrained', 'CLIPGenerator'))
+    return any(cfg.get(key) for key in WEIGHTS) or str(cfg['type']).endswith(READING)
 
 
 def fingerprint(teacher: nn.Module) -> str:
