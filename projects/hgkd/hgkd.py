@@ -237,10 +237,10 @@ class HGKD(Student, BaseSelfSupervisor):
             ``loss_distill`` if there is a head, ``loss_pixel`` if there is a head of pixels; weighted scalars.
 
         Raises:
-            RuntimeError: Only the teacher's features are to be predicted, and there is no teacher.
+            RuntimeError: The teacher's features are to be predicted, and there is no teacher.
         """
         images = _one_view(inputs)
-        if self.pixel_head is None:
+        if self.with_head:
             self.require_teacher()
         active = self.mask(images.shape, images.device)
         decoded = self.decode(images, active)
@@ -281,7 +281,7 @@ class HGKD(Student, BaseSelfSupervisor):
         ]
 
     def _distill(self, pred: Tensor, images: Tensor, active: Tensor) -> Tensor:
-        target = self.teacher(images, active) if self.teacher is not None else None
+        target = self.teacher(images, active)
         if target is None:
             # Nothing to distill, but no parameter may be without a gradient under DDP. Not sum() * 0: a sum in half
             # precision can overflow, and inf * 0 is NaN.

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmpretrain.models import SparK
 from mmpretrain.models.utils.sparse_modules import SparseHelper
 from mmpretrain.registry import MODELS
@@ -104,6 +104,11 @@ def test_pixels_and_features_together_have_both_losses():
     torch.testing.assert_close(twice['loss_pixel'], 2 * losses['loss_pixel'])
 
 
+def test_a_forgotten_teacher_is_an_error_beside_pixels_too():
+    with pytest.raises(RuntimeError, match='HGKD has no teacher: add GenerativeDistillHook'):
+        student(1, pixel_head=PIXELS, pixel_weight=0.5).loss(torch.randn(2, 3, 64, 64))
+
+
 def test_hidden_pixels_do_not_reach_the_prediction():
     model, images, cells = student(), torch.randn(2, 3, 64, 96), draw_cells(2, (2, 3), 0.6)
     changed = torch.where(ActiveMask(cells).sites((64, 96)), images, torch.randn_like(images) * 9)
@@ -133,6 +138,14 @@ def test_runner_of_one_process_leaves_the_norms_sparse():
     model = student(backbone={**backbone(), 'norm_cfg': sync}, enc_dec_norm_cfg=sync)
     model = revert_sync_batchnorm(model)  # as mmengine's runner does where there is one process
     assert teach(model).loss([torch.randn(2, 3, 64, 64)], None)['loss_distill'].isfinite()
+
+
+@pytest.mark.parametrize('implementation', ['torch', 'mmcv'])
+def test_norms_that_a_runner_replaces_by_its_sync_bn_are_an_error(implementation, monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda group=None: 1)  # mmcv's asks when it is built
+    model = teach(convert_sync_batchnorm(student(), implementation))
+    with pytest.raises(TypeError, match="Leave sync_bn out and set norm_cfg=dict\\(type='SyncBN'\\)"):
+        model.loss(torch.randn(2, 3, 64, 64))
 
 
 def test_supervise_visible_ignores_masked_predictions():

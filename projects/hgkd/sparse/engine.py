@@ -81,6 +81,18 @@ class SparseFeatures:
 
     __rmul__ = mul = __mul__
 
+    def dim(self) -> int:
+        """Refuse a norm for tensors, which asks for this first.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            'a norm for tensors got features of visible sites: it took the place of a sparse one, as `sync_bn` of the '
+            "runner makes it. Leave sync_bn out and set norm_cfg=dict(type='SyncBN') and "
+            "enc_dec_norm_cfg=dict(type='SyncBN')"
+        )
+
     def permute(self, *order: int) -> 'SparseFeatures':
         """Move the channels to the end, or back."""
         if order not in ((0, 2, 3, 1), (0, 3, 1, 2)):
