@@ -15,7 +15,10 @@ from experiments.frame.verdict import Comparison
 def found():
     scores = dict(ours=(0.5, 0.6, 0.7), theirs=(0.4, 0.52, 0.58))
     return Found({
-        Job('photos', arm, seed): dict(ap=value, inner=dict(deep=-value), cpu_seconds=30 * (seed + 1), seconds=60.0)
+        Job('photos', arm, seed): dict(
+            ap=value, inner=dict(deep=-value), cpu_seconds=30 * (seed + 1), seconds=60.0, date=f'2026-01-0{3 - seed}',
+            machine='m',
+        )
         for arm, values in scores.items()
         for seed, value in enumerate(values)
     })  # fmt: skip
@@ -32,6 +35,7 @@ def test_found_pairs_seeds(found):
     assert found.difference('photos', 'ours', 'theirs', 'ap') == pytest.approx({0: 0.1, 1: 0.08, 2: 0.12})
     assert found.cost() == {'photos': {'ours': 1.0, 'theirs': 1.0}}
     assert found.seconds() == 360
+    assert found.origin() == dict(date='2026-01-01 to 2026-01-03', machine='m')
 
 
 def test_entry_has_every_value_and_follows_the_rule(entry):

@@ -71,7 +71,8 @@ def test_needed_seeds_decide_and_one_less_does_not():
 
 
 @pytest.mark.parametrize(
-    ('values', 'needed'), [([1.0, 1.1, 0.9], None), ([1.0], None), ([1.0, -1.0], 1000), ([0.0, 0.0], None)],
+    ('values', 'needed'),
+    [([1.0, 1.1, 0.9], None), ([1.0], None), ([1.0, -1.0], 1000), ([0.0, 0.0], None)],
     ids=['decided', 'one', 'zero', 'equal'],
 )
 def test_needed_seeds_where_there_is_no_such_number(values, needed):

@@ -86,9 +86,19 @@ class Found:
         values = self.difference(task, ours, theirs, key)
         return Comparison(f'{ours} minus {theirs}', metric, values, **(sides or dict(above=0.0)))
 
+    def every(self) -> list[dict]:
+        """Results of all jobs."""
+        return [found for arms in self.results.values() for seeds in arms.values() for found in seeds.values()]
+
     def seconds(self) -> float:
         """Wall-clock seconds of all jobs together."""
-        return sum(r['seconds'] for arms in self.results.values() for seeds in arms.values() for r in seeds.values())
+        return sum(found['seconds'] for found in self.every())
+
+    def origin(self) -> dict[str, str]:
+        """Dates and machines of the jobs, which several runs may have done."""
+        dates = sorted({found['date'] for found in self.every()})
+        machines = sorted({found['machine'] for found in self.every()})
+        return dict(date=' to '.join(dict.fromkeys((dates[0], dates[-1]))), machine='; '.join(machines))
 
     def cost(self) -> dict[str, dict[str, float]]:
         """Processor minutes of each arm, mean over seeds."""
@@ -118,8 +128,8 @@ def after_looks(claim: Claim, earlier: Sequence[dict]) -> Claim:
 
     Args:
         claim: As it follows from what was found.
-        earlier: The entries that `to_json` made of an earlier run. One whose values are others, as of other code, was no
-            look at these.
+        earlier: The entries that `to_json` made of an earlier run. An entry with other values, as of other code, was
+            no look at these.
     """
     judged = {(one['claim'], each['name'], each['metric']): each for one in earlier for each in one['judged']}
 

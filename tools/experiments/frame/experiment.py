@@ -12,7 +12,7 @@ from pathlib import Path
 from experiments import ROOT
 from experiments.frame.claims import Claim, Found, after_looks, to_json
 from experiments.frame.figure import draw_claims
-from experiments.frame.origin import cores, origin
+from experiments.frame.origin import command_of, cores, origin
 from experiments.frame.report import verdict_lines
 from experiments.frame.tasks import Context, Task, jobs_of, minutes_of, run_all, slug, within
 from mmplugins.utils.atomic import write_text
@@ -132,7 +132,10 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     earlier = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
     claims = [to_json(after_looks(claim, earlier['claims'])) for claim in experiment.claims(found)]
     claims = keep_older(claims, earlier)
-    record = dict(**origin(seconds, *experiment.packages), minutes=found.cost())
+    # The command that runs all of it, whatever part this call has added.
+    words = [args.plugin, *(('--data', str(args.data)) if args.data else ()), *(('--quick',) if args.quick else ())]
+    record = origin(seconds, *experiment.packages) | found.origin()
+    record |= dict(command=command_of(words), minutes=found.cost())
     write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     draw_claims(claims, out / 'claims.png')
     if experiment.pictures:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,11 +44,25 @@ def versions(*more: str) -> dict[str, str]:
     return found
 
 
-def origin(seconds: float, *more: str) -> dict[str, object]:
-    """Return the fields that every result carries; a folder of the caller's in the command is left unnamed."""
+def today() -> str:
+    """Return the date in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+def command_of(words: Sequence[str]) -> str:
+    """Return a call of this script as a reader would repeat it: a folder of the caller's is left unnamed."""
     script = Path(sys.argv[0]).resolve()
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
-    words = ['<folder>' if os.path.isabs(word) else word for word in sys.argv[1:]]
-    command = shlex.join(['python', str(script), *words]).replace("'<folder>'", '<folder>')
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return dict(command=command, seconds=round(seconds), machine=machine(), versions=versions(*more), date=today)
+    named = ['<folder>' if os.path.isabs(word) else word for word in words]
+    return shlex.join(['python', str(script), *named]).replace("'<folder>'", '<folder>')
+
+
+def origin(seconds: float, *more: str) -> dict[str, object]:
+    """Return the fields that every result carries."""
+    return dict(
+        command=command_of(sys.argv[1:]),
+        seconds=round(seconds),
+        machine=machine(),
+        versions=versions(*more),
+        date=today(),
+    )

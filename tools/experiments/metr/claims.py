@@ -94,11 +94,13 @@ class Detections:
 
 def joint_claims(see: Detections) -> list[Claim]:
     """Training on several sets."""
-    eight, judged, shown, every = 'AP50, eight names that one set annotates', [], [], 'all_names.'
+    eight, judged, longer, shown, every = 'AP50, eight names that one set annotates', [], [], [], 'all_names.'
     for text, names in (('A', A), ('B', B)):
         one, half = f'only_{text.lower()}', f'half_{text.lower()}'
         for metric, chosen, slack in ((f'AP50, names of {text}', names, 0.02), ('AP50, two shared names', SHARED, 0)):
             judged.append(see.compare(f'joint minus {text} only', metric, chosen, 'joint', half, slack, every))
+            name = f'joint minus {text} only, as many iterations'
+            longer.append(see.compare(name, metric, chosen, 'joint', one, slack, every))
             shown += [
                 see.ap_row('joint', metric, 'joint', chosen, every),
                 see.ap_row(f'{text} only, its images as often as joint sees them', metric, half, chosen, every),
@@ -123,6 +125,12 @@ def joint_claims(see: Detections) -> list[Claim]:
             'better on the two shared names',
             judged,
             list({(row.name, row.metric): row for row in shown}.values()),
+        ),
+        Claim(
+            'Joint training is good for each at as many iterations too, in which one set alone is seen twice as often',
+            'ours: control',
+            'joint is not worse (by more than 0.02 AP50) on the names of each set, and better on the two shared names',
+            longer,
         ),
     ]
 

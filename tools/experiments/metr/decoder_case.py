@@ -1,4 +1,7 @@
-"""METR's decoder, and the plain way of the released code to do its work: mmdet's on ``B K`` copies of the memory.
+"""METR's decoder, and two ways to do its work with mmdet's.
+
+`plain`, that of the released code: on ``B K`` copies of the memory. `masked`, as a user of mmdet would write it: on all
+queries of an image at once, with a mask in self-attention.
 
 Shapes: ``B`` images, ``K`` groups of ``Q`` queries, ``N`` memory tokens, ``D`` channels.
 """
@@ -19,7 +22,7 @@ QUICK = dict(groups=3, queries=10, images=2, dims=32, layers=2, image_size=128)
 
 
 class DecoderCase:
-    """Inputs and both decoders, which see the same weights, queries, references and memory.
+    """Inputs and decoders, which see the same weights, queries, references and memory.
 
     Args:
         ffn: Width of the FFN: 1024 in Deformable DETR, 2048 in DINO.
@@ -58,7 +61,8 @@ class DecoderCase:
             ffn_cfg=dict(embed_dims=dims, feedforward_channels=ffn, ffn_drop=0.0),
         )
         cfg = dict(num_layers=layers, layer_cfg=layer, return_intermediate=True, post_norm_cfg=None)
-        self.decoders = nn.ModuleDict(dict(ours=METRDecoder(**cfg), plain=DinoTransformerDecoder(**cfg))).to(**made)
+        kinds = dict(ours=METRDecoder, plain=DinoTransformerDecoder, masked=DinoTransformerDecoder)
+        self.decoders = nn.ModuleDict({arm: kind(**cfg) for arm, kind in kinds.items()}).to(**made)
         for name, parameter in self.decoders['ours'].named_parameters():
             # The start values make all queries look at the same places; these do not.
             if parameter.dim() > 1:
@@ -67,6 +71,9 @@ class DecoderCase:
         first = 'ref_point_head.layers.0.weight'
         state[first] = matched(state[first], plain.ref_point_head.layers[0].in_features)
         plain.load_state_dict(state)
+        self.decoders['masked'].load_state_dict(state)
+        group = torch.arange(groups, device=device).repeat_interleave(queries)
+        self.apart = group[:, None] != group  # (K Q, K Q), True where attention is forbidden
         self.box_branches = nn.ModuleList([nn.Linear(dims, 4) for _ in range(layers)]).to(**made)
         self.query = torch.randn(images, groups * queries, dims, **made, requires_grad=True)
         self.memory = torch.randn(images, int(tokens.sum()), dims, **made, requires_grad=True)
@@ -92,6 +99,16 @@ class DecoderCase:
                 **shared,
             )
             return hidden, references[-1]
+        if arm == 'masked':
+            hidden, references = decoder(
+                query=self.query,
+                value=self.memory,
+                self_attn_mask=self.apart,
+                reference_points=self.references,
+                valid_ratios=self.valid_ratios,
+                **shared,
+            )
+            return hidden, references[-1]
         # The copying is part of the plain way.
         memory, ratios = (x.repeat_interleave(self.num_groups, dim=0) for x in (self.memory, self.valid_ratios))
         query, references = (x.reshape(memory.size(0), -1, x.size(-1)) for x in (self.query, self.references))
@@ -106,7 +123,7 @@ class DecoderCase:
         return hidden.pow(2).mean() + references.mean()
 
     def arms(self) -> dict[str, Callable[[], Tensor]]:
-        """Both, to be measured."""
+        """All, to be measured."""
         return {arm: partial(self.loss, arm) for arm in self.decoders}
 
     def gradients(self, arm: str) -> tuple[Tensor, ...]:
