@@ -1,8 +1,14 @@
+import io
+
+import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from PIL import Image
 
 from mmplugins.metr.data.loading import GRACE, LoadImageOrSkip, is_truncated
+
+IMAGE_DESCRIPTION = 0x010E  # of EXIF; any tag that holds bytes will do
 
 
 @pytest.fixture
@@ -35,18 +41,41 @@ def test_a_good_image_is_loaded_as_by_the_host(jpeg, write, to_float32):
     assert found['img_shape'] == found['ori_shape'] == (240, 320)
 
 
-def test_bytes_after_the_end_marker_are_fine(jpeg, write):
-    assert LoadImageOrSkip(max_bad=0)(write(jpeg + b'\0' * 100)) is not None
+@pytest.mark.parametrize('size', [100, 50_000], ids=['padding', 'film'])
+def test_bytes_after_the_end_marker_are_fine(size, jpeg, write):
+    assert LoadImageOrSkip(max_bad=0)(write(jpeg + bytes(size))) is not None
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_is_truncated(suffix):
-    import cv2
-
-    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    whole = cv2.imencode(suffix, image)[1].tobytes()
+@pytest.mark.parametrize(
+    ('format', 'options'),
+    [('JPEG', {}), ('JPEG', dict(progressive=True)), ('PNG', {})],
+    ids=['jpeg', 'progressive', 'png'],
+)
+def test_is_truncated(format, options):
+    """Of a picture with a thumbnail, whose end marker is in the file too, before the pixels."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[IMAGE_DESCRIPTION] = encoded(pixels[::4, ::4], 'JPEG')
+    whole = encoded(pixels, format, exif=exif, **options)
+    assert whole.count(b'\xff\xd9') == (2 if format == 'JPEG' else 1)
     assert not is_truncated(whole)
-    assert is_truncated(whole[: len(whole) // 2])
+    assert not is_truncated(whole + bytes(50_000))
+    for length in range(20, len(whole) - 8, 97):
+        assert is_truncated(whole[:length]), length
+
+
+def encoded(pixels: np.ndarray, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+def test_a_marker_may_have_fill_bytes(jpeg):
+    """ITU T.81, B.1.1.2: "any marker may optionally be preceded by any number of fill bytes"."""
+    filled = jpeg[:2] + b'\xff\xff' + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(filled, np.uint8), 1) is not None
+    assert not is_truncated(filled)
+    assert is_truncated(filled[:-2])
 
 
 @pytest.mark.parametrize('kind', ['empty', 'text', 'cut', 'no_end', 'missing'])

@@ -23,7 +23,7 @@ class LoadImageOrSkip(LoadImageFromFile):
 
     Not in the paper: our decision, because one broken file among millions must not end a long run, and many broken
     files must not pass unseen. OpenCV decodes a truncated JPEG without an error and fills the rest with gray, so the
-    end of the file is looked at as well.
+    end of the image is looked for as well.
 
     In a pipeline for evaluation write ``max_bad=0``: the first bad file is then an error that names it. In a test
     pipeline that ``DetInferencer`` reads, write mmdet's ``LoadImageFromFile``: the inferencer looks for that name.
@@ -61,7 +61,7 @@ class LoadImageOrSkip(LoadImageFromFile):
         return results
 
     def _load(self, path: str) -> np.ndarray:
-        """Return the decoded image. Not the host's method: the end of the file is checked on the same bytes."""
+        """Return the decoded image. Not the host's method: the end of the image is looked for in the same bytes."""
         content = fileio.get(path, backend_args=self.backend_args)
         if is_truncated(content):
             raise OSError('the file is truncated')
@@ -92,12 +92,20 @@ class LoadImageOrSkip(LoadImageFromFile):
 def is_truncated(content: bytes) -> bool:
     """Return whether a JPEG lacks its end-of-image marker or a PNG its last chunk; False for other formats.
 
-    Cameras and web servers append bytes after the marker, so it is looked for in the last part of the file, not only
-    at its end; a thumbnail inside the file has a marker too, but is at the front.
+    What cameras and web servers append does not count: the film of a motion photo is megabytes behind the marker.
     """
-    tail = content[-4096:]
     if content.startswith(b'\xff\xd8'):
-        return b'\xff\xd9' not in tail
+        return content.find(b'\xff\xd9', _start_of_scan(content)) < 0
     if content.startswith(b'\x89PNG\r\n\x1a\n'):
-        return b'IEND' not in tail
+        return b'IEND' not in content
     return False
+
+
+def _start_of_scan(content: bytes) -> int:
+    """Return where the pixels of a JPEG begin: behind its segments, one of which may hold a thumbnail with an end."""
+    position = 2
+    while content[position : position + 1] == b'\xff' and content[position : position + 2] != b'\xff\xda':
+        # A marker, and the length of what follows it; any number of 0xff may stand before a marker.
+        filled = content[position : position + 2] == b'\xff\xff'
+        position += 1 if filled else 2 + int.from_bytes(content[position + 2 : position + 4], 'big')
+    return position
