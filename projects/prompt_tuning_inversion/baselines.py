@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .editor import InversionEditor, Progress, guide, normal_tensors, warn_guidance
+from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors, warn_guidance
 from .inversion import Inversion
 from .prompt_tuning import PromptTuningInversion
 from .tuning import TuningEditor
@@ -52,7 +52,7 @@ class NullTextInversionEditor(TuningEditor):
         return 1 - step / max(100, 2 * self.num_steps)
 
     def embeddings(
-        self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
+        self, prompts: Sequence[str], source_prompts: SourcePrompts, null: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The prompt of the image for inversion and the kept branch, the empty one for the tuned; ``(B, L, D)``."""
         source = self.parts.encode_text(source_prompts)
@@ -86,7 +86,7 @@ class NegativePromptEditor(NullTextInversionEditor):
         super().__init__(*args, inner_steps=0, **kwargs)
 
     def embeddings(
-        self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
+        self, prompts: Sequence[str], source_prompts: SourcePrompts, null: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The prompt of the image everywhere; ``(B, L, D)`` each."""
         source = self.parts.encode_text(source_prompts)
@@ -117,7 +117,7 @@ class SDEditEditor(InversionEditor):
         self,
         images: Tensor,
         prompts: Sequence[str],
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
         progress: Progress | None = None,
     ) -> Inversion:
         """Encode the images and draw the noise."""
@@ -140,7 +140,7 @@ class SDEditEditor(InversionEditor):
         )
 
     def edit_latents(
-        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: SourcePrompts = None
     ) -> Tensor:
         """Sample from level ``round(eta * T)``; ``(B, C, h, w)``."""
         start = round(eta * self.num_steps)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmplugins.utils.atomic import replacing
 
 from .diffusion.identity import cache_folder
-from .editor import InversionEditor, Progress
+from .editor import InversionEditor, Progress, SourcePrompts
 from .extras import require
 from .inversion import Inversion
 
@@ -59,7 +59,7 @@ class InversionCache:
         editor: InversionEditor,
         images: Tensor,
         prompts: Sequence[str],
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
         progress: Progress | None = None,
     ) -> tuple[Inversion, list[bool]]:
         """Inversions of images ``(B, 3, H, W)``: read where a file is there, else made, together, and written.
@@ -76,7 +76,7 @@ class InversionCache:
             made = editor.invert(
                 images[missing],
                 [prompts[number] for number in missing],
-                None if source_prompts is None else [sources[number] for number in missing],
+                [sources[number] for number in missing],
                 progress,
             )
             for number, one in zip(missing, made.split(), strict=True):

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from .baselines import SDEditEditor
-from .editor import Progress, guide, normal_tensors
+from .editor import Progress, SourcePrompts, guide, normal_tensors
 from .inversion import Inversion
 
 
@@ -40,14 +40,14 @@ class EditFriendlyEditor(SDEditEditor):
         self,
         images: Tensor,
         prompts: Sequence[str],
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
         progress: Progress | None = None,
     ) -> Inversion:
         """Noise every level by itself, then find the noise of each step (equations 5 and 6)."""
         with self.parts.frozen():
             latents = self.parts.encode_image(images)
             null = self.parts.encode_text([''] * len(images))
-            source = null if source_prompts is None else self.parts.encode_text(source_prompts)
+            source = self.parts.encode_text([text or '' for text in source_prompts or [None] * len(images)])
             noises = torch.empty(self.num_steps, *latents.shape, device=latents.device)
             for place, level in enumerate(range(self.num_steps, 0, -1)):
                 here = self.level(latents, level)
@@ -86,7 +86,7 @@ class EditFriendlyEditor(SDEditEditor):
         return self.schedule.random_step(latents, guide(*branches, guidance), level)
 
     def edit_latents(
-        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: SourcePrompts = None
     ) -> Tensor:
         """Sample from level ``round(eta * T)`` with the noise of each step; ``(B, C, h, w)``."""
         start = round(eta * self.num_steps)

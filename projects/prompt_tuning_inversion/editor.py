@@ -24,6 +24,9 @@ from .pairs.sample import EditDataSample, prompts_of
 Progress = Callable[[str, int, int, float], None]
 """Called as ``progress(stage, done, total, loss)``; stages are ``invert``, ``tune`` and ``edit``."""
 
+SourcePrompts = Sequence[str | None] | None
+"""What is in the images; None for one, or for all, where that is not known."""
+
 
 def normal_tensors(function: Callable) -> Callable:
     """Let a method work inside ``torch.inference_mode`` too, whose tensors cannot take part in autograd."""
@@ -98,14 +101,18 @@ class InversionEditor(BaseModel):
         self,
         images: Tensor,
         prompts: Sequence[str],
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
         progress: Progress | None = None,
     ) -> Inversion:
-        """Stage 1: images ``(B, 3, H, W)`` in [-1, 1], the prompts of the edit and, where needed, of the images."""
+        """Stage 1: images ``(B, 3, H, W)`` in [-1, 1], the prompts of the edit and, where needed, of the images.
+
+        Raises:
+            ValueError: A prompt that is needed is missing.
+        """
 
     @abstractmethod
     def edit_latents(
-        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: SourcePrompts = None
     ) -> Tensor:
         """Stage 2: edited latents ``(B, C, h, w)``; ``eta`` from 0 (reconstruction) to 1 (the prompt alone)."""
 
@@ -115,7 +122,7 @@ class InversionEditor(BaseModel):
         inversion: Inversion,
         prompts: Sequence[str],
         eta: float | None = None,
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
     ) -> Tensor:
         """Edited images ``(B, 3, H, W)`` in [-1, 1].
 
@@ -123,7 +130,7 @@ class InversionEditor(BaseModel):
             inversion: Of :meth:`invert` of an editor with the same settings.
             prompts: One an image; a single string serves all.
             eta: Strength, 0 to 1; default: the first of the editor's.
-            source_prompts: Of the images; attention control needs them.
+            source_prompts: Of the images, likewise; attention control needs them.
 
         Raises:
             ValueError: ``eta`` is out of range, the number of prompts is not that of the images, or the inversion is of
@@ -132,6 +139,7 @@ class InversionEditor(BaseModel):
         eta = self.etas[0] if eta is None else float(eta)
         check_eta(eta)
         prompts = [prompts] * len(inversion) if isinstance(prompts, str) else list(prompts)
+        source_prompts = [source_prompts] * len(inversion) if isinstance(source_prompts, str) else source_prompts
         if len(prompts) != len(inversion):
             raise ValueError(f'{len(prompts)} prompts for {len(inversion)} images')
         if inversion.settings != self.settings():

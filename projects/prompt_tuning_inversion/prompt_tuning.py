@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .editor import guide, warn_guidance
+from .editor import SourcePrompts, guide, warn_guidance
 from .inversion import Inversion
 from .tuning import TuningEditor
 
@@ -55,7 +55,7 @@ class PromptTuningInversion(TuningEditor):
         """Those of the base class and the start."""
         return dict(super().settings(), init=self.init)
 
-    def start_prompts(self, prompts: Sequence[str], source_prompts: Sequence[str] | None) -> list[str]:
+    def start_prompts(self, prompts: Sequence[str], source_prompts: SourcePrompts) -> list[str]:
         """The prompts whose embeddings tuning starts from, one an image; an inversion depends on no other."""
         texts = {'target': prompts, 'null': [''] * len(prompts), 'source': source_prompts}
         return list(texts.get(self.init) or [self.init.removeprefix('text:')] * len(prompts))
@@ -65,7 +65,7 @@ class PromptTuningInversion(TuningEditor):
         return [*self.start_prompts([prompt], [source_prompt]), *([prompt] if self.tokens == 'content' else [])]
 
     def embeddings(
-        self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
+        self, prompts: Sequence[str], source_prompts: SourcePrompts, null: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The empty prompt for inversion and the kept branch, the start for the tuned one; ``(B, L, D)`` each."""
         return null, null, self.parts.encode_text(self.start_prompts(prompts, source_prompts))

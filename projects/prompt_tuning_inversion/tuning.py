@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention_control import AttentionControl, AttentionMaps
-from .editor import InversionEditor, Progress, guide, normal_tensors
+from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors
 from .inversion import Inversion
 
 TOKENS = ('all', 'content')
@@ -76,7 +76,7 @@ class TuningEditor(InversionEditor):
 
     @abstractmethod
     def embeddings(
-        self, prompts: Sequence[str], source_prompts: Sequence[str] | None, null: Tensor
+        self, prompts: Sequence[str], source_prompts: SourcePrompts, null: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, L, D)`` each: of DDIM inversion, of the branch that is kept, and the start of the tuned one."""
 
@@ -89,13 +89,13 @@ class TuningEditor(InversionEditor):
         """Conditional and unconditional embeddings of stage 2, ``(T, B, L, D)`` or ``(1, B, L, D)`` each."""
 
     def edit_latents(
-        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: Sequence[str] | None = None
+        self, inversion: Inversion, prompts: Sequence[str], eta: float, source_prompts: SourcePrompts = None
     ) -> Tensor:
         """Sample under the conditions of a strength; ``(B, C, h, w)``."""
         conditions = self.conditions(inversion, prompts, eta)
         if self.attention is None:
             return self.sample(inversion.noise, *conditions, self.edit_guidance)
-        if source_prompts is None:
+        if None in (source_prompts or [None]):
             raise ValueError('attention control needs the prompts of the images (source_prompts)')
         maps = self.attention.maps(self.parts, source_prompts, prompts)
         return self.sample_beside(inversion.noise, self.conditions(inversion, prompts, 0.0), conditions, maps)
@@ -128,7 +128,7 @@ class TuningEditor(InversionEditor):
         self,
         images: Tensor,
         prompts: Sequence[str],
-        source_prompts: Sequence[str] | None = None,
+        source_prompts: SourcePrompts = None,
         progress: Progress | None = None,
     ) -> Inversion:
         """Stage 1, section "reconstruction" of figure 2.
@@ -141,6 +141,10 @@ class TuningEditor(InversionEditor):
 
         Returns:
             The inversion, on the device of the model. Images of a batch do not influence each other.
+
+        Raises:
+            ValueError: The number of prompts is not that of the images, or that of an image is needed and missing.
+            FloatingPointError: A loss is not finite.
         """
         count = len(images)
         prompts = [prompts] * count if isinstance(prompts, str) else list(prompts)
@@ -148,7 +152,7 @@ class TuningEditor(InversionEditor):
         for name, given in (('prompts', prompts), ('source prompts', source_prompts)):
             if given is not None and len(given) != count:
                 raise ValueError(f'{len(given)} {name} for {count} images')
-        if self.needs_source_prompt and source_prompts is None:
+        if self.needs_source_prompt and None in (source_prompts or [None]):
             raise ValueError(f'{type(self).__name__} needs a prompt that says what is in the image (source prompt)')
         with self.parts.frozen():
             null = self.parts.encode_text([''] * count)

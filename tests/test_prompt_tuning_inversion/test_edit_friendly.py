@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mmplugins.prompt_tuning_inversion import EditDataSample
+
 SOURCES = ['a red three', 'a blue two']
 TARGETS = ['a green three', 'a red two']
 
@@ -38,6 +40,16 @@ def test_strength_zero_is_the_image_and_no_prompt_is_the_empty_one(make_editor, 
     inversion = editor.invert(images, TARGETS)
     assert torch.equal(editor.edit(inversion, TARGETS, 0.0), editor.reconstruct(inversion))
     torch.testing.assert_close(editor.edit(inversion, ['', ''], 1.0), editor.reconstruct(inversion), rtol=0, atol=1e-3)
+
+
+def test_an_image_without_a_prompt_leaves_the_others_theirs(make_editor, images):
+    editor = make_editor('EditFriendlyEditor', eta=0.6)
+    samples = [EditDataSample(prompt=prompt) for prompt in TARGETS]
+    samples[0].set_data(dict(source_prompt=SOURCES[0]))
+    editor(list(images), samples)
+    for image, sample, source in zip(images, samples, (SOURCES[0], ''), strict=True):
+        alone = editor.edit(editor.invert(image[None], [sample.prompt], [source]), [sample.prompt])
+        torch.testing.assert_close(sample.edits, alone, rtol=0, atol=1e-3)
 
 
 def test_levels_have_noise_of_their_own(make_editor, images):

@@ -334,7 +334,7 @@ def test_wrong_use(make_editor, images):
     with pytest.raises(ValueError, match=r'made with other settings \(guidance\)'):
         make_editor(guidance=4.0).edit(inversion, 'a')
     with pytest.raises(ValueError, match='needs a prompt that says what is in the image'):
-        make_editor(init='source').invert(images, TARGETS)
+        make_editor(init='source').invert(images, TARGETS, [SOURCES[0], None])
     with pytest.raises(ValueError, match="mode must be 'predict'"):
         editor(images, [], mode='loss')
     images[0, 0, 0, 0] = float('nan')

@@ -16,7 +16,6 @@ class EditDataSample(BaseDataElement):
     """
 
 
-def prompts_of(samples: Sequence[EditDataSample]) -> tuple[list[str], list[str] | None]:
-    """Prompts of the edits and of the images; no list of the latter where one of them is not known."""
-    sources = [sample.get('source_prompt') for sample in samples]
-    return [sample.prompt for sample in samples], None if None in sources else sources
+def prompts_of(samples: Sequence[EditDataSample]) -> tuple[list[str], list[str | None]]:
+    """Prompts of the edits and of the images; None where that of an image is not known."""
+    return [sample.prompt for sample in samples], [sample.get('source_prompt') for sample in samples]
