@@ -76,6 +76,24 @@ def test_folders_of_the_parts(make):
     assert members(root, 'test') == {'b': ['test/b/1.png'], 'c': ['test/c/1.png']}
 
 
+def test_a_part_without_classes_of_its_own_takes_not_those_of_others(make):
+    root = make('train/a/1.png', 'train/b/1.png', 'test/c/1.png')
+    with pytest.raises(FileNotFoundError, match='which classes are train and test, but not which are val: add val.csv'):
+        FewShotFolder(data_root=str(root), part='val')
+    (root / 'novel.txt').write_text('c\n')
+    assert members(root, 'test') == {'c': ['test/c/1.png']}
+    with pytest.raises(FileNotFoundError, match='not which are val'):
+        FewShotFolder(data_root=str(root), part='val')
+
+
+def test_folders_of_a_part_are_told_from_files_by_their_kind(make, monkeypatch):
+    """Python 3.10 gives files too where a pattern ends with a slash."""
+    glob = Path.glob
+    monkeypatch.setattr(Path, 'glob', lambda path, pattern: glob(path, pattern.rstrip('/')))
+    root = make(*(f'{name}/1.png' for name in ('train', 'bus', 'car', 'ship', 'bike')))
+    assert len(members(root, 'train')) == 3
+
+
 def test_a_class_may_be_called_train(make):
     root = make(*(f'{name}/1.png' for name in ('train', 'bus', 'car', 'ship', 'bike')))
     assert len(members(root, 'train')) == 3

@@ -18,7 +18,11 @@ from .episodes import split_classes
 
 PARTS = ('train', 'val', 'test')
 # What others call the same: Chen et al. 2019 have base, val and novel.
-NAMES = dict(train=('train', 'base', 'meta_train'), val=('val', 'valid', 'validation'), test=('test', 'novel'))
+NAMES = dict(
+    train=('train', 'base', 'meta_train'),
+    val=('val', 'valid', 'validation', 'meta_val'),
+    test=('test', 'novel', 'meta_test'),
+)
 
 
 def read_csv(file: Path) -> dict[str, list[str]]:
@@ -68,8 +72,9 @@ class FewShotFolder(LeafFolderDataset):
     """The classes of one part of a folder, however it says which they are.
 
     In this order: a list ``<part>.csv``, ``.json`` or ``.txt`` anywhere below (miniImageNet of Ravi and Larochelle,
-    CUB, CIFAR-FS); a folder ``<part>/<class>/*``; else all folders of images, divided 64 : 16 : 20 by a seed. ``base``
-    and ``novel`` are ``train`` and ``test``. The log says which. Paths of lists are looked for by their last parts.
+    CUB, CIFAR-FS); a folder ``<part>/<class>/*``; else, if no part has either, all folders of images, divided
+    64 : 16 : 20 by a seed. ``base`` and ``novel`` are ``train`` and ``test``. The log says which. Paths of lists are
+    looked for by their last parts.
 
     Args:
         data_root: The folder.
@@ -79,7 +84,8 @@ class FewShotFolder(LeafFolderDataset):
         **kwargs: Of mmpretrain's ``BaseDataset``, ``pipeline`` above all.
 
     Raises:
-        FileNotFoundError: There are no images, or a list names some that are not there.
+        FileNotFoundError: There are no images, a list names some that are not there, or other parts have lists or
+            folders and this one has none.
         ValueError: A list has another form or a name that fits several files, several lists are of this part, or
             ``part`` is none.
     """
@@ -95,16 +101,23 @@ class FewShotFolder(LeafFolderDataset):
     def load_data_list(self) -> list[dict]:
         """Find the division, and list the images of the part."""
         root = Path(self.data_root)
-        lists = [path for path in root.rglob('*') if path.suffix in READERS and path.stem in NAMES[self.part]]
-        # A class may be called train.
-        folder = next((root / name for name in NAMES[self.part] if any((root / name).glob('*/'))), None)
-        if len(lists) > 1:
-            raise ValueError(f'{[str(path) for path in sorted(lists)]} all list the part {self.part}: keep one')
-        if lists:
-            how, data_list = str(lists[0]), self._of_list(root, READERS[lists[0].suffix](lists[0]), lists[0])
+        tables = sorted(path for path in root.rglob('*') if path.suffix in READERS)
+        lists = {part: [path for path in tables if path.stem in names] for part, names in NAMES.items()}
+        folders = {part: folder_of_classes(root, names) for part, names in NAMES.items()}
+        own, folder = lists[self.part], folders[self.part]
+        others = [part for part in PARTS if lists[part] or folders[part]]
+        if len(own) > 1:
+            raise ValueError(f'{[str(path) for path in own]} all list the part {self.part}: keep one')
+        if own:
+            how, data_list = str(own[0]), self._of_list(root, READERS[own[0].suffix](own[0]), own[0])
         elif folder:
             self.data_prefix = dict(img_path=str(folder))
             how, data_list = str(folder), super().load_data_list()
+        elif others:
+            raise FileNotFoundError(
+                f'{root} says which classes are {" and ".join(others)}, but not which are {self.part}: add '
+                f'{self.part}.csv or {self.part}/<class>, or name another part in the config'
+            )
         else:
             how, data_list = f'seed {self.seed}', self._of_seed(super().load_data_list())
         MMLogger.get_current_instance().info(
@@ -136,6 +149,11 @@ class FewShotFolder(LeafFolderDataset):
         self._metainfo['classes'] = tuple(names[label] for label in chosen)
         place = {label: i for i, label in enumerate(chosen)}
         return [dict(one, gt_label=place[one['gt_label']]) for one in data_list if one['gt_label'] in place]
+
+
+def folder_of_classes(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first folder of one of the names that holds folders: one of images is a class that is called so."""
+    return next((root / name for name in names if any(path.is_dir() for path in (root / name).glob('*'))), None)
 
 
 def longest_ends(paths: list[Path], entry: str) -> list[Path]:
