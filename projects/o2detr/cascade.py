@@ -35,14 +35,15 @@ class O2DETRCascade(O2DETR):
             paramwise_cfg=dict(custom_keys={'roi_head': dict(lr_mult=10), 'roi_neck': dict(lr_mult=10)}))
 
     Args:
+        neck: Config of the base's neck, e.g. ``mmdet.ChannelMapper`` or ``mmdet.FPN``.
         roi_head: Config of mmdet's ``CascadeRoIHead``, any number of stages, with ``RotatedSingleRoIExtractor`` and box
             heads of ``predict_box_type='rbox'``.
         num_proposals: ``R``; all ``M`` if there are fewer.
         finetune_base: Whether the base network learns on, from its own losses and those of the RoI head. Without it the
             base has no gradients and stays in evaluation mode.
         roi_neck: Config of a neck on all maps of the backbone, e.g. ``mmdet.FPN``, whose maps the RoI head reads; None
-            for the maps of the base's neck. The base's neck reads the last maps of the backbone, as many as it has
-            inputs.
+            for the maps of the base's neck. Beside it the base's neck reads the last maps of the backbone, as many as
+            it has ``in_channels``.
         train_cfg: ``assigner`` of the base and ``rcnn``, a list of one config a stage.
         test_cfg: ``max_per_img`` of the base and ``rcnn`` with score threshold, rotated NMS and ``max_per_img``.
         *args: Of :class:`O2DETR`.
@@ -56,6 +57,7 @@ class O2DETRCascade(O2DETR):
     def __init__(
         self,
         *args,
+        neck: ConfigType,
         roi_head: ConfigType,
         num_proposals: int = 500,
         finetune_base: bool = False,
@@ -64,7 +66,7 @@ class O2DETRCascade(O2DETR):
         test_cfg: OptConfigType = None,
         **kwargs,
     ) -> None:
-        super().__init__(*args, train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
+        super().__init__(*args, neck=neck, train_cfg=train_cfg, test_cfg=test_cfg, **kwargs)
         stages = (train_cfg or {}).get('rcnn')
         if train_cfg and (not isinstance(stages, list | tuple) or len(stages) != roi_head['num_stages']):
             raise ValueError(
@@ -76,6 +78,7 @@ class O2DETRCascade(O2DETR):
         self.finetune_base = finetune_base
         self.roi_head = MODELS.build({**roi_head, 'train_cfg': stages, 'test_cfg': test_cfg['rcnn']})
         self.roi_neck = None if roi_neck is None else MODELS.build(roi_neck)
+        self.read_by_neck = slice(None) if roi_neck is None else slice(-len(neck['in_channels']), None)
         self._check_stages()
         if not finetune_base:
             for child in self._base_children():
@@ -116,7 +119,7 @@ class O2DETRCascade(O2DETR):
         """
         with torch.set_grad_enabled(self.finetune_base and torch.is_grad_enabled()):
             maps = self.backbone(batch_inputs)
-            base_maps = self.neck(maps[-len(self.neck.convs) :])
+            base_maps = self.neck(maps[self.read_by_neck])
         roi_maps = base_maps if self.roi_neck is None else self.roi_neck(maps)
         return base_maps, tuple(x.float() for x in roi_maps)  # mmcv's RoIAlignRotated knows no bfloat16
 

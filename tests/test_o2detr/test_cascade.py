@@ -35,6 +35,18 @@ def test_frozen_base_gets_no_gradient(build_model, cascade_changes, prepared, nu
     assert all(has for name, has in grads.items() if not is_base(name))
 
 
+@pytest.mark.parametrize('roi_neck', [False, True], ids=['neck', 'roi_neck'])
+def test_base_with_another_neck(build_model, cascade_changes, prepared, roi_neck):
+    """The base's maps are those of the base alone, whatever else reads the backbone."""
+    fpn = dict(type='mmdet.FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=4, _delete_=True)
+    base, model = build_model(neck=fpn).eval(), build_model(neck=fpn, **cascade_changes(fpn=roi_neck)).eval()
+    model.load_state_dict(base.state_dict(), strict=False)
+    inputs, samples = prepared(model)
+    maps = model.extract_feat(inputs)[0]
+    assert all(torch.equal(a, b) for a, b in zip(maps, base.extract_feat(inputs), strict=True))
+    assert all(value.isfinite().all() for value in model.train().loss(inputs, samples).values())
+
+
 def test_frozen_base_does_not_change_while_training(build_model, cascade_changes, prepared):
     model = build_model(**cascade_changes()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
