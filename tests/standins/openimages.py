@@ -17,8 +17,8 @@ BOX_COLUMNS = (
     'ImageID', 'Source', 'LabelName', 'Confidence', 'XMin', 'XMax', 'YMin', 'YMax',
     'IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside',
 )  # fmt: skip
-# What the parts are called in the names of the published files.
-PARTS = {'train': 'oidv6-train', 'val': 'validation'}
+# What the parts are called in the names of the published files; of training v6 renewed the boxes alone.
+PARTS = {'train': 'train', 'val': 'validation'}
 
 
 def write_csv(path: Path, rows: list) -> None:
@@ -58,7 +58,8 @@ def write(root: Path) -> None:
                 labels_table.append((image, 'verification', machine_ids[label], 1))
                 file.add_box(i + 1, label + 1, box, iscrowd=group, segmentation=[])
             labels_table.append((image, 'verification', machine_ids[i], 0))  # looked for, not there
-        write_csv(folder / f'{prefix}-annotations-bbox.csv', boxes_table)
+        boxes_name = f'{prefix}-annotations-bbox.csv'
+        write_csv(folder / (f'oidv6-{boxes_name}' if part == 'train' else boxes_name), boxes_table)
         write_csv(folder / f'{prefix}-annotations-human-imagelabels-boxable.csv', labels_table)
         (folder / f'{prefix}-image-metas.pkl').write_bytes(pickle.dumps(sizes))
         file.write(folder / f'oidv6_{part}_bbox_coco.json')

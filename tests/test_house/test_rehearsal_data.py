@@ -13,8 +13,8 @@ OPENIMAGES = dict(
     data_prefix=dict(img='train/'),
     label_file='annotations/class-descriptions-boxable.csv',
     hierarchy_file='annotations/bbox_labels_600_hierarchy.json',
-    meta_file='annotations/oidv6-train-image-metas.pkl',
-    image_level_ann_file='annotations/oidv6-train-annotations-human-imagelabels-boxable.csv',
+    meta_file='annotations/train-image-metas.pkl',
+    image_level_ann_file='annotations/train-annotations-human-imagelabels-boxable.csv',
 )
 ADE = dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'))
 VOC = dict(ann_file='VOC2007/ImageSets/Main/trainval.txt', data_prefix=dict(sub_data_root='VOC2007/'))

@@ -123,7 +123,7 @@ def test_openimages_verified_labels(write, tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    with open(folder / 'oidv6-train-annotations-human-imagelabels-boxable.csv', 'w', newline='') as file:
+    with open(folder / 'train-annotations-human-imagelabels-boxable.csv', 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(('ImageID', 'LabelName', 'Confidence'))
         writer.writerows(verified)

@@ -19,14 +19,23 @@ from PIL import Image
 from ..data.federated import NEGATIVE, PARTLY_BOXED
 from .report import without_absent, write_and_report
 
-PREFIXES = {'train': 'oidv6-train', 'val': 'validation', 'test': 'test'}
-"""Part to the beginning of the names of its published tables."""
+BOXES = {
+    'train': 'oidv6-train-annotations-bbox.csv',
+    'val': 'validation-annotations-bbox.csv',
+    'test': 'test-annotations-bbox.csv',
+}
+LABELS = {
+    'train': 'train-annotations-human-imagelabels-boxable.csv',
+    'val': 'validation-annotations-human-imagelabels-boxable.csv',
+    'test': 'test-annotations-human-imagelabels-boxable.csv',
+}
+"""Part to its tables, as v6 publishes them: new boxes of the training part, all else from v5."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the part."""
     parser.add_argument('root', type=Path, help='folder with train/, val/ and the published tables in annotations/')
-    parser.add_argument('--parts', nargs='+', default=('train', 'val'), choices=PREFIXES, help='default: train val')
+    parser.add_argument('--parts', nargs='+', default=('train', 'val'), choices=BOXES, help='default: train val')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,10 +45,7 @@ def run(args: argparse.Namespace) -> None:
         names = dict(csv.reader(file))
     above = ancestors(json.loads((folder / 'bbox_labels_600_hierarchy.json').read_text(encoding='utf-8')), names)
     for part in args.parts:
-        boxes, labels = (
-            folder / f'{PREFIXES[part]}-annotations-{kind}.csv' for kind in ('bbox', 'human-imagelabels-boxable')
-        )
-        content, left_out = convert(boxes, labels, args.root / part, names, above)
+        content, left_out = convert(folder / BOXES[part], folder / LABELS[part], args.root / part, names, above)
         write_and_report(folder / f'oidv6_{part}_bbox_coco.json', content, left_out)
 
 
