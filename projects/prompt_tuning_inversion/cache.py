@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -96,32 +97,40 @@ class InversionCache:
 
     def make_room(self, kept: Path) -> None:
         """Delete files that were not used for longest until the rest fits; never ``kept``, which was just written."""
-        files = [(path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob('*.safetensors')]
+        files = []
+        for path in self.folder.glob('[!.]*.safetensors'):  # those with a dot are being written
+            with suppress(FileNotFoundError):  # another process made room
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:
                 return
             if path != kept:
-                path.unlink(missing_ok=True)
-                total -= size
+                with suppress(PermissionError):  # another user's, in a folder where each deletes their own
+                    path.unlink(missing_ok=True)
+                    total -= size
 
     def read(self, path: Path) -> Inversion | None:
         """Read one inversion; None where there is none, or a broken one, which is said and deleted."""
-        if not path.is_file():
-            return None
+        safe_open = require('safetensors').safe_open
         try:
-            with require('safetensors').safe_open(path, 'pt') as file:
+            with safe_open(path, 'pt') as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if metadata['checksum'] != checksum(tensors):
                 raise ValueError('its checksum is wrong')
             found = Inversion(**tensors, settings=json.loads(metadata['settings']))
-            os.utime(path)  # its time says when it was last used
-            return found
+        except FileNotFoundError:
+            return None
         except Exception as error:  # safetensors raises an Exception of its own for each kind of damage
             print_log(f'cache file {path} cannot be used ({error}); it is made again', 'current', logging.WARNING)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's
+                path.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # likewise
+            os.utime(path)  # its time says when it was last used
+        return found
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:

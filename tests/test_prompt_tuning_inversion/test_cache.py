@@ -1,6 +1,7 @@
 """Inversions on the disk."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,43 @@ def test_the_least_used_make_room(cache, make_editor, images):
     last = cache.path_of(editor, images[1] - 0.5, 'a', None)
     cache.invert(editor, images[1:] - 0.5, ['a'])
     assert list(cache.folder.iterdir()) == [last]
+
+
+def test_files_of_other_processes_are_left_alone(cache, make_editor, images):
+    editor = make_editor(kind='SDEditEditor')
+    cache.invert(editor, images[:1], ['a'])
+    written = next(cache.folder.iterdir())
+    half = cache.folder / f'.1.{written.name}'
+    half.write_bytes(b'h' * (1 << 16))
+    cache.folder.joinpath('gone.safetensors').symlink_to('nowhere')  # listed, and no longer there
+    cache.max_bytes = 3 * written.stat().st_size
+    cache.invert(editor, images[1:], ['a'])
+    assert half.is_file() and written.is_file()
+
+
+def test_files_of_other_users_are_read_and_stay(cache, make_editor, images, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError('not yours')
+
+    editor = make_editor(kind='SDEditEditor')
+    cache.invert(editor, images[:1], ['a'])
+    written = next(cache.folder.iterdir())
+    monkeypatch.setattr(os, 'utime', refuse)
+    assert cache.read(written) is not None and written.is_file()
+    monkeypatch.setattr(Path, 'unlink', refuse)
+    cache.max_bytes = 1
+    cache.make_room(cache.folder / 'mine.safetensors')
+    written.write_bytes(b'damaged')
+    assert cache.read(written) is None
+
+
+def test_a_missing_package_deletes_nothing(cache, make_editor, images, monkeypatch):
+    cache.invert(make_editor(kind='SDEditEditor'), images[:1], ['a'])
+    (written,) = cache.folder.iterdir()
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(ImportError, match='pip install'):
+        cache.read(written)
+    assert written.is_file()
 
 
 def test_it_lies_in_the_users_cache_folder(user_cache, tmp_path, monkeypatch):
