@@ -1,14 +1,18 @@
 """The experiments: fewer fit images, scores that differ, and what the claims and bounds follow from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.prae import benchmark
+from experiments.prae.calibrated import gain_interval
 from experiments.prae.claims import ALL, BANDIT, FEW, FEW_METHODS, SETS, TRANSFORMED, WEAK, claims
 from experiments.prae.data import smaller, with_weak_boxes
 from mmplugins.prae.tuning.folds import make_folds
+from mmplugins.prae.tuning.held_out import Held
 
 NUM_CLAIMS = 12
 
@@ -35,9 +39,12 @@ def found_with(
     for arm in TRANSFORMED:
         results[Job('transforms', arm, 0)] = dict(mAP=cubed if arm == 'PRAE, cubed' else 50.0)
     for arm in WEAK:
-        results[Job('weak', arm, 0)] = dict(mAP=weak if arm == 'PRAE, 300 weak boxes' else 50.0)
-    errors = {'ECE': [0.2, ece], 'LaECE': [0.2, 0.1]}
-    results[Job('calibration', 'E', 0)] = dict(a=errors, fused=errors, seconds=1.0)
+        for seed, noise in enumerate((0.0, 0.001, 0.002)):
+            mean_ap = (weak if arm == 'PRAE, 300 weak boxes' else 50.0) + noise * (arm != 'PRAE, 0 weak boxes')
+            results[Job('weak', arm, seed)] = dict(mAP=mean_ap)
+    gain = ece - 0.2
+    one = dict(errors={'ECE': [0.2, ece], 'LaECE': [0.2, 0.1]}, interval=[gain - 0.01, gain + 0.01])
+    results[Job('calibration', 'E', 0)] = dict(a=one, fused=one, seconds=1.0)
     return Found(results)
 
 
@@ -73,10 +80,25 @@ def test_an_interval_around_zero_decides_nothing():
     assert verdicts(found_with(gain={'PRAE, NMS': 0.1}))[5] == 'undecided'
 
 
+def test_interval_of_the_gain_is_of_images_not_of_boxes(ground_truth, detector):
+    table = detector(ground_truth(), 1)
+    value, every = np.linspace(0, 1, len(table)), np.ones(len(table), bool)
+    same = Held(table, table.score, value, every)
+    assert gain_interval(same, len(ground_truth().dataset), 50) == (0.0, 0.0)
+    right = replace(same, score=value)
+    low, high = gain_interval(right, len(ground_truth().dataset), 200)
+    assert low < right.errors(ground_truth())['ECE'][1] - same.errors(ground_truth())['ECE'][0] < high < 0
+    copies = [np.tile(a, 4) for a in (table.image, table.category, table.score)]
+    many = Held(
+        type(table)(*copies, np.tile(table.box, (4, 1))), np.tile(value, 4), np.tile(value, 4), np.tile(every, 4)
+    )
+    assert gain_interval(many, len(ground_truth().dataset), 200) == pytest.approx((low, high))
+
+
 def test_weak_boxes_are_more_boxes_with_lower_scores(ground_truth, detector):
     gt = ground_truth()
     table = detector(gt, 1)
-    more = with_weak_boxes(gt, table, 5, 0)
+    more = with_weak_boxes(gt, table, 5, (0, 0))
     assert len(more) == len(table) + 5 * len(gt.dataset)
     assert (np.sort(more.score)[: 5 * len(gt.dataset)] < 4e-3).all() and (np.diff(more.image) >= 0).all()
 

@@ -17,11 +17,12 @@ from experiments.frame.experiment import Experiment
 from experiments.frame.origin import origin
 from experiments.frame.tasks import Context, Job, Task, run_job
 from experiments.frame.verdict import Comparison
+from experiments.prae.calibrated import RESAMPLES, calibration, calibration_claim
 from experiments.prae.data import DATA, DETECTORS, load, smaller, with_weak_boxes
 from mmplugins.prae import Calibration, FuseConfig, fit, fit_config
 from mmplugins.prae.tuning.bootstrap import ResampledAP
 from mmplugins.prae.tuning.folds import Fold, make_folds, pick
-from mmplugins.prae.tuning.held_out import calibrate_fused, hold_out
+from mmplugins.prae.tuning.held_out import hold_out
 from mmplugins.prae.tuning.search import tune
 from mmplugins.prae.verbs.compare import METHODS, Method, calibrations, compare_set, markdown, run_method
 from mmplugins.prae.verbs.plots import plot_precision_recall, plot_reliability
@@ -36,7 +37,6 @@ SETS = {
 }
 # Jobs of their own where there are many detectors, so that no job is long.
 SEARCHES = {f'{label}, half {half}': (label, half) for label in 'DE' for half in (0, 1)}
-RESAMPLES = 200
 PACKAGES = ('faster-coco-eval', 'pycocotools')
 ALL = (
     *METHODS,
@@ -144,18 +144,8 @@ def weak_boxes(arm: str, seed: int, context: Context) -> dict:
     """Find mAP where both detectors of set A have many more boxes with low scores."""
     method, count = WEAK[arm]
     return changed_mean_ap(
-        method, context, lambda gt, name, table: with_weak_boxes(gt, table, count, DETECTORS.index(name))
+        method, context, lambda gt, name, table: with_weak_boxes(gt, table, count, (seed, DETECTORS.index(name)))
     )
-
-
-def calibration(arm: str, seed: int, context: Context) -> dict:
-    """Find calibration errors of all detectors and of their fusion, by curves of other images."""
-    gt, tables = load(context.data)
-    if context.quick:
-        gt, tables = pick(gt, tables, np.arange(100))
-    held = hold_out(tables, gt, fit_config())
-    _, fused = calibrate_fused(fit(tables, gt), held, gt)
-    return {name: one.errors(gt) for name, one in {**held, 'fused': fused}.items()}
 
 
 def over_sets(found: Found, ours: str, *metrics: str) -> dict[str, list]:
@@ -200,26 +190,16 @@ def few_claims(found: Found) -> list[Claim]:
 
 
 def changes(found: Found, task: str, first: str, others: dict[str, str], most: float) -> list[Comparison]:
-    """How much mAP of PRAE differs from that of its first arm; ``others``: label to arm."""
+    """How much mAP of PRAE differs from that of its first arm; ``others``: label to arm.
+
+    Where nothing is drawn there is one seed, and the change is exact.
+    """
     judged = []
     for label, arm in others.items():
-        change = abs(found.difference(task, arm, first, 'mAP')[0])
-        judged.append(Comparison(f'PRAE, {label}: change', 'mAP', {0: change}, below=most, exact=True))
+        change = {seed: abs(value) for seed, value in found.difference(task, arm, first, 'mAP').items()}
+        exact = task == 'transforms'
+        judged.append(Comparison(f'PRAE, {label}: change', 'mAP', change, below=most, exact=exact))
     return judged
-
-
-def calibration_claim(found: Found) -> Claim:
-    """Errors fall on images that the curves were not fitted on."""
-    errors = found.first('calibration', 'E')
-    errors = {name: value for name, value in errors.items() if isinstance(value, dict)}
-    judged, shown = [], []
-    for name, measures in errors.items():
-        for measure, (raw, refined) in measures.items():
-            shown += [Row(f'{name}, raw', measure, {0: raw}), Row(f'{name}, refined', measure, {0: refined})]
-        raw, refined = measures['ECE']
-        judged.append(Comparison(f'{name}, refined minus raw', 'ECE', {0: refined - raw}, below=0, exact=True))
-    text = 'ECE lower after refinement, of each detector and of the fused boxes'
-    return Claim('Scores are calibrated on images that were held out', 'ours', text, judged, shown)
 
 
 def claims(found: Found) -> list[Claim]:
@@ -285,8 +265,8 @@ EXPERIMENT = Experiment(
         sets=Task(compare, tuple(SETS), minutes=1.0),
         few=Task(few_images, tuple(FEW), minutes=1.0),
         transforms=Task(transform, tuple(TRANSFORMED), minutes=0.3),
-        weak=Task(weak_boxes, tuple(WEAK), minutes=0.5),
-        calibration=Task(calibration, ('E',), minutes=1.0),
+        weak=Task(weak_boxes, tuple(WEAK), (0, 1, 2), minutes=0.2),
+        calibration=Task(calibration, ('E',), minutes=0.4),
     ),
     claims=claims,
     pictures=pictures,

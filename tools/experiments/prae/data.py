@@ -6,6 +6,7 @@ knows no other way to ignore an object.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def smaller(fold: Fold, count: int, seed: int, tested: int) -> Fold:
     return Fold(fit_gt, test_gt, fit_tables, test_tables)
 
 
-def with_weak_boxes(gt: GroundTruth, table: Detections, count: int, seed: int) -> Detections:
+def with_weak_boxes(gt: GroundTruth, table: Detections, count: int, seed: Sequence[int]) -> Detections:
     """A detector with ``count`` more boxes in each image, anywhere, of any class, with scores below .004.
 
     So are most of the 300 queries of a DETR, and what a low ``score_thr`` lets through.
