@@ -60,8 +60,8 @@ class CAEViT(BaseBackbone):
         out_indices: Layers whose output is returned without a mask; negative ones count from the end.
         frozen_stages: Number of layers that are frozen, with the patch embedding; -1: none.
         layer_cfgs: More arguments of :class:`CAEEncoderLayer`; one dict, or one per layer.
-        init_cfg: Initialization. ``dict(type='Pretrained', checkpoint=…)`` takes a file of CAE, timm, MAE, DINO, BEiT,
-            transformers or CLIP (which needs ``pre_norm``, no LayerScale, ``norm_cfg`` and ``act_cfg`` of its own).
+        init_cfg: Initialization. ``dict(type='Pretrained', checkpoint=…)`` takes a file of CAE, timm, MAE, DINO, BEiT
+            (also of transformers) or CLIP (needs ``pre_norm``, no LayerScale, ``norm_cfg`` and ``act_cfg`` of its own).
 
     Raises:
         ValueError: The patches do not divide the image, or an argument is unknown.

@@ -21,12 +21,20 @@ PREFIXES = ('', 'backbone.', 'backbone.timm_model.', 'timm_model.', 'visual.')
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a state dict to the CPU; no code of a pickle is run.
+    """Read a state dict to the CPU; see :func:`read_checkpoint`."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
+    """Read a state dict to the CPU, and what stands beside it as ``meta``; no code of a pickle is run.
 
     Args:
         path: File or address of: a checkpoint of mmengine or of plain torch, also with the weights in one of
             ``WRAPPERS`` and ``module.`` before their names; a whole module (OpenAI's ``encoder.pkl``); a TorchScript
             archive (OpenAI's CLIP); ``.safetensors``; ``.npz``.
+
+    Returns:
+        Weights by name; ``meta`` of a checkpoint of mmengine, of any other an empty dict.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -44,11 +52,12 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
             raise ValueError(f'{path} is not a checkpoint that can be read safely: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
+    meta = content.get('meta')
     content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
     weights = {key.removeprefix('module.'): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
         raise ValueError(f'{path} holds no weights; its keys are {[str(key) for key in content][:8]}')
-    return weights
+    return weights, meta if isinstance(meta, dict) else {}
 
 
 def is_torchscript(path: str | os.PathLike) -> bool:

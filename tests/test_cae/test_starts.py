@@ -6,9 +6,10 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from mmplugins.cae import CAEViT
+from mmplugins.cae import CAEDenseViT, CAEViT, ViTPyramid
 from mmplugins.cae.__main__ import main
 from mmplugins.cae.transfer.finetune_vit import CAEFinetuneViT
+from mmplugins.cae.weights.huggingface import write_folder
 from mmplugins.utils.weights import read_weights
 
 transformers = pytest.importorskip('transformers')
@@ -108,6 +109,16 @@ def test_beit(tmp_path, shared):
         start(tmp_path / 'beit.pth')
 
 
+@torch.no_grad()
+def test_beit_of_transformers_as_it_is_published(tmp_path):
+    sizes = dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+    config = transformers.BeitConfig(**sizes, image_size=32, patch_size=8, use_relative_position_bias=True)
+    model = randomized(transformers.BeitForImageClassification(config))
+    torch.save(model.state_dict(), tmp_path / 'beit.pth')
+    ours = start(tmp_path / 'beit.pth', CAEFinetuneViT)
+    same(ours(IMAGES)[0], model.beit(IMAGES).pooler_output)
+
+
 def test_what_would_load_in_silence_is_told(tmp_path):
     state = timm.create_model('vit_base_patch16_224', num_classes=0, **SIZES).state_dict()
     path = tmp_path / 'vit.pth'
@@ -125,6 +136,99 @@ def test_what_would_load_in_silence_is_told(tmp_path):
     torch.save({**state, 'reg_token': torch.zeros(1, 4, 128)}, path)
     with pytest.raises(ValueError, match='unknown weights: reg_token'):
         start(path, **plain)
+
+
+DEIT_TINY = dict(embed_dims=192, num_layers=1, num_heads=3, feedforward_channels=768)
+
+
+@torch.no_grad()
+def test_number_of_heads_goes_with_the_weights(tmp_path):
+    sizes = {**SIZES, 'embed_dim': 192, 'depth': 1, 'num_heads': 3}
+    theirs = randomized(timm.create_model('vit_tiny_patch16_224', num_classes=0, **sizes))
+    torch.save(theirs.state_dict(), tmp_path / 'deit.pth')
+    assert main(['convert', str(tmp_path / 'deit.pth'), str(tmp_path / 'ours.pth')]) == 0
+    plain = dict(layer_scale_init_value=None)
+    for name in ('deit.pth', 'ours.pth'):
+        same(start(tmp_path / name, arch=DEIT_TINY, **plain)(IMAGES)[0], theirs.forward_features(IMAGES))
+        with pytest.raises(ValueError, match='of a ViT with 3 heads, the model has 12'):
+            start(tmp_path / name, arch={**DEIT_TINY, 'num_heads': 12}, **plain)
+        assert main(['export', str(tmp_path / name), str(tmp_path / 'hf'), '--to', 'hf']) == 0
+        model = transformers.BeitModel.from_pretrained(tmp_path / 'hf', add_pooling_layer=False).eval()
+        same(model(IMAGES).last_hidden_state, theirs.forward_features(IMAGES))
+    # The other way round: CAE's own have 12, which config.json tells.
+    arch = {**DEIT_TINY, 'num_heads': 12}
+    model = randomized(CAEViT(arch, 32, 8))
+    torch.save({f'backbone.{name}': value for name, value in model.state_dict().items()}, tmp_path / 'cae.pth')
+    assert main(['export', str(tmp_path / 'cae.pth'), str(tmp_path / 'hf'), '--to', 'hf']) == 0
+    assert torch.equal(start(tmp_path / 'hf/model.safetensors', arch=arch)(IMAGES)[0], model(IMAGES)[0])
+
+
+@pytest.mark.parametrize(
+    ('cls', 'kwargs', 'neck'),
+    [
+        (CAEViT, dict(out_type='cls_token'), dict(bn=nn.BatchNorm1d(48))),
+        (CAEDenseViT, dict(out_indices=[2], pos_resize='rebuild'), {'0': ViTPyramid(48, norm_cfg=dict(type='BN'))}),
+        (CAEViT, dict(bias=True), {}),
+        (CAEViT, dict(bias=False), {}),
+    ],
+    ids=['linear probe', 'detector', 'bias of keys', 'no bias'],
+)
+@torch.no_grad()
+def test_encoders_of_our_own_models(tmp_path, cls, kwargs, neck):
+    encoder = cls(CAE_ARCH, 32, patch_size=8, **kwargs)
+    for name, parameter in encoder.named_parameters():
+        if 'pos_embed' not in name:
+            nn.init.normal_(parameter, std=0.1)
+    model = nn.ModuleDict(dict(backbone=encoder, neck=nn.ModuleDict(neck), head=nn.Linear(48, 5))).eval()
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'ours.pth')
+    again = start(tmp_path / 'ours.pth', cls, CAE_ARCH, **kwargs)
+    assert torch.equal(again(IMAGES)[0], encoder(IMAGES)[0])
+    assert main(['export', str(tmp_path / 'ours.pth'), str(tmp_path / 'encoder.pth')]) == 0
+    again = start(tmp_path / 'encoder.pth', cls, CAE_ARCH, **kwargs)
+    assert torch.equal(again(IMAGES)[0], encoder(IMAGES)[0])
+
+
+def test_a_norm_that_a_detector_does_not_have_is_missed(tmp_path):
+    encoder = CAEDenseViT(CAE_ARCH, 32, patch_size=8, out_indices=[2], use_rel_pos_bias=False)
+    torch.save({f'backbone.{name}': value for name, value in encoder.state_dict().items()}, tmp_path / 'det.pth')
+    for cls, name in ((CAEViT, 'ln1'), (CAEFinetuneViT, 'ln2')):
+        with pytest.raises(ValueError, match=f'lacks weights of the encoder: {name}.weight, {name}.bias'):
+            start(tmp_path / 'det.pth', cls, CAE_ARCH)
+
+
+@torch.no_grad()
+def test_a_bias_of_the_keys_has_no_effect_in_timm(tmp_path):
+    model = randomized(CAEViT(CAE_ARCH, 32, 8, bias=True))
+    torch.save({f'backbone.{name}': value for name, value in model.state_dict().items()}, tmp_path / 'ours.pth')
+    assert main(['export', str(tmp_path / 'ours.pth'), str(tmp_path / 'timm.pth'), '--to', 'timm']) == 0
+    sizes = {**SIZES, 'embed_dim': 48, 'depth': 3, 'num_heads': 4}
+    theirs = timm.create_model('vit_base_patch16_224', num_classes=0, init_values=0.1, **sizes).eval()
+    theirs.load_state_dict(torch.load(tmp_path / 'timm.pth'))
+    same(theirs.forward_features(IMAGES), model(IMAGES)[0])
+
+
+def test_unknown_numbers_of_heads_and_absent_norms_are_told(tmp_path, capsys):
+    for model, text in (
+        (CAEViT(CAE_ARCH, 32, 8), 'no weight shows the number of heads of a model of 48 channels: add --num-heads'),
+        (CAEViT(CAE_ARCH, 32, 8, final_norm=False), 'BEiT of transformers has a norm behind its layers'),
+    ):
+        torch.save({f'backbone.{name}': value for name, value in model.state_dict().items()}, tmp_path / 'ours.pth')
+        assert main(['export', str(tmp_path / 'ours.pth'), str(tmp_path / 'hf'), '--to', 'hf']) == 1
+        assert text in capsys.readouterr().err
+
+
+def test_a_folder_for_transformers_stays_whole_when_writing_fails(tmp_path, monkeypatch):
+    def full_disk(weights, path, metadata):
+        path.write_bytes(b'half')
+        raise OSError('no space left on device')
+
+    state = {f'backbone.{name}': value for name, value in CAEViT(CAE_ARCH, 32, 8).state_dict().items()}
+    write_folder(state, tmp_path, num_heads=4)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr('safetensors.torch.save_file', full_disk)
+    with pytest.raises(OSError, match='no space left'):
+        write_folder(state, tmp_path, num_heads=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.fixture

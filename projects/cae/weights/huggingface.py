@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmplugins.utils.atomic import replacing, write_text
+
 from ..tokens import grid_of_table
 from .layouts import from_ours
 from .start import heads_of
@@ -24,7 +26,8 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
 
     Raises:
         ImportError: There is no transformers.
-        ValueError: The model has a norm in front of its layers, its images are not square, or it is none of ours.
+        ValueError: The model has a norm in front of its layers, or none behind them, its images are not square, its
+            number of heads is not known, or it is none of ours.
     """
     try:
         from safetensors.torch import save_file
@@ -36,11 +39,16 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
     has_head, grid = 'head.fc.weight' in state, grid_of_table(state['backbone.pos_embed'])
     if grid[0] != grid[1]:
         raise ValueError(f'BEiT of transformers takes square images; this model has a grid of {grid}')
+    if not {'backbone.ln1.weight', 'backbone.ln2.weight'} & set(state):
+        raise ValueError('BEiT of transformers has a norm behind its layers; this encoder has none')
+    num_heads = num_heads or heads_of(state)
+    if not num_heads:
+        raise ValueError(f'no weight shows the number of heads of a model of {dims} channels: add --num-heads')
     config = BeitConfig(
         architectures=['BeitForImageClassification' if has_head else 'BeitModel'],
         hidden_size=dims,
         num_hidden_layers=1 + max(int(name.split('.')[2]) for name in state if name.startswith('backbone.layers.')),
-        num_attention_heads=num_heads or heads_of(state),
+        num_attention_heads=num_heads,
         intermediate_size=len(state['backbone.layers.0.ffn.layers.0.0.weight']),
         layer_norm_eps=1e-6,
         image_size=grid[0] * patch,
@@ -53,8 +61,8 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
         use_mean_pooling='backbone.ln2.weight' in state,
         num_labels=len(state['head.fc.weight']) if has_head else 2,
     )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
     weights = {name: value.contiguous() for name, value in weights.items()}
-    save_file(weights, Path(folder, 'model.safetensors'), metadata=dict(format='pt'))
+    with replacing(Path(folder, 'model.safetensors')) as temporary:
+        save_file(weights, temporary, metadata=dict(format='pt'))
+    write_text(Path(folder, 'config.json'), config.to_json_string())
     return len(weights)

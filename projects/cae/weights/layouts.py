@@ -60,8 +60,6 @@ STEM = [
     ('patch_embed.proj.*', 'patch_embed.projection.*'),
     ('norm.*', 'ln1.*'),
 ]
-
-
 CLASSIFIER = [('fc_norm.*', 'backbone.ln2.*'), ('head.*', 'head.fc.*')]
 TABLE = 'attn.relative_position_bias_table'
 QKV = 'attention.attention.'
@@ -223,7 +221,7 @@ def to_ours(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str,
         result = {name: value for name, value in state.items() if name.startswith(parts)}
     else:
         result = translate(read_parts(state, layout), RULES[layout])
-    if layout == 'beit':
+    if layout in ('beit', 'hf'):
         result = add_zero_positions(result)
     mask_token, table = result.get('neck.mask_token'), result.get('backbone.pos_embed')
     if mask_token is not None and table is not None and 'neck.pos_embed' not in result:
@@ -263,6 +261,7 @@ def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     state = to_ours(state, 'ours')
     if layout == 'ours':
         return state
+    state = split_bias(state)
     is_whole = any(name.startswith('neck.') for name in state)
     has_table = any(name.endswith(TABLE) for name in state)
     if layout in ('timm', 'hf'):
@@ -282,6 +281,19 @@ def from_ours(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
     return result
 
 
-def encoder_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep the encoder of a model in our layout."""
-    return {name: value for name, value in state.items() if name.startswith('backbone.')}
+def encoder_of(state: Mapping[str, Tensor], layout: str | None = None) -> dict[str, Tensor]:
+    """Rename the weights of an encoder to ours and leave out the rest: in a file of ours, whatever it is.
+
+    Args:
+        state: Weights of a pretraining, a classifier, a probe, a detector or a segmentation model.
+        layout: As in :func:`to_ours`.
+
+    Raises:
+        ValueError: As :func:`to_ours`.
+    """
+
+    def only(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if name.startswith('backbone.')}
+
+    layout = layout or layout_of(state)
+    return only(to_ours(only(state) if layout == 'ours' else state, layout))

@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 
 
 def split_bias(state: Mapping[str, Tensor]) -> State:
-    """Split timm's one bias (3D,); that of the keys moves all logits of a query alike, so it has no effect."""
+    """Split one bias (3D,), timm's; that of the keys moves all logits of a query alike, so it has no effect."""
     result = {}
     for name, value in state.items():
         if name.endswith('.attn.qkv.bias'):

@@ -1,23 +1,28 @@
-"""Start an encoder from a file: of CAE, timm, MAE, DINO, BEiT, transformers or CLIP, without leaving holes.
+"""Start an encoder from a file: of CAE, timm, MAE, DINO, BEiT or CLIP, without leaving holes.
 
 Not in the papers: our decision, because most of what is wrong here loads in silence and gives other features.
 """
 
 from __future__ import annotations
 
-from torch import nn
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from mmplugins.utils.weights import read_weights
+from torch import Tensor, nn
+
+from mmplugins.utils.weights import read_checkpoint
 
 from ..sizes import ARCHS
-from .layouts import encoder_of, layout_of, to_ours
+from .layouts import encoder_of, layout_of
+from .parts import State
 from .shapes import names
 
 HEAD_CHANNELS = 64  # of the ViTs of timm, MAE, DINO, BEiT and CLIP
 
 
-def heads_of(state: dict, layout: str = 'ours') -> int:
-    """Return the number of heads of an encoder in our layout.
+def heads_of(state: Mapping[str, Tensor], layout: str = 'ours') -> int | None:
+    """Return the number of heads of an encoder in our layout; None where nothing tells it.
 
     Bias tables have a column for each; no other weight shows it. CAE's Ti and S have 12, others' ViTs one for each 64
     channels.
@@ -30,10 +35,42 @@ def heads_of(state: dict, layout: str = 'ours') -> int:
     if tables:
         return tables[0].size(1)
     dims = state['backbone.cls_token'].size(-1)
-    presets = {arch['embed_dims']: arch['num_heads'] for arch in ARCHS.values()}
-    if layout in ('timm', 'clip', 'hf') or dims not in presets:
-        return dims // HEAD_CHANNELS
-    return presets[dims]
+    if layout in ('timm', 'clip', 'hf'):
+        return dims // HEAD_CHANNELS or None
+    return {arch['embed_dims']: arch['num_heads'] for arch in ARCHS.values()}.get(dims)
+
+
+def read_model(
+    source: str, rename: Callable[[State, str], State], num_heads: int | None = None, prefix: str | None = None
+) -> tuple[State, str, int | None]:
+    """Read a file of any layout.
+
+    Args:
+        source: File or address.
+        rename: :func:`to_ours`, or :func:`encoder_of` for the encoder alone.
+        num_heads: Of the file, where neither it nor its size tells it.
+        prefix: Of a file of ours, cut off where it is not ``'backbone.'``.
+
+    Returns:
+        Weights with our names, the layout of the file, and the number of heads: from ``meta``, where ``convert`` notes
+        it, from the ``config.json`` of transformers beside the file, or from :func:`heads_of`. A custom ``arch`` in a
+        file of ours may have any number: None.
+
+    Raises:
+        ValueError: See :func:`to_ours`.
+    """
+    state, meta = read_checkpoint(source)
+    if prefix not in (None, 'backbone.'):
+        state = {f'backbone.{name.removeprefix(prefix)}': v for name, v in state.items() if name.startswith(prefix)}
+    try:
+        layout = layout_of(state)
+        state = rename(state, layout)
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    stated, config = meta.get('num_heads'), Path(source).with_name('config.json')
+    if layout == 'hf' and config.is_file():
+        stated = json.loads(config.read_text(encoding='utf-8')).get('num_attention_heads')
+    return state, layout, num_heads or stated or (None if layout == 'ours' else heads_of(state, layout))
 
 
 def check_layer_scale(model: nn.Module, state: dict, prefix: str = '') -> None:
@@ -60,28 +97,21 @@ def check_layer_scale(model: nn.Module, state: dict, prefix: str = '') -> None:
 def load_encoder(model: nn.Module, source: str, num_heads: int | None = None, prefix: str | None = None) -> None:
     """Fill an encoder; tables of another grid are resized.
 
-    What a file may lack starts as it is built: bias tables from zero, a norm of pooled tokens as a plain one.
+    What a file may lack starts as it is built: bias tables from zero, a norm of pooled tokens, where the file has one
+    of all tokens, as a plain one.
 
     Args:
         model: :class:`CAEViT`.
         source: File or address.
-        num_heads: Of the file, where it is not what :func:`heads_of` takes it for.
+        num_heads: Of the file, where neither it nor its size tells it.
         prefix: Of a file of ours, cut off where it is not ``'backbone.'``.
 
     Raises:
         ValueError: The file lacks weights, has some that the model has no place for, or is of another number of heads.
     """
-    state = read_weights(source)
-    if prefix not in (None, 'backbone.'):
-        state = {f'backbone.{name.removeprefix(prefix)}': v for name, v in state.items() if name.startswith(prefix)}
-    try:
-        layout = layout_of(state)
-        state = encoder_of(to_ours(state, layout))
-    except ValueError as error:
-        raise ValueError(f'{source}: {error}') from error
-    found, own = num_heads or heads_of(state, layout), model.layers[0].attn.num_heads
-    # A custom arch in our own files may have any number.
-    if layout != 'ours' and found != own:
+    state, layout, found = read_model(source, encoder_of, num_heads, prefix)
+    own = model.layers[0].attn.num_heads
+    if found not in (None, own):
         raise ValueError(
             f'{source} ({layout}) is of a ViT with {found} heads, the model has {own}: no weight would show it. Set '
             f'num_heads={found} in an arch dict, or in init_cfg if the file really has {own}'
@@ -92,10 +122,11 @@ def load_encoder(model: nn.Module, source: str, num_heads: int | None = None, pr
     extra = [name for name in state if name not in own and not name.startswith(norms)]
     if extra:
         raise ValueError(f'{source} has weights that the encoder has no place for: {names(extra)}')
+    may_lack = ('ln2.',) if any(name.startswith(norms) for name in state) else ()
     try:
         result = model.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f'{source} does not fit the encoder: {error}') from error
-    missing = [name for name in result.missing_keys if 'relative_position' not in name and not name.startswith('ln2.')]
+    missing = [n for n in result.missing_keys if 'relative_position' not in n and not n.startswith(may_lack)]
     if missing:
         raise ValueError(f'{source} lacks weights of the encoder: {names(missing)}')
