@@ -42,8 +42,8 @@ class EnsembleDetector(BaseDetector):
             ``test_dataloader``; ``checkpoint``, a path, may be absent; ``name``, as in the calibration file;
             ``classes``, names of its labels, default: those of its config's test data.
         calibration: File that ``fit`` wrote. None: raw scores.
-        fusion: Of :class:`PRAEFusion`. None: boxes are not fused but given with the field ``detector``, as
-            :class:`PRAEFitMetric` needs them.
+        fusion: Of :class:`PRAEFusion`. None: boxes are not fused but given with the field ``detector``, and data samples
+            say which classes each member has, ``known``, as :class:`PRAEFitMetric` needs them.
         classes: Names of the labels that come out, in the order of the data set that is tested on. None: the members'
             classes in order of appearance.
         share_inputs: All members take the images as the data loader packs them. None: if their test pipelines are the
@@ -74,10 +74,10 @@ class EnsembleDetector(BaseDetector):
         check_names(self.names)
         configs = [read_config(detector['config']) for detector in detectors]
         self.members = torch.nn.ModuleList(MODELS.build(config.model) for config in configs)
-        self.member_classes = [
+        self.member_classes = tuple(
             tuple(detector.get('classes') or classes_of(config))
             for detector, config in zip(detectors, configs, strict=True)
-        ]
+        )
         self.classes = tuple(classes or dict.fromkeys(name for names in self.member_classes for name in names))
         self.dataset_meta = dict(classes=self.classes)
         self.checkpoints = [detector.get('checkpoint') for detector in detectors]
@@ -160,6 +160,8 @@ class EnsembleDetector(BaseDetector):
         samples = list(data['data_samples'])
         if self.fusion is None:
             results = [joined(image) for image in zip(*views, strict=True)]
+            for sample in samples:
+                sample.set_metainfo(dict(known=self.member_classes))
         else:
             sizes = [sample.ori_shape[:2] for sample in samples]
             results = self.fusion(views, self._curves, sizes)
@@ -173,9 +175,10 @@ class EnsembleDetector(BaseDetector):
             self.load_members()
         if self._curves is None:
             if self.calibration is None:
-                self._curves = Calibration.identity(self.names, self.classes)
+                curves = Calibration.identity(self.names, self.classes)
             else:
-                self._curves = load(self.calibration).select(self.names).for_classes(self.classes)
+                curves = load(self.calibration).select(self.names).for_classes(self.classes)
+            self._curves = curves.knowing(self.member_classes)
 
     def _run_member(self, number: int, data: dict) -> list[InstanceData]:
         """Predictions of a member on each image, with our labels; boxes of classes that we do not have are dropped."""

@@ -51,6 +51,7 @@ class PRAEFitMetric(BaseMetric):
         self.gt = read_annotations(ann_file)
         self.out_file, self.names = out_file, tuple(names)
         self.cfg = fit_config(preset, **(options or {}))
+        self.known: Sequence[Sequence[str]] = ()
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store predictions.
@@ -59,8 +60,10 @@ class PRAEFitMetric(BaseMetric):
             data_batch: Not used.
             data_samples: Dicts with ``img_id`` and ``pred_instances``: ``bboxes (M, 4)`` or ``(M, 5)`` in pixels of the
                 original image, ``scores (M,)``, ``labels (M,)`` and, if there are several detectors, ``detector (M,)``.
+                They may say which classes each detector knows, ``known``, names; where not, all of the data set.
         """
         for sample in data_samples:
+            self.known = sample.get('known', ())
             pred = sample['pred_instances']
             columns = {name: get_box_tensor(pred[name]).float().cpu().numpy() for name in ('bboxes', 'scores')}
             labels = columns['labels'] = pred['labels'].cpu().numpy()
@@ -74,7 +77,8 @@ class PRAEFitMetric(BaseMetric):
             ValueError: If an image or class is not in the annotation file, or there are more detectors than names.
         """
         gt, tables = self._tables(results)
-        known = {name: self.dataset_meta['classes'] for name in self.names}
+        known = dict.fromkeys(self.names, self.dataset_meta['classes'])
+        known.update(zip(self.names, self.known, strict=False))
         held = hold_out(tables, gt, self.cfg)
         calib, _ = calibrate_fused(fit(tables, gt, self.cfg, known=known), held, gt)
         save(calib, self.out_file)

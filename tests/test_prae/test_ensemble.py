@@ -57,12 +57,13 @@ def checkpoints(repo, tmp_path_factory):
 def build(repo, checkpoints):
     """Build an ensemble of the members."""
 
-    def build(names=MEMBERS, **options):
+    def build(names=MEMBERS, own_classes=None, **options):
         detectors = [
             dict(
                 name=name,
                 config=str(repo / f'configs/prae/{name}_r18-w16_1xb8-12e_bccd.py'),
                 checkpoint=str(checkpoints / f'{name}.pth'),
+                classes=own_classes and own_classes[name],
             )
             for name in names
         ]
@@ -118,6 +119,25 @@ def test_classes_that_are_not_wanted_are_dropped(build, repo):
         assert set(sample.pred_instances.labels.tolist()) <= {0}
     with pytest.raises(ValueError, match='none of which is in'):
         build(classes=('dog',))
+
+
+@pytest.mark.parametrize('calibrated', [False, True])
+def test_a_member_does_not_lower_scores_of_a_class_that_it_does_not_know(build, repo, tmp_path, calibrated):
+    own = dict(fcos=('a', 'white blood cell', 'platelets'), retinanet=('red blood cell', 'b', 'c'))
+    classes = ('red blood cell', 'white blood cell', 'platelets')
+    # As written on images where both had boxes of all classes.
+    save(Calibration.identity(MEMBERS, classes), tmp_path / 'calib.json')
+    options = dict(own_classes=own, classes=classes, fusion=dict(max_per_img=10_000),
+                   calibration=str(tmp_path / 'calib.json') if calibrated else None)  # fmt: skip
+    seen = dict.fromkeys(MEMBERS, 0)
+    alone = {name: build(names=(name,), **options).test_step(batch(repo)) for name in MEMBERS}
+    for image, both in enumerate(build(**options).test_step(batch(repo))):
+        for label, name in enumerate(('retinanet', 'fcos', 'fcos')):
+            mine, theirs = (s.pred_instances[s.pred_instances.labels == label] for s in (alone[name][image], both))
+            seen[name] += len(mine)
+            torch.testing.assert_close(theirs.scores, mine.scores)
+            torch.testing.assert_close(theirs.bboxes, mine.bboxes)
+    assert all(seen.values())
 
 
 def test_own_pipelines_read_the_file_again(build, repo):
@@ -196,6 +216,19 @@ def test_fit_metric_fits_every_member(build, repo, tmp_path):
     assert len(calib.fit_images) == 4
     fused = build(calibration=str(tmp_path / 'calib.json')).test_step(batch(repo))
     assert all(torch.isfinite(sample.pred_instances.scores).all() for sample in fused)
+
+
+def test_fit_metric_learns_what_the_members_know(build, repo, tmp_path):
+    own = dict(fcos=('red blood cell', 'a', 'platelets'), retinanet=('b', 'white blood cell', 'platelets'))
+    classes = ('red blood cell', 'white blood cell', 'platelets')
+    unfused = build(own_classes=own, classes=classes, fusion=None)
+    ann = repo / 'tests/data/bccd/annotations/all_val.json'
+    metric = PRAEFitMetric(str(ann), str(tmp_path / 'calib.json'), names=MEMBERS)
+    metric.dataset_meta = unfused.dataset_meta
+    metric.process({}, [sample.to_dict() for sample in unfused.test_step(batch(repo, 4))])
+    metric.evaluate(4)
+    known = [set(detector.known) for detector in load(tmp_path / 'calib.json').detectors]
+    assert known == [{'red blood cell', 'platelets'}, {'white blood cell', 'platelets'}]
 
 
 def test_masks_are_kept_by_nms_and_vote_in_wbf():

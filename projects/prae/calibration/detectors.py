@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -141,6 +141,14 @@ class Calibration:
             for detector in self.detectors
         )
         return replace(self, detectors=detectors, classes=tuple(classes))
+
+    def knowing(self, known: Sequence[Collection[str]]) -> Calibration:
+        """Return the same curves of detectors that know no other classes than these, given for each by name."""
+        detectors = (
+            replace(detector, known=tuple(name for name in detector.known if name in names))
+            for detector, names in zip(self.detectors, known, strict=True)
+        )
+        return replace(self, detectors=tuple(detectors))
 
     def without_curves(self) -> Calibration:
         """Return the same detectors with scores as they are: fusion of raw scores, or of scores refined already."""
