@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet.evaluation import MultiDatasetsEvaluator
+from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.evaluator import Evaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -209,6 +209,41 @@ def test_missing_and_broken_annotation_file(tmp_path):
     (tmp_path / 'cut.json').write_text('{"images": [')
     with pytest.raises(ValueError, match='cut off'):
         VocabCocoMetric(ann_file=str(tmp_path / 'cut.json'), dataset_name='A')
+
+
+@pytest.mark.parametrize('federated', [False, True])
+def test_results_of_a_test_set_are_written_as_by_the_host(write_coco, tmp_path, federated):
+    """Images without annotations, some of which say what was looked for: there too all that was found is written."""
+
+    def edit(data):
+        del data['annotations']
+        if federated:
+            data['images'][0].update(neg_category_ids=[1], not_exhaustive_category_ids=[])
+
+    ann_file = f'{write_coco("A", ["cat", "dog"], [[], []], edit=edit)["data_root"]}/ann.json'
+    samples = [
+        dict(
+            img_id=number,
+            ori_shape=(48, 64),
+            pred_instances=dict(
+                bboxes=torch.tensor([[30.0, 6, 50, 16], [1, 2, 3, 4]]),
+                scores=torch.tensor([0.75, 0.5]),
+                labels=torch.tensor([0, 1]),
+            ),
+        )
+        for number in (1, 2)
+    ]
+    ours, host = str(tmp_path / 'ours'), str(tmp_path / 'host')
+    for metric in (
+        VocabCocoMetric(ann_file, 'A', format_only=True, outfile_prefix=ours),
+        CocoMetric(ann_file, format_only=True, outfile_prefix=host),
+    ):
+        evaluate(Evaluator(metric), dict(classes=['cat', 'dog']), samples)
+    written = [json.loads(Path(f'{prefix}.bbox.json').read_text()) for prefix in (ours, host)]
+    assert written[0] == written[1]
+    assert len(written[0]) == 4
+    with pytest.raises(ValueError, match='needs the lists images, categories, annotations'):
+        VocabCocoMetric(ann_file, 'A')
 
 
 # --- two ranks --------------------------------------------------------------------------------------------------------

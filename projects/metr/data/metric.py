@@ -27,6 +27,8 @@ class VocabCocoMetric(OneOfSeveral, CocoMetric):
     without a box where boxes are not all there. lvis-api looks at the best 300 detections of an image, so let
     ``max_per_img`` be 300.
 
+    With ``format_only`` all predictions of the dataset's categories are written, and the file needs no annotations.
+
     It can be one of the metrics of ``MultiDatasetsEvaluator`` over a ``MultiVocabConcatDataset``, or the only
     evaluator of one dataset.
 
@@ -44,10 +46,11 @@ class VocabCocoMetric(OneOfSeveral, CocoMetric):
 
     def __init__(self, ann_file: str, dataset_name: str, **kwargs) -> None:
         super().__init__(ann_file=None, **kwargs)  # opened here, because the host's index checks nothing
-        self.open(ann_file, dataset_name, self.backend_args)
+        self.open(ann_file, dataset_name, self.backend_args, need_annotations=not self.format_only)
         self._check_arguments()
         self._judged: dict | None = None  # of a federated file: image to the categories that can be judged in it
-        if is_federated(self._coco_api.dataset['images']):
+        # Results that are only written are judged elsewhere, by a file that knows more.
+        if is_federated(self._coco_api.dataset['images']) and not self.format_only:
             self._judged = {
                 key: judged_categories(image, self._coco_api.imgToAnns[key])
                 for key, image in self._coco_api.imgs.items()

@@ -25,8 +25,16 @@ class OneOfSeveral:
     position.
     """
 
-    def open(self, ann_file: str, dataset_name: str, backend_args: dict | None = None) -> None:
+    def open(
+        self, ann_file: str, dataset_name: str, backend_args: dict | None = None, need_annotations: bool = True
+    ) -> None:
         """Read and check the annotation file, and drop what is no box, on which evaluations fail at their end.
+
+        Args:
+            ann_file: See the metric.
+            dataset_name: See the metric.
+            backend_args: Of mmengine's file backends. None.
+            need_annotations: Whether a file without the key ``annotations``, as of a test set, is an error. True.
 
         Raises:
             FileNotFoundError: If there is no annotation file.
@@ -35,9 +43,9 @@ class OneOfSeveral:
         self.ann_file = ann_file
         self.dataset_name = dataset_name
         with get_local_path(ann_file, backend_args=backend_args) as path:
-            self._coco_api = CheckedCOCO(path)
+            self._coco_api = CheckedCOCO(path, need_annotations)
         data = self._coco_api.dataset
-        data['annotations'] = [annotation for annotation in data['annotations'] if is_box(annotation['bbox'])]
+        data['annotations'] = [annotation for annotation in data.get('annotations', ()) if is_box(annotation['bbox'])]
         self._coco_api.createIndex()
         self._has_others = False
         self._label_of: Tensor | None = None  # (V,), label in the file's order of each row; -1: not of this dataset
