@@ -10,6 +10,7 @@ try:
 
     wait_politely()
     from mmplugins.utils.running import launch
+    from mmplugins.utils.running.runner import resume_newest
 except ModuleNotFoundError as error:
     if error.name != 'mmplugins':
         raise
@@ -25,7 +26,8 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from CHECKPOINT, or without it from the newest whole one in the work dir',
+        help='continue from CHECKPOINT, or without it from the newest whole one in the work dir; '
+        'where there is none yet, start as the config says',
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
@@ -36,10 +38,12 @@ def main() -> None:
         launch.enable_amp(cfg)
     if args.auto_scale_lr:
         launch.enable_auto_scale_lr(cfg)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else launch.check_file(args.resume, 'Checkpoint')
-    launch.build_runner(cfg).train()
+    if args.resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, launch.check_file(args.resume, 'Checkpoint')
+    runner = launch.build_runner(cfg)
+    if args.resume == 'auto':
+        resume_newest(runner)
+    runner.train()
 
 
 if __name__ == '__main__':

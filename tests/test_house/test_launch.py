@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import pickle
+import runpy
 import socket
 import sys
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_resume_equals_uninterrupted_run(trained, tool, tmp_path):
     assert 'Could not safely load' not in output
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    'runner', [(), ('strategy.type=SingleDeviceStrategy',), ('runner_type=Runner',)], ids=['ours', 'flexible', 'host']
+)
+def test_resume_starts_from_the_weights_of_the_config_and_then_goes_on(repo, monkeypatch, tmp_path, runner):
+    monkeypatch.syspath_prepend(TINY)
+    monkeypatch.setenv('GOMP_SPINCOUNT', '10000')  # the tool sets it
+    base = tmp_path / 'base.pth'
+    torch.save({'state_dict': {'layer.weight': torch.full((1, 4), 5.0), 'layer.bias': torch.full((1,), 5.0)}}, base)
+
+    def train(work_dir: Path, epochs: int, *options: str) -> dict:
+        name = f'experiment_name={tmp_path.name}_{work_dir.name}_{epochs}'  # else runs of one second share their state
+        changes = ('--cfg-options', f'train_cfg.max_epochs={epochs}', f'load_from={base}', name, *runner)
+        monkeypatch.setattr(sys, 'argv', ['train.py', str(CONFIG), '--work-dir', str(work_dir), *options, *changes])
+        runpy.run_path(str(repo / 'tools/train.py'), run_name='__main__')
+        return torch.load(work_dir / f'epoch_{epochs}.pth', weights_only=False)['state_dict']  # our own file
+
+    for epochs in (1, 2):  # the second time there is a checkpoint to go on from
+        expected = train(tmp_path / f'whole{epochs}', epochs)
+        found = train(tmp_path / 'resumed', epochs, '--resume')
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert len(list((tmp_path / 'resumed').glob('*/*.log'))) == 2
 
 
 def test_two_gloo_ranks_equal_one_process(trained, tool, tmp_path):

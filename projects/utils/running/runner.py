@@ -58,15 +58,11 @@ class _Surviving:
         return super().build_train_loop(loop)
 
     def load_or_resume(self) -> None:
-        """Find out what to resume from; the main process decides for all."""
+        """Find out what to resume from, unless the config or the user names it."""
         if self._resume is True and not self._has_loaded:
-            found = [self._load_from]
-            if self._load_from is None and is_main_process():
-                found = [newest_whole_checkpoint(self.work_dir, self.logger)]
-            broadcast_object_list(found)
-            self._load_from = found[0]
-            self._resume = self._load_from is not None
-            if self._resume and Path(self._load_from).exists() and not is_whole(Path(self._load_from)):
+            if self._load_from is None:
+                resume_newest(self)
+            elif Path(self._load_from).exists() and not is_whole(Path(self._load_from)):
                 raise SystemExit(f'{self._load_from} is not whole: its writer was stopped. --resume finds one that is.')
         super().load_or_resume()
 
@@ -104,6 +100,19 @@ class _Surviving:
         finally:
             if temporary.is_file() and is_main_process():  # the writer failed
                 temporary.unlink()
+
+
+def resume_newest(runner: Runner | FlexibleRunner) -> None:
+    """Make a runner go on from the newest whole checkpoint of its work dir; the main process decides for all.
+
+    Where there is none, it starts as its config says: from ``load_from``, or from its beginning.
+    """
+    found = [newest_whole_checkpoint(runner.work_dir, runner.logger) if is_main_process() else None]
+    broadcast_object_list(found)
+    if found[0]:
+        runner._resume, runner._load_from = True, found[0]
+    elif runner._load_from is None:
+        runner._resume = False  # mmengine would take one that is not whole
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
