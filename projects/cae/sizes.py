@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return ``(h, w)``, of one number a square."""
+    """Return ``(h, w)``, of one number a square; always a tuple, which the host's ``to_2tuple`` makes of no list."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -19,3 +19,14 @@ ARCHS = {
     **dict.fromkeys(['b', 'base'], vit_sizes(768, 12, heads=12)),
     **dict.fromkeys(['l', 'large'], vit_sizes(1024, 24, heads=16)),
 }
+
+
+def arch_of(arch: str | dict) -> dict[str, int]:
+    """Return the ``arch`` dict of a name in ``ARCHS``, in any case, or the dict itself.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    if isinstance(arch, str) and arch.lower() not in ARCHS:
+        raise ValueError(f'unknown arch {arch!r}; one of {sorted(ARCHS)}, or a dict')
+    return ARCHS[arch.lower()] if isinstance(arch, str) else arch

@@ -74,10 +74,19 @@ def sincos_table(grid: tuple[int, int], dims: int) -> Tensor:
     return build_2d_sincos_position_embedding(grid[::-1], dims, cls_token=True)
 
 
-def grid_of_table(table: Tensor) -> tuple[int, int]:
+def is_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
+    """Tell whether a position table ``(1, 1 + h w, D)``, maybe in bfloat16, is :func:`sincos_table` of a grid."""
+    return torch.allclose(table.float().cpu(), sincos_table(grid, table.size(2)), atol=1e-2)
+
+
+def grid_of_table(table: Tensor, own: tuple[int, int] | None = None) -> tuple[int, int]:
     """Return the grid ``(h, w)`` of a position table ``(1, 1 + h w, D)``.
 
-    A checkpoint does not say it. A sine-cosine table shows it; any other is taken as square.
+    A checkpoint does not say it. A sine-cosine table shows it; any other is taken as ``own`` or as square.
+
+    Args:
+        table: Of a checkpoint.
+        own: Grid that the table has if the number of patches allows it, as a model's own that was resized before.
 
     Raises:
         ValueError: The table is not a sine-cosine one and not square.
@@ -85,8 +94,10 @@ def grid_of_table(table: Tensor) -> tuple[int, int]:
     num_patches = table.size(1) - 1
     for height in (n for n in range(1, num_patches + 1) if num_patches % n == 0):
         grid = (height, num_patches // height)
-        if torch.allclose(table.float().cpu(), sincos_table(grid, table.size(2)), atol=1e-2):  # also in bfloat16
+        if is_sincos(table, grid):
             return grid
+    if own is not None and own[0] * own[1] == num_patches:
+        return own
     side = round(sqrt(num_patches))
     if side**2 != num_patches:
         raise ValueError(f'pos_embed of {num_patches} patches is neither a sine-cosine table nor square')

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmplugins.utils.encoders import is_pretrained
 
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
-from .sizes import ARCHS, pair
+from .sizes import arch_of, pair
 from .tokens import Places, grid_of_table, sincos_table, split_places, tokens_at
 from .weights.start import check_layer_scale, load_encoder
 from .weights.start_values import INIT_CFG, rescale
@@ -64,7 +64,7 @@ class CAEViT(BaseBackbone):
             (also of transformers) or CLIP (needs ``pre_norm``, no LayerScale, ``norm_cfg`` and ``act_cfg`` of its own).
 
     Raises:
-        ValueError: The patches do not divide the image, or an argument is unknown.
+        ValueError: The patches do not divide the image, or an argument is unknown or out of range.
     """
 
     num_extra_tokens = 1
@@ -94,22 +94,45 @@ class CAEViT(BaseBackbone):
         init_cfg: dict | list[dict] | None = INIT_CFG,
     ) -> None:
         super().__init__(init_cfg)
-        if isinstance(arch, str):
-            if arch.lower() not in ARCHS:
-                raise ValueError(f'unknown arch {arch!r}; one of {sorted(ARCHS)}, or a dict')
-            arch = ARCHS[arch.lower()]
+        arch = arch_of(arch)
+        self.embed_dims, self.num_layers = arch['embed_dims'], arch['num_layers']
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type={out_type!r}; one of {OUT_TYPES}')
-        self.img_size, patch_size = pair(img_size), pair(patch_size)
-        if any(side % patch for side, patch in zip(self.img_size, patch_size, strict=True)):
-            raise ValueError(f'patches of {patch_size} do not divide an image of {self.img_size}')
-        self.embed_dims, self.num_layers = arch['embed_dims'], arch['num_layers']
+        if not -1 <= frozen_stages <= self.num_layers:
+            raise ValueError(f'frozen_stages={frozen_stages} is not in -1 … {self.num_layers}')
         self.out_type, self.out_indices = out_type, self._resolve(out_indices)
         self.final_norm, self.use_rel_pos_bias = final_norm, use_rel_pos_bias
         self.interpolate_mode, self.rescale_init = interpolate_mode, rescale_init
+        self._build_embedding(pair(img_size), pair(patch_size), in_channels)
+        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.pre_norm = build_norm_layer(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
+        shared = dict(
+            num_heads=arch['num_heads'],
+            feedforward_channels=arch['feedforward_channels'],
+            layer_scale_init_value=layer_scale_init_value,
+            use_rel_pos_bias=use_rel_pos_bias,
+            drop_rate=drop_rate,
+            bias=bias,
+            norm_cfg=norm_cfg,
+            with_cp=with_cp,
+        )
+        self._build_layers(drop_path_rate, layer_cfgs, shared)
+        if final_norm:
+            self.ln1 = build_norm_layer(norm_cfg, self.embed_dims)
+        if out_type == 'avg_featmap':
+            self.ln2 = build_norm_layer(norm_cfg, self.embed_dims)
+        self.frozen_stages = frozen_stages
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _build_embedding(self, img_size: tuple[int, int], patch_size: tuple[int, int], in_channels: int) -> None:
+        """Make the embedding of patches, the class token and the position table."""
+        if any(side % patch for side, patch in zip(img_size, patch_size, strict=True)):
+            raise ValueError(f'patches of {patch_size} do not divide an image of {img_size}')
+        self.img_size = img_size
         self.patch_embed = PatchEmbed(
             in_channels=in_channels,
-            input_size=self.img_size,
+            input_size=img_size,
             embed_dims=self.embed_dims,
             kernel_size=patch_size,
             stride=patch_size,
@@ -118,34 +141,16 @@ class CAEViT(BaseBackbone):
         self.num_patches = self.patch_resolution[0] * self.patch_resolution[1]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         # A parameter, as in the authors' checkpoints, and fixed, as there.
-        table = sincos_table(self.patch_resolution, self.embed_dims)
-        self.pos_embed = nn.Parameter(table, requires_grad=False)
-        self.drop_after_pos = nn.Dropout(drop_rate)
-        self.pre_norm = build_norm_layer(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
+        self.pos_embed = nn.Parameter(sincos_table(self.patch_resolution, self.embed_dims), requires_grad=False)
+
+    def _build_layers(self, drop_path_rate: float, layer_cfgs: dict | Sequence[dict] | None, shared: dict) -> None:
+        """Make the layers, of arguments that they share and of their own."""
         layer_cfgs = layer_cfgs if isinstance(layer_cfgs, Sequence) else [layer_cfgs or {}] * self.num_layers
-        shared = dict(
-            embed_dims=self.embed_dims,
-            num_heads=arch['num_heads'],
-            feedforward_channels=arch['feedforward_channels'],
-            layer_scale_init_value=layer_scale_init_value,
-            window_size=self.patch_resolution,
-            use_rel_pos_bias=use_rel_pos_bias,
-            drop_rate=drop_rate,
-            bias=bias,
-            norm_cfg=norm_cfg,
-            with_cp=with_cp,
-        )
+        shared = dict(embed_dims=self.embed_dims, window_size=self.patch_resolution, **shared)
         self.layers = ModuleList(
             CAEEncoderLayer(**{**shared, 'drop_path_rate': rate, **cfg})
             for rate, cfg in zip(drop_path_rates(drop_path_rate, self.num_layers), layer_cfgs, strict=True)
         )
-        if final_norm:
-            self.ln1 = build_norm_layer(norm_cfg, self.embed_dims)
-        if out_type == 'avg_featmap':
-            self.ln2 = build_norm_layer(norm_cfg, self.embed_dims)
-        self.frozen_stages = frozen_stages
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
 
     def _resolve(self, out_indices: int | Sequence[int]) -> list[int]:
         """Count negative indices from the end; all must name a layer."""
@@ -290,10 +295,13 @@ class CAEViT(BaseBackbone):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _prepare_state_dict(self, state_dict: dict, prefix: str) -> None:
-        """Resize the position table of a checkpoint to this model's grid, in place."""
+        """Fit the position table of a checkpoint, in place."""
         name = f'{prefix}pos_embed'
         if name in state_dict:
-            source = grid_of_table(state_dict[name])
-            if source != self.patch_resolution:
-                table = resize_pos_embed(state_dict[name], source, self.patch_resolution, self.interpolate_mode, 1)
-                state_dict[name] = table
+            state_dict[name] = self.fit_table(state_dict[name], self.patch_resolution)
+
+    def fit_table(self, table: Tensor, own: tuple[int, int] | None = None) -> Tensor:
+        """Resize a position table (1, 1 + N, D) to this model's grid; ``own`` as in :func:`grid_of_table`."""
+        return resize_pos_embed(
+            table, grid_of_table(table, own), self.patch_resolution, self.interpolate_mode, self.num_extra_tokens
+        )

@@ -82,6 +82,18 @@ def test_rebuilt_position_table_is_that_of_the_grid(reference_sincos):
     torch.testing.assert_close(model.position_table((4, 4)), reference_sincos(4, 4, 48), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize('size', [32, 48], ids=['same grid', 'another grid'])
+def test_rebuilding_would_throw_a_learned_table_away(reference_sincos, size):
+    model = CAEFinetuneViT(ARCH, size, patch_size=8, pos_resize='rebuild', use_rel_pos_bias=False)
+    source = CAEFinetuneViT(ARCH, 32, patch_size=8, use_rel_pos_bias=False)
+    model.load_state_dict(source.state_dict())
+    torch.testing.assert_close(model.pos_embed.data, reference_sincos(size // 8, size // 8, 48), atol=1e-6, rtol=0)
+    for table in (torch.randn(1, 17, 48), torch.zeros(1, 17, 48)):  # as timm's and BEiT's
+        source.pos_embed.data = table
+        with pytest.raises(ValueError, match="pos_embed of the weights is no such table: set pos_resize='bicubic'"):
+            model.load_state_dict(source.state_dict())
+
+
 def test_bias_of_another_grid_is_resized_when_loaded():
     source = randomized(CAEFinetuneViT(ARCH, 32, patch_size=8))
     model = CAEFinetuneViT(ARCH, (48, 24), patch_size=8)

@@ -119,6 +119,18 @@ def test_beit_of_transformers_as_it_is_published(tmp_path):
     same(ours(IMAGES)[0], model.beit(IMAGES).pooler_output)
 
 
+def test_learned_tables_of_others_are_square(tmp_path):
+    theirs = timm.create_model('vit_base_patch16_224', num_classes=0, **{**SIZES, 'img_size': 48})  # 36 = 4 * 9
+    nn.init.normal_(theirs.pos_embed)
+    torch.save(theirs.state_dict(), tmp_path / 'vit.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'vit.pth'))
+    ours = CAEViT(ARCH, (32, 72), 8, layer_scale_init_value=None, init_cfg=init_cfg)
+    ours.init_weights()
+    places = theirs.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (6, 6))
+    expected = nn.functional.interpolate(places, (4, 9), mode='bicubic')
+    torch.testing.assert_close(ours.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
+
+
 def test_what_would_load_in_silence_is_told(tmp_path):
     state = timm.create_model('vit_base_patch16_224', num_classes=0, **SIZES).state_dict()
     path = tmp_path / 'vit.pth'

@@ -6,6 +6,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models import BEiTViT
 
 from mmplugins.cae import CAEViT
+from mmplugins.cae.tokens import is_sincos
 
 TINY = dict(
     arch=dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=96), img_size=(24, 40), patch_size=8
@@ -127,10 +128,23 @@ def test_checkpoint_of_another_grid(source, target):
     assert (rows[0, 0] - rows[0, -1])[:24].abs().max() < 0.1 < (rows[0, 0] - rows[0, -1])[24:].abs().max()
 
 
-def test_learned_tables_must_be_square(vit):
+def test_learned_tables_must_be_square_or_its_own(vit):
     state = {**vit.state_dict(), 'pos_embed': torch.randn(1, 1 + 15, 48)}
+    vit.load_state_dict(state)
+    assert torch.equal(vit.pos_embed, state['pos_embed'])
+    other = CAEViT(**{**TINY, 'img_size': (48, 48)})
     with pytest.raises(ValueError, match='15 patches is neither a sine-cosine table nor square'):
-        vit.load_state_dict(state)
+        other.load_state_dict(vit.state_dict())
+
+
+@pytest.mark.parametrize('grid', [(4, 7), (4, 9)], ids=['not a square', 'as many patches as a square'])
+def test_a_table_that_was_resized_is_kept(grid):
+    probe = CAEViT(**{**TINY, 'img_size': (8 * grid[0], 8 * grid[1])})
+    probe.load_state_dict(CAEViT(**{**TINY, 'img_size': 48}).state_dict())
+    assert not is_sincos(probe.pos_embed, grid)
+    again = CAEViT(**{**TINY, 'img_size': (8 * grid[0], 8 * grid[1])})
+    again.load_state_dict(probe.state_dict())
+    assert torch.equal(again.pos_embed, probe.pos_embed)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +174,10 @@ def test_registered_name_builds():
         (dict(img_size=(24, 41)), r'\(8, 8\) do not divide an image of \(24, 41\)'),
         (dict(arch='giant'), "unknown arch 'giant'"),
         (dict(out_indices=3), r'out_indices=\[3\] of a model with 3 layers'),
+        (dict(frozen_stages=24), r'frozen_stages=24 is not in -1 … 3'),
+        (dict(frozen_stages=-2), r'frozen_stages=-2 is not in -1 … 3'),
     ],
-    ids=['image size', 'arch', 'index'],
+    ids=['image size', 'arch', 'index', 'frozen', 'frozen below'],
 )
 def test_bad_arguments(change, message):
     with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..relative_position import resize_bias_table
-from ..tokens import sincos_table
+from ..tokens import grid_of_table, is_sincos, sincos_table
 from ..vit import CAEViT
 
 
@@ -32,7 +32,7 @@ class CAEFinetuneViT(CAEViT):
         final_norm: Whether the tokens pass the final norm of the pretraining.
         use_rel_pos_bias: Whether each block has a bias for relative positions.
         pos_resize: For an image of another grid than ``img_size``: ``'bicubic'`` resizes the position table,
-            ``'rebuild'`` computes the sin-cos table of the image's own grid.
+            ``'rebuild'`` computes the sin-cos table of the image's own grid; a learned table is then an error.
         **kwargs: Other arguments of :class:`CAEViT`.
     """
 
@@ -68,14 +68,23 @@ class CAEFinetuneViT(CAEViT):
     def _prepare_state_dict(self, state_dict: dict, prefix: str) -> None:
         """Fit norms and tables of a pretraining, or of another image size, in place."""
         self._prepare_norms(state_dict, prefix)
-        table = state_dict.get(f'{prefix}pos_embed')
-        # One of this grid may have been resized before, and shows no grid.
-        if table is not None and table.shape != self.pos_embed.shape:
-            if self.pos_resize == 'rebuild':
-                state_dict[f'{prefix}pos_embed'] = self.pos_embed.detach().clone()
-            else:
-                super()._prepare_state_dict(state_dict, prefix)
+        super()._prepare_state_dict(state_dict, prefix)
         self._prepare_bias_tables(state_dict, prefix)
+
+    def fit_table(self, table: Tensor, own: tuple[int, int] | None = None) -> Tensor:
+        """Resize, or compute anew, a position table (1, 1 + N, D) for this model's grid.
+
+        Raises:
+            ValueError: The table is to be computed anew, but the one of the weights was learned or resized.
+        """
+        if self.pos_resize == 'bicubic':
+            return super().fit_table(table, own)
+        if not is_sincos(table, grid_of_table(table, own)):
+            raise ValueError(
+                "pos_resize='rebuild' computes sine-cosine tables, but the pos_embed of the weights is no such table: "
+                "set pos_resize='bicubic' in the backbone"
+            )
+        return sincos_table(self.patch_resolution, self.embed_dims).to(self.pos_embed)
 
     def _prepare_norms(self, state_dict: dict, prefix: str) -> None:
         """Let the final norm of the pretraining be that of the pooled tokens; mmpretrain's config loses it."""

@@ -124,6 +124,8 @@ def load_encoder(model: nn.Module, source: str, num_heads: int | None = None, pr
         raise ValueError(f'{source} has weights that the encoder has no place for: {names(extra)}')
     may_lack = ('ln2.',) if any(name.startswith(norms) for name in state) else ()
     try:
+        if layout != 'ours':  # a learned table of others is of a square, whatever the grid of the model
+            state['pos_embed'] = model.fit_table(state['pos_embed'])
         result = model.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f'{source} does not fit the encoder: {error}') from error
