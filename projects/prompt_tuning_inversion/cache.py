@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.logging import print_log
@@ -17,9 +18,11 @@ from torch import Tensor
 from mmplugins.utils.atomic import replacing
 
 from .diffusion.identity import cache_folder
-from .editor import InversionEditor, Progress, SourcePrompts
 from .extras import require
 from .inversion import Inversion
+
+if TYPE_CHECKING:
+    from .editor import InversionEditor, Progress, SourcePrompts
 
 VERSION = 3
 

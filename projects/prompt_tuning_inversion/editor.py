@@ -16,6 +16,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from .cache import InversionCache
 from .diffusion.parts import DiffusionParts
 from .diffusion.schedule import DDIMSchedule
 from .inversion import Inversion
@@ -50,6 +51,8 @@ class InversionEditor(BaseModel):
             Diffusion's; not in what we could read of the paper.
         edit_guidance: The same while editing; default: as while inverting.
         eta: Strengths of the edits that ``forward`` makes.
+        cache: Arguments of :class:`InversionCache`, where ``forward`` keeps inversions, so that a run that was killed
+            and starts again tunes only what is left; default: none is kept.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -64,6 +67,7 @@ class InversionEditor(BaseModel):
         guidance: float = 7.5,
         edit_guidance: float | None = None,
         eta: float | Sequence[float] = 0.7,
+        cache: dict | None = None,
     ) -> None:
         super().__init__()
         self.parts: DiffusionParts = MODELS.build(parts) if isinstance(parts, dict) else parts
@@ -78,6 +82,7 @@ class InversionEditor(BaseModel):
             check_eta(value)
         if len({f'{value:g}' for value in self.etas}) < len(self.etas):  # as keys of metrics name them
             raise ValueError(f'eta holds a strength twice: {self.etas}')
+        self.cache = None if cache is None else InversionCache(**cache)
         if not self.parts.missing:
             self.schedule = DDIMSchedule(self.parts.scheduler_config, num_steps)
 
@@ -229,7 +234,12 @@ class InversionEditor(BaseModel):
         for numbers in groups.values():
             images = torch.stack([inputs[number] for number in numbers]).to(self.parts.device)
             samples = [data_samples[number] for number in numbers]
-            self.edit_samples(samples, images, self.invert(images, *prompts_of(samples)), self.etas)
+            prompts = prompts_of(samples)
+            if self.cache is None:
+                inversion = self.invert(images, *prompts)
+            else:
+                inversion, _ = self.cache.invert(self, images, *prompts)
+            self.edit_samples(samples, images, inversion, self.etas)
         return list(data_samples)
 
     def edit_samples(

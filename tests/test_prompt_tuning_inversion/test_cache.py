@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmplugins.prompt_tuning_inversion import Inversion, InversionCache
+from mmplugins.prompt_tuning_inversion import EditDataSample, Inversion, InversionCache
 
 SOURCES = ['a red three', 'a blue two']
 TARGETS = ['a green three', 'a red two']
@@ -53,6 +53,19 @@ def test_only_missing_images_are_inverted(cache, make_editor, images, monkeypatc
     both, hits = cache.invert(editor, images, SOURCES)
     assert (hits, count.images) == ([True, False], 1)
     torch.testing.assert_close(both.embeds, editor.invert(images, SOURCES).embeds, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_that_was_killed_goes_on(make_editor, images, tmp_path, monkeypatch):
+    def run(editor, number):
+        samples = [EditDataSample(prompt=prompt) for prompt in TARGETS[:number]]
+        return torch.stack([sample.edits for sample in editor(list(images[:number]), samples)])
+
+    editor = make_editor(cache=dict(folder=str(tmp_path / 'kept')))
+    run(editor, 1)
+    count = Counting(editor, monkeypatch)
+    edits = run(editor, 2)
+    assert count.images == 1
+    torch.testing.assert_close(edits, run(make_editor(), 2), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 # Stable Diffusion 1.5 on PIE-Bench (700 images of 512 x 512). Needs two folders that are not part of this repository:
-# SD15_FOLDER, a diffusers folder, and PIE_BENCH, which holds mapping_file.json and annotation_images/.
+# SD15_FOLDER, a diffusers folder, and PIE_BENCH, which holds mapping_file.json and annotation_images/. With
+# `--cfg-options model.cache.folder=work_dirs/inversions model.cache.max_bytes=10000000000` inversions are kept (12 MB an
+# image), so that a run that was stopped goes on when it is started again.
 _base_ = './edit.py'
 
 model = dict(
