@@ -2,6 +2,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from mmplugins.its_maml.__main__ import main
-from mmplugins.its_maml.verbs import report
+from mmplugins.its_maml.verbs import report, sweep
 from mmplugins.its_maml.verbs.evaluation import attack_config, set_test
 from mmplugins.its_maml.verbs.sweep import arm_config
 
@@ -84,7 +85,7 @@ def test_sweep_runs_the_grid_once(config, tmp_path, capsys):
         ('R-MAML', 1),
         ('ITS-MAML', 2),
     ]
-    assert all(row['updates'] == 2 and row['seconds'] > 0 for row in rows)
+    assert all(row['config'] == 'tiny' and row['updates'] == 2 and row['seconds'] > 0 for row in rows)
     assert rows[1]['images'] == 2 * 4 * 5 * (2 + 3)
     files = {file: file.stat().st_mtime_ns for file in out.rglob('iter_2.pth')}
     assert len(files) == 4
@@ -92,8 +93,47 @@ def test_sweep_runs_the_grid_once(config, tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in out.rglob('iter_2.pth')} == files
 
     capsys.readouterr()
+    assert main([*arguments, '--tasks', '3']) == 1
+    assert 'another config, which differs in test_dataloader: take another --out' in capsys.readouterr().err
     assert main(['report', str(out / 'arms'), '--out', str(tmp_path / 'again')]) == 0
     assert len(json.loads((tmp_path / 'again/rows.json').read_text())) == 4
+
+
+@pytest.mark.slow
+def test_seconds_of_a_training_that_was_killed_are_those_that_led_to_its_weights(config, tmp_path, monkeypatch):
+    """An update takes ten seconds; the second is lost behind the checkpoint of the first, and done again."""
+    now, killed = [0.0], []
+
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        now[0] += 10
+        if batch_idx == 1 and not killed:
+            killed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, 'time', SimpleNamespace(process_time=lambda: now[0]))
+    monkeypatch.setattr(sweep, 'evaluate', lambda *args: {})
+    monkeypatch.setattr(sweep.TrainingClock, 'after_train_iter', after_train_iter)
+    cfg = Config.fromfile(config)
+    cfg.default_hooks.checkpoint.interval = 1
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_arm(cfg, tmp_path / 'arm')
+    assert sweep.run_arm(cfg, tmp_path / 'arm')['seconds'] == 20
+    assert sweep.run_arm(cfg, tmp_path / 'arm')['seconds'] == 20 and now == [30]
+
+
+def test_folder_of_an_arm_is_of_one_config(tmp_path):
+    cfg = Config.fromfile(CONFIG)
+    folder = tmp_path / 'arm'
+    sweep.claim_folder(cfg, folder)
+    sweep.claim_folder(Config.fromfile(CONFIG), folder)
+    cfg.model.inner_lr = 0.2
+    cfg.test_dataloader.dataset.num_episodes = 7
+    with pytest.raises(ValueError, match='another config, which differs in model, test_dataloader'):
+        sweep.claim_folder(cfg, folder)
+    (folder / 'row.json').write_text('{}')
+    (folder / 'arm.json').unlink()
+    with pytest.raises(ValueError, match='another config'):
+        sweep.claim_folder(cfg, folder)
 
 
 @pytest.mark.slow
@@ -122,6 +162,28 @@ def test_table_gives_means_and_spread_over_seeds():
 
 def test_of_one_seed_the_interval_over_tasks_is_given():
     assert '| 81.0 ± 0.5 | 40.0 ± 0.7 |' in report.markdown(rows((0,)))
+
+
+def test_rows_of_other_configs_attacks_and_radii_are_no_seeds(tmp_path):
+    """Each is a line of its own, and the plots draw what each has."""
+    (one,) = [row for row in rows((0,)) if row['train_shots'] == 1]
+    other_attack = {key.replace('pgd10', 'fgsm'): value for key, value in one.items()}
+    others = [dict(one, config='b'), dict(one, eps=0.2), dict(one, tasks=7.0), other_attack]
+    joined = [*rows(), *others]
+    assert [line['runs'] for line in report.summary(joined)] == [3, 3, 1, 1, 1, 1]
+    report.write(joined, tmp_path)
+    assert len((tmp_path / 'table.md').read_text().splitlines()) == 8
+    assert Image.open(tmp_path / 'plots.png').width > 500
+
+
+def test_curves_are_of_lines_that_differ_in_their_x_alone():
+    lines = [
+        dict(config=config, train_shots=shots, reg_weight=weight, method='any')
+        for config in ('a', 'b') for weight in (0.0, 1.0) for shots in (1, 3)
+    ]  # fmt: skip
+    found = report.curves(lines, 'train_shots')
+    assert list(found) == ['a, λ=0', 'a, λ=1', 'b, λ=0', 'b, λ=1']
+    assert all([line['train_shots'] for line in members] == [1, 3] for members in found.values())
 
 
 def test_report_needs_rows(tmp_path, capsys):

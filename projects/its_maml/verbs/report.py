@@ -14,25 +14,28 @@ from typing import Any
 
 from mmplugins.utils.atomic import replacing, write_text
 
-KEYS = ('config', 'method', 'train_shots', 'test_shots', 'reg_weight', 'inner_steps', 'updates')
-NOT_COLUMNS = ('spectrum', 'seed', 'checkpoint', 'id_images', 'tasks', 'score')
+KEYS = ('config', 'method', 'train_shots', 'test_shots', 'reg_weight', 'inner_steps', 'updates', 'eps', 'tasks')
+NOT_COLUMNS = ('spectrum', 'seed', 'checkpoint', 'id_images', 'score')
 NAMES = {
-    'train_shots': 'K̃', 'test_shots': 'K', 'reg_weight': 'λ', 'inner_steps': 'steps', 'id_pca90': 'ID, clean',
-    'id_noise': 'ID, noise', 'id_task': 'ID, task', 'seconds': 'training, s', 'test_seconds': 'test, s',
+    'train_shots': 'K̃', 'test_shots': 'K', 'reg_weight': 'λ', 'inner_steps': 'steps', 'eps': 'ε',
+    'id_pca90': 'ID, clean', 'id_noise': 'ID, noise', 'id_task': 'ID, task', 'seconds': 'training, s',
+    'test_seconds': 'test, s',
 }  # fmt: skip
 
 
 def attack_names(rows: Sequence[dict]) -> list[str]:
-    """Return the names of the attacks in rows, in their order."""
-    return [key.removesuffix('_ci') for key in rows[0] if key.endswith('_ci') and key != 'clean_ci']
+    """Return the names of the attacks in the rows, in their order."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key.removesuffix('_ci') for key in keys if key.endswith('_ci') and key != 'clean_ci']
 
 
 def grouped(rows: Sequence[dict]) -> list[tuple[dict, list[dict]]]:
     """Return rows that differ by seed or checkpoint only, under what they share."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for row in rows:
-        groups[tuple((key, row[key]) for key in KEYS if key in row)].append(row)
-    return [(dict(key), members) for key, members in groups.items()]
+        shared = tuple((key, row[key]) for key in KEYS if key in row)
+        groups[shared, tuple(attack_names([row]))].append(row)
+    return [(dict(shared), members) for (shared, _), members in groups.items()]
 
 
 def summary(rows: Sequence[dict]) -> list[dict]:
@@ -97,25 +100,23 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     lines, attacks = summary(rows), attack_names(rows)
     robust = attacks[0] if attacks else 'clean'
     figure, panels = pyplot.subplots(1, 5, figsize=(20, 3.8), layout='constrained')
-    for (weight, steps), members in by(lines, 'reg_weight', 'inner_steps').items():
-        given = (('reg_weight', weight), ('inner_steps', steps))
-        label = ', '.join(f'{NAMES[key]}={value:g}' for key, value in given if value is not None)
+    for label, members in curves(lines, 'train_shots').items():
         draw(panels[0], members, 'train_shots', 'clean', f'clean {label}', '-o')
         if robust != 'clean':
             draw(panels[0], members, 'train_shots', robust, f'{robust} {label}', '--s')
         draw(panels[1], members, 'train_shots', 'id_pca90', label or 'clean features', '-o')
-    for line in lines:
-        panels[2].errorbar(
-            line['clean'], line[robust], xerr=line.get('clean ±'), yerr=line.get(f'{robust} ±'), fmt='o', capsize=2,
-            label=f'{line["method"].split(" (plain")[0]}, K̃={line["train_shots"]}',
-        )  # fmt: skip
-    for (weight, shots), members in by(lines, 'reg_weight', 'train_shots').items():
-        name = f'K̃={shots}' + (f', λ={weight:g}' if weight is not None else '')
-        draw(panels[3], members, 'inner_steps', 'clean', f'clean {name}', '-o')
+    for line, label in zip(lines, labels(lines), strict=True):
+        if robust in line:
+            panels[2].errorbar(
+                line['clean'], line[robust], xerr=line['clean ±'], yerr=line[f'{robust} ±'], fmt='o', capsize=2,
+                label=label,
+            )  # fmt: skip
+    for label, members in curves(lines, 'inner_steps').items():
+        draw(panels[3], members, 'inner_steps', 'clean', f'clean {label}', '-o')
         if robust != 'clean':
-            draw(panels[3], members, 'inner_steps', robust, f'{robust} {name}', '--s')
-    for shared, members in grouped(rows):
-        panels[4].plot(members[0].get('spectrum', []), label=f'K̃={shared["train_shots"]}, {shared["method"][:20]}')
+            draw(panels[3], members, 'inner_steps', robust, f'{robust} {label}', '--s')
+    for (_, members), label in zip(grouped(rows), labels(lines), strict=True):
+        panels[4].plot(members[0].get('spectrum', []), label=label)
     titles = (
         ('training shots', 'accuracy, %'), ('training shots', 'ID of clean features'), ('clean, %', f'{robust}, %'),
         ('inner steps in training', 'accuracy, %'), ('principal components', 'share of variance'),
@@ -130,11 +131,21 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def by(lines: Sequence[dict], *keys: str) -> dict[tuple, list[dict]]:
-    """Return lines by the values of keys; None where a line has no such key."""
-    found: dict[tuple, list[dict]] = defaultdict(list)
-    for line in lines:
-        found[tuple(line.get(key) for key in keys)].append(line)
+def labels(lines: Sequence[dict], *without: str) -> list[str]:
+    """Return for each line what tells it from the others, leaving some keys out."""
+    keys = [key for key in KEYS if key not in without and len({line.get(key) for line in lines}) > 1]
+
+    def text(key: str, value: Any) -> str:
+        return value.split(' (plain')[0] if isinstance(value, str) else f'{NAMES.get(key, key)}={value:g}'
+
+    return [', '.join(text(key, line[key]) for key in keys if key in line) for line in lines]
+
+
+def curves(lines: Sequence[dict], x: str) -> dict[str, list[dict]]:
+    """Return under their label the lines that differ in ``x`` alone, and in the name of the method, which follows."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    for line, label in zip(lines, labels(lines, x, 'method'), strict=True):
+        found[label].append(line)
     return found
 
 

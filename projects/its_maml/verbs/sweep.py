@@ -11,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmplugins.utils.atomic import write_text
@@ -42,6 +43,46 @@ def arm_config(
     return cfg
 
 
+class TrainingClock(Hook):
+    """Count processor seconds of training over its resumes: those that led to a checkpoint are in it."""
+
+    def __init__(self) -> None:
+        self.start = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the training, without what was lost behind the last checkpoint of a part."""
+        return time.process_time() - self.start
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write the clock down."""
+        checkpoint['training_seconds'] = self.seconds
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what the checkpoint took."""
+        self.start -= checkpoint.get('training_seconds', 0.0)
+
+
+def claim_folder(cfg: Config, folder: Path) -> None:
+    """Write the config of an arm into its folder, so that results and checkpoints there are of this config.
+
+    Raises:
+        ValueError: The folder holds an arm of another config.
+    """
+    file = folder / 'arm.json'
+    own = json.loads(json.dumps(cfg.to_dict(), default=str))
+    if not any(folder.glob('*')):
+        write_text(file, json.dumps(own, indent=1))
+        return
+    kept = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
+    changed = sorted(key for key in own.keys() | kept.keys() if own.get(key) != kept.get(key))
+    if changed:
+        raise ValueError(
+            f'{folder} holds an arm of another config, which differs in {", ".join(changed)}: take another --out, or '
+            'remove that folder'
+        )
+
+
 def run_arm(cfg: Config, folder: Path, **row) -> dict:
     """Train an arm and test its last checkpoint, or read what an earlier run found.
 
@@ -52,20 +93,22 @@ def run_arm(cfg: Config, folder: Path, **row) -> dict:
 
     Returns:
         The row of ``evaluate`` with processor ``seconds`` of training and ``images`` that were seen.
+
+    Raises:
+        ValueError: The folder holds an arm of another config.
     """
+    claim_folder(cfg, folder)
     file = folder / 'row.json'
     if file.is_file():
         return json.loads(file.read_text(encoding='utf-8'))
     cfg = deepcopy(cfg)
     cfg.work_dir = str(folder)
-    # Timing of a resumed run covers its last part only, so the parts are added up in a file.
-    clock = folder / 'seconds.json'
-    before = json.loads(clock.read_text(encoding='utf-8')) if clock.is_file() else 0.0
     cfg.resume = find_latest_checkpoint(str(folder)) is not None
-    start = time.process_time()
-    Runner.from_cfg(cfg).train()
-    seconds = before + time.process_time() - start
-    write_text(clock, json.dumps(seconds))
+    clock = TrainingClock()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(clock)
+    runner.train()
+    seconds = clock.seconds
     dataset, tasks = inner(cfg, 'train'), cfg.train_dataloader.batch_size * cfg.train_cfg.max_iters
     found = evaluate(cfg, find_latest_checkpoint(str(folder)), folder)
     cost = dict(
@@ -84,7 +127,7 @@ def sweep(cfg: Config, out: Path, grid: list[dict], done: Callable[[dict], None]
     for arm in grid:
         name = '_'.join(f'{key}{value:g}' for key, value in arm.items())
         kept = {key: value for key, value in arm.items() if key != 'updates'}
-        row = run_arm(arm_config(cfg, **arm), out / 'arms' / name, **kept)
+        row = run_arm(arm_config(cfg, **arm), out / 'arms' / name, config=Path(cfg.filename).stem, **kept)
         done(f'{name}: clean {row["clean"]:.1f}, score {row["score"]:.1f}, {row["seconds"]:.0f} s')
         rows.append(row)
     return rows
