@@ -18,7 +18,8 @@ model = dict(
     ],
     classes={{_base_.metainfo.classes}},
     calibration='work_dirs/prae_fcos-retinanet_bccd/calib.json',
-    fusion=dict(type='PRAEFusion'))  # as the calibration says
+    fusion=dict(type='PRAEFusion'),  # as the calibration says
+    share_inputs=True)  # test pipelines of both members are that of this config
 # Its members are trained on their own.
 train_dataloader = train_cfg = optim_wrapper = param_scheduler = auto_scale_lr = None
 val_dataloader = val_cfg = val_evaluator = None

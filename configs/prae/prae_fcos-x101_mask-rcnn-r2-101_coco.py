@@ -18,7 +18,8 @@ model = dict(
     ],
     calibration='work_dirs/prae_fcos-x101_mask-rcnn-r2-101_coco/calib.json',
     # authors' code: weighted boxes fusion, IoU 0.7, weights 1:1
-    fusion=dict(type='PRAEFusion', preset='official'))
+    fusion=dict(type='PRAEFusion', preset='official'),
+    share_inputs=True)  # test pipelines of both members are that of this config
 test_dataloader = dict(batch_size=1, num_workers=2, dataset=dict(ann_file='annotations/instances_val2017_test.json'))
 test_evaluator = dict(ann_file='data/coco/annotations/instances_val2017_test.json')
 # Nothing is trained here.

@@ -15,6 +15,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dist import get_backend
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
@@ -30,9 +31,9 @@ HIGH_SCORE_THR = 0.05
 class EnsembleDetector(BaseDetector):
     """N detectors in one model, for ``tools/test.py``, ``DetInferencer`` and every metric of mmdet.
 
-    Each member has its own data preprocessor and ``test_cfg``, and, if the members' test pipelines differ, its own
-    pipeline, by which it reads the image again. The images go in as the pipeline packs them, ``(3, H, W)`` each; boxes
-    ``(M, 4)`` come out in pixels of the original image. It cannot be trained: train the members.
+    Each member has its own data preprocessor, ``test_cfg`` and test pipeline, by which it reads the image again, as it
+    was trained for another size than the next one. The images go in as the pipeline packs them, ``(3, H, W)`` each;
+    boxes ``(M, 4)`` come out in pixels of the original image. It cannot be trained: train the members.
 
     Weights come from one checkpoint of the ensemble (``python -m mmplugins.prae pack``), else, at the first batch, from
     the members' own checkpoints.
@@ -40,20 +41,22 @@ class EnsembleDetector(BaseDetector):
     Args:
         detectors: For each member a dict: ``config``, a path, ``mmdet::…`` or a dict with ``model`` and
             ``test_dataloader``; ``checkpoint``, a path, may be absent; ``name``, as in the calibration file;
-            ``classes``, names of its labels, default: those of its config's test data.
+            ``classes``, names of its labels, default: those of its config's test data. They must be in the order of the
+            labels, which mmdet's ``CocoDataset`` takes from the categories of the annotation file, not from the config.
         calibration: File that ``fit`` wrote. None: raw scores.
-        fusion: Of :class:`PRAEFusion`. None: boxes are not fused but given with the field ``detector``, and data samples
-            say which classes each member has, ``known``, as :class:`PRAEFitMetric` needs them.
+        fusion: Of :class:`PRAEFusion`. None: boxes are not fused but given with the field ``detector``, and data
+            samples say which classes each member has, ``known``, as :class:`PRAEFitMetric` needs them.
         classes: Names of the labels that come out, in the order of the data set that is tested on. None: the members'
             classes in order of appearance.
-        share_inputs: All members take the images as the data loader packs them. None: if their test pipelines are the
-            same, and then that of the ensemble's config must be so too.
-        sequential_gpu: Keep one member on the device at a time.
+        share_inputs: All members take the images as the data loader packs them, which saves reading them again: right
+            if their test pipelines, and that of the ensemble's config, are the same. Images that are not files need it.
+        sequential_gpu: Keep one member on the device at a time; on one GPU only.
         backbone: Not used. ``mmdet.apis.init_detector`` looks for it in every model's config, so an ensemble's has
             ``backbone=dict()``.
 
     Raises:
-        ValueError: If names are repeated, or classes unknown; at the first batch: if weights are missing or of another
+        ValueError: If names are repeated, classes unknown, a member is to read images and has no test pipeline, or
+            ``sequential_gpu`` is to run on several GPUs; at the first batch: if weights are missing or of another
             detector, or the calibration is of other detectors.
     """
 
@@ -63,7 +66,7 @@ class EnsembleDetector(BaseDetector):
         calibration: str | None = None,
         fusion: dict | None = None,
         classes: Sequence[str] | None = None,
-        share_inputs: bool | None = None,
+        share_inputs: bool = False,
         sequential_gpu: bool = False,
         backbone: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -83,10 +86,14 @@ class EnsembleDetector(BaseDetector):
         self.checkpoints = [detector.get('checkpoint') for detector in detectors]
         self.calibration = calibration
         self.fusion = None if fusion is None else TASK_UTILS.build({'type': 'PRAEFusion', **fusion})
+        if sequential_gpu and get_backend() == 'nccl':
+            raise ValueError(
+                'sequential_gpu keeps weights on the CPU, and processes cannot share them by NCCL: test in one process '
+                'without a launcher, or set sequential_gpu=False'
+            )
         self.sequential_gpu = sequential_gpu
-        pipelines = [test_pipeline(config) for config in configs]
-        self.share_inputs = all(p == pipelines[0] for p in pipelines) if share_inputs is None else share_inputs
-        self._pipelines = None if self.share_inputs else [Compose(pipeline) for pipeline in pipelines]
+        self.share_inputs = share_inputs
+        self._pipelines = [] if share_inputs else [Compose(test_pipeline(config)) for config in configs]
         self._curves: Calibration | None = None
         self._has_weights = False
         self.register_buffer('_anchor', torch.zeros(0), persistent=False)  # says which device is ours
@@ -94,6 +101,8 @@ class EnsembleDetector(BaseDetector):
 
     def _check(self, configs: Sequence[Config]) -> None:
         for name, config, names in zip(self.names, configs, self.member_classes, strict=True):
+            if not self.share_inputs and not test_pipeline(config):
+                raise ValueError(f'the config of {name} has no test pipeline to read images by: set share_inputs=True')
             threshold = score_threshold(config.model)
             if threshold >= HIGH_SCORE_THR:
                 text = f'{name} drops boxes with scores below {threshold}, which an ensemble could use'
@@ -207,8 +216,8 @@ class EnsembleDetector(BaseDetector):
             path = sample.metainfo.get('img_path')
             if path is None:
                 raise ValueError(
-                    'the members have different test pipelines, so each reads the image again, but this one has no '
-                    'file: give a path, or set share_inputs=True'
+                    'each member reads the image again by its own test pipeline, but this one has no file: give a '
+                    'path, or set share_inputs=True if the pipelines are the same'
                 )
             batch.append(self._pipelines[number](dict(img_path=path, img_id=sample.metainfo.get('img_id', 0))))
         return pseudo_collate(batch)

@@ -8,6 +8,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
@@ -57,7 +58,7 @@ def checkpoints(repo, tmp_path_factory):
 def build(repo, checkpoints):
     """Build an ensemble of the members."""
 
-    def build(names=MEMBERS, own_classes=None, **options):
+    def build(names=MEMBERS, own_classes=None, share_inputs=True, **options):
         detectors = [
             dict(
                 name=name,
@@ -67,8 +68,8 @@ def build(repo, checkpoints):
             )
             for name in names
         ]
-        cfg = {'type': 'EnsembleDetector', 'detectors': detectors, 'fusion': dict(type='PRAEFusion'), **options}
-        return MODELS.build(cfg).eval()
+        cfg = dict(type='EnsembleDetector', detectors=detectors, fusion=dict(type='PRAEFusion'))
+        return MODELS.build({**cfg, 'share_inputs': share_inputs, **options}).eval()
 
     return build
 
@@ -141,12 +142,18 @@ def test_a_member_does_not_lower_scores_of_a_class_that_it_does_not_know(build, 
 
 
 def test_own_pipelines_read_the_file_again(build, repo):
-    own = build(share_inputs=False)
-    data = batch(repo)
-    a = own.test_step(data)
-    data['inputs'] = [torch.zeros_like(image) for image in data['inputs']]  # not looked at
-    b = own.test_step(data)
-    torch.testing.assert_close(a[0].pred_instances.bboxes, b[0].pred_instances.bboxes)
+    own = build(share_inputs=False, fusion=None)
+    data = batch(repo)  # images of noise: not looked at
+    found = own.test_step(data)
+    # The members agree on a size; that the ensemble's own config has another must not matter.
+    for name in MEMBERS:
+        cfg = Config.fromfile(repo / f'configs/prae/{name}_r18-w16_1xb8-12e_bccd.py')
+        pipeline = Compose(cfg.test_dataloader.dataset.pipeline[:2] + cfg.test_dataloader.dataset.pipeline[3:])
+        read = [pipeline(dict(img_path=s.img_path, img_id=s.img_id)) for s in data['data_samples']]
+        member = own.members[MEMBERS.index(name)]
+        for sample, expected in zip(found, member.test_step(pseudo_collate(read)), strict=True):
+            mine = sample.pred_instances[sample.pred_instances.detector == MEMBERS.index(name)]
+            torch.testing.assert_close(mine.bboxes, expected.pred_instances.bboxes)
     data['data_samples'][0].set_metainfo(dict(img_path=None))
     with pytest.raises(ValueError, match='share_inputs'):
         own.test_step(data)
@@ -170,6 +177,22 @@ def test_sequential_members_stay_on_the_cpu(build):
     model.to('meta')  # any other device
     assert model._anchor.device.type == 'meta'
     assert {p.device.type for p in model.members.parameters()} == {'cpu'}
+
+
+def test_sequential_members_refuse_a_launcher_on_gpus(build, monkeypatch):
+    monkeypatch.setattr('mmplugins.prae.ensemble.get_backend', lambda: 'nccl')
+    with pytest.raises(ValueError, match='sequential_gpu keeps weights on the CPU.*sequential_gpu=False'):
+        build(sequential_gpu=True)
+    assert len(build().members) == 2
+
+
+def test_members_without_a_pipeline_cannot_read_images(repo):
+    cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py').to_dict()
+    cfg['test_dataloader']['dataset'].pop('pipeline')
+    ensemble = dict(type='EnsembleDetector', detectors=[dict(name='a', config=cfg)])
+    with pytest.raises(ValueError, match='a has no test pipeline.*share_inputs=True'):
+        MODELS.build(ensemble)
+    MODELS.build({**ensemble, 'share_inputs': True})
 
 
 def test_high_score_threshold_is_warned_about(repo):
