@@ -17,7 +17,7 @@ from .tokens import common_count
 
 
 def note_num_masked(preprocessor: nn.Module, args: tuple) -> None:
-    """Count the masked patches of a batch that is about to go to a device, from where the host would wait for them."""
+    """Count the masked patches while the batch is still on the CPU; counting on a GPU would make the CPU wait."""
     samples = args[0].get('data_samples') or []
     if all('mask' in sample for sample in samples) and samples:
         num_masked = common_count(torch.stack([sample.mask for sample in samples]).flatten(1))
@@ -43,7 +43,7 @@ def _forgive_target(model: nn.Module, incompatible_keys: tuple) -> None:
     """Do not call it missing when such a checkpoint is read."""
     if is_from_file(model.target_generator):
         missing = incompatible_keys.missing_keys
-        missing[:] = [name for name in missing if not name.startswith('target_generator.')]
+        missing[:] = [name for name in missing if 'target_generator.' not in name]  # also inside of an average
 
 
 class PretrainMixin:

@@ -38,12 +38,12 @@ def test_a_map_is_the_tokens_in_raster_order():
 
 
 def test_taps_are_those_of_the_paper():
-    assert CAEDenseViT('tiny', 32).out_indices == [3, 5, 7, 11]
-
-
-@pytest.mark.slow
-def test_taps_of_the_large_model():
-    assert CAEDenseViT('large', 32).out_indices == [7, 11, 15, 23]
+    with torch.device('meta'):
+        assert CAEDenseViT('tiny', 32).out_indices == [3, 5, 7, 11]
+        for arch in ('large', 'Large', {**ARCH, 'num_layers': 24}):
+            assert CAEDenseViT(arch, 32).out_indices == [7, 11, 15, 23]
+    with pytest.raises(ValueError, match='set out_indices: there is no default for 4 blocks'):
+        CAEDenseViT(ARCH, 32)
 
 
 @pytest.mark.parametrize('scales', [(4, 2, 1, 0.5), (2, 1, 0.5, 0.25)], ids=str)

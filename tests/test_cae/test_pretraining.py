@@ -185,6 +185,8 @@ def test_target_with_a_file_stays_out_of_checkpoints(small_model, tmp_path):
     for one, other in zip(again.parameters(), model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+    average = ExponentialMovingAverage(model)
+    average.load_state_dict(average.state_dict(), strict=True)
 
 
 def small_run(repo, work_dir, epochs, version=1, **changes):

@@ -15,7 +15,10 @@ from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructo
 from mmpretrain.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import Tensor, nn
 
+from ..sizes import arch_of
 from .finetune_vit import CAEFinetuneViT
+
+TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # the authors' configs, by the number of blocks
 
 
 @MODELS.register_module()
@@ -29,11 +32,14 @@ class CAEDenseViT(CAEFinetuneViT):
     Args:
         arch: As in :class:`CAEViT`.
         img_size: Size (H, W) or one number, in pixels, for which the bias tables are made; the crop size.
-        out_indices: Blocks whose output is taken. Default: 3, 5, 7, 11, for 24 blocks 7, 11, 15, 23.
+        out_indices: Blocks whose output is taken. Default: of 12 blocks 3, 5, 7, 11, of 24 blocks 7, 11, 15, 23.
         final_norm: Whether the last block's output passes the final norm of the pretraining. Default: False.
         **kwargs: Arguments of :class:`CAEFinetuneViT`.
 
     ``forward`` maps (B, 3, H, W) to one (B, D, h, w) a block, h and w being H and W over the patch size, rounded up.
+
+    Raises:
+        ValueError: There is no default for this number of blocks.
     """
 
     def __init__(
@@ -46,7 +52,10 @@ class CAEDenseViT(CAEFinetuneViT):
         **kwargs,
     ) -> None:
         if out_indices is None:
-            out_indices = (7, 11, 15, 23) if arch in ('large', 'l') else (3, 5, 7, 11)
+            num_layers = arch_of(arch)['num_layers']
+            if num_layers not in TAPS:
+                raise ValueError(f'set out_indices: there is no default for {num_layers} blocks')
+            out_indices = TAPS[num_layers]
         super().__init__(
             arch,
             img_size,
