@@ -1,5 +1,7 @@
 """What is said about a config before it runs, on pictures and labels that are right, and wrong in one thing."""
 
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -57,6 +59,35 @@ def test_a_class_without_objects_is_a_fact(cfg, tmp_path):
 def test_wrong_labels(cfg, tmp_path):
     (tmp_path / 'val/labelTxt/3.txt').write_text(LINE.format('boat'))
     assert len(faults_of(cfg)) == 1 and "3.txt, line 1: class 'boat' is none of" in faults_of(cfg)[0]
+
+
+@pytest.mark.parametrize(
+    ('line', 'error'),
+    [
+        ('gsd:0.15', 'could not convert string to float'),
+        ('10 10 40 10 40 20 10 20 ship', 'IndexError'),
+        (LINE.format('boat'), "KeyError('boat')"),
+    ],
+    ids=['header', 'no difficult', 'class'],
+)
+def test_labels_that_the_hosts_data_set_cannot_read(cfg, tmp_path, line, error):
+    cfg.train_dataloader.dataset.type = 'DOTADataset'
+    (tmp_path / 'train/labelTxt/3.txt').write_text(line)
+    (fault,) = faults_of(cfg)
+    assert fault.startswith(f'train: {error}') and fault.endswith("type='DOTATextDataset' names file and line")
+
+
+def test_one_picture_is_in_memory_at_a_time(cfg, monkeypatch):
+    alive, read = [], cv2.imread
+
+    def reading(path):
+        assert sum(picture() is not None for picture in alive) <= 1  # the one before
+        image = read(path)
+        alive.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(cv2, 'imread', reading)
+    assert not faults_of(cfg) and len(alive) == 10
 
 
 def test_pictures_that_are_none(cfg, tmp_path):

@@ -16,22 +16,20 @@ SHOWN = 5  # files that a message names
 SAME_SCALE = 1.25  # pictures may be shown so much larger in one part than in another
 
 
-def pipelines_of(node: object) -> Iterator[list]:
-    """Yield the pipelines in the config of a data set, and of those in it."""
+def dicts_of(node: object) -> Iterator[dict]:
+    """Yield the config of a data set and all dictionaries in it, so those of the data sets that it joins."""
     if isinstance(node, dict):
-        if 'pipeline' in node:
-            yield node['pipeline']
-        for value in node.values():
-            yield from pipelines_of(value)
-    elif isinstance(node, list | tuple):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
         for value in node:
-            yield from pipelines_of(value)
+            yield from dicts_of(value)
 
 
 def shown_at(dataset: dict, size: Sequence[int]) -> float:
     """Return by how much the first Resize of a data set enlarges a picture of a width and height."""
-    for pipeline in pipelines_of(dataset):
-        for step in pipeline:
+    for node in dicts_of(dataset):
+        for step in node.get('pipeline', ()):
             if step['type'].rpartition('.')[2] == 'Resize' and 'scale' in step:
                 scale = step['scale'] if isinstance(step['scale'], list | tuple) else (step['scale'],) * 2
                 return min(max(scale) / max(size), min(scale) / min(size))
@@ -78,8 +76,11 @@ class Check:
             with DATASETS.switch_scope_and_registry(loader.dataset.get('_scope_')) as registry:
                 dataset = registry.build(loader.dataset)
                 pictures = [dataset.get_data_info(index) for index in range(len(dataset))]
-        except (ValueError, OSError, KeyError) as error:
-            self.faults.append(f'{part}: {error}')
+        except (ValueError, OSError, LookupError) as error:
+            fault = f'{part}: {error!r}' if isinstance(error, LookupError) else f'{part}: {error}'
+            if any('DOTADataset' in str(node.get('type')) for node in dicts_of(loader.dataset)):
+                fault += "; DOTADataset does not say where: type='DOTATextDataset' names file and line"
+            self.faults.append(fault)
             return
         if not pictures:
             self.faults.append(f'{part}: no pictures')
@@ -101,10 +102,16 @@ class Check:
 
     def check_pictures(self, part: str, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return width and height of the pictures that can be read."""
-        images = {path: cv2.imread(path) for path in paths}
-        if broken := [path for path, image in images.items() if image is None]:
+        sizes, broken = {}, []
+        for path in paths:
+            image = cv2.imread(path)
+            if image is None:
+                broken.append(path)
+            else:
+                sizes[path] = image.shape[1::-1]
+        if broken:
             self.faults.append(f'{part}: no picture can be read from {named(broken)}')
-        return {path: image.shape[1::-1] for path, image in images.items() if image is not None}
+        return sizes
 
     def check_objects(self, part: str, pictures: Sequence[dict], sizes: dict, classes: Sequence[str]) -> None:
         """Count objects, and look where they are."""
