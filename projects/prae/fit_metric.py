@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,6 @@ from .boxes.tables import Detections, GroundTruth, lookup, subset, subset_detect
 from .calibration.file import save
 from .calibration.fit import fit
 from .calibration.options import fit_config
-from .calibration.reliability import ece
 from .files.inputs import read_annotations
 from .tuning.held_out import calibrate_fused, hold_out
 
@@ -28,7 +28,7 @@ class PRAEFitMetric(BaseMetric):
     other detector, that one.
 
     Args:
-        ann_file: COCO annotation file of the images.
+        ann_file: COCO annotation file of the images, or folder of VOC XML.
         out_file: Calibration file to write.
         names: Of the detectors, in the order of the field ``detector``.
         preset: ``robust`` or ``official``.
@@ -49,6 +49,7 @@ class PRAEFitMetric(BaseMetric):
     ) -> None:
         super().__init__(**kwargs)
         self.gt = read_annotations(ann_file)
+        self.gt_is_coco = not os.path.isdir(ann_file)
         self.out_file, self.names = out_file, tuple(names)
         self.cfg = fit_config(preset, **(options or {}))
         self.known: Sequence[Sequence[str]] = ()
@@ -61,7 +62,12 @@ class PRAEFitMetric(BaseMetric):
             data_samples: Dicts with ``img_id`` and ``pred_instances``: ``bboxes (M, 4)`` or ``(M, 5)`` in pixels of the
                 original image, ``scores (M,)``, ``labels (M,)`` and, if there are several detectors, ``detector (M,)``.
                 They may say which classes each detector knows, ``known``, names; where not, all of the data set.
+
+        Raises:
+            ValueError: If a class is not in the annotation file, or the classes of the data set are in another order.
         """
+        if not self.results:
+            self._check_classes()
         for sample in data_samples:
             self.known = sample.get('known', ())
             pred = sample['pred_instances']
@@ -70,11 +76,23 @@ class PRAEFitMetric(BaseMetric):
             columns['detector'] = pred['detector'].cpu().numpy() if 'detector' in pred else np.zeros_like(labels)
             self.results.append((sample['img_id'], columns))
 
+    def _check_classes(self) -> None:
+        """Check that labels count the classes in the order in which ``dataset_meta`` has them."""
+        classes, listed = self.dataset_meta['classes'], self.gt.dataset.classes
+        place = lookup(list(classes), listed, 'class')
+        if self.gt_is_coco and (np.diff(place) < 0).any():
+            raise ValueError(
+                f'metainfo.classes of the data set are {list(classes)[:5]}, the categories of the annotation file '
+                f'{list(listed)[:5]}: mmdet numbers labels in the order of the file, so give the classes in that order'
+            )
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Fit, write the file, and return for each detector AP, and ECE before and after by curves of other images.
 
+        There is no ECE before where scores are not in [0, 1].
+
         Raises:
-            ValueError: If an image or class is not in the annotation file, or there are more detectors than names.
+            ValueError: If an image is not in the annotation file, or there are more detectors than names.
         """
         gt, tables = self._tables(results)
         known = dict.fromkeys(self.names, self.dataset_meta['classes'])
@@ -85,11 +103,12 @@ class PRAEFitMetric(BaseMetric):
         MMLogger.get_current_instance().info(f'calibration written to {self.out_file}')
         found = {}
         for name, one in held.items():
-            use = one.counts & np.isfinite(one.score)
-            if one.table.box.shape[1] == 4:
+            if gt.box.shape[1] == 4:
                 found[f'{name}_mAP'] = round(coco_scores(one.table, gt)['mAP'] / 100, 3)
-            found[f'{name}_ece'] = round(ece(one.table.score[use], one.value[use]), 3)
-            found[f'{name}_ece_refined'] = round(ece(one.score[use], one.value[use]), 3)
+            raw, refined = one.errors(gt)['ECE']
+            if raw is not None:
+                found[f'{name}_ece'] = round(raw, 3)
+            found[f'{name}_ece_refined'] = round(refined, 3)
         return found
 
     def _tables(self, results: list) -> tuple[GroundTruth, dict[str, Detections]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy import ndarray
 
-from ..boxes.tables import Detections, GroundTruth
+from ..boxes.tables import Detections, GroundTruth, clean
 from ..calibration.curves import fit_curve
 from ..calibration.detectors import Calibration, DetectorCurves
 from ..calibration.fit import fit_detector, targets
@@ -70,7 +70,7 @@ def hold_out(tables: Mapping[str, Detections], gt: GroundTruth, cfg: FitConfig) 
     """Refine the boxes of each detector by curves of other images.
 
     Args:
-        tables: Name of each detector to its boxes.
+        tables: Name of each detector to its boxes; those that are no boxes are left out, as :func:`fit` does.
         gt: Ground truth.
         cfg: Options of the fit.
     """
@@ -80,6 +80,7 @@ def hold_out(tables: Mapping[str, Detections], gt: GroundTruth, cfg: FitConfig) 
         part[images] = number
     found = {}
     for name, table in tables.items():
+        table, _ = clean(table)
         value, counts = targets(table, gt, cfg)
         score = np.empty(len(table))
         for number in range(part.max(initial=0) + 1):
@@ -95,7 +96,7 @@ def hold_out(tables: Mapping[str, Detections], gt: GroundTruth, cfg: FitConfig) 
 def calibrate_fused(calib: Calibration, held: Mapping[str, Held], gt: GroundTruth) -> tuple[Calibration, Held | None]:
     """Add the curve of fused scores, which say how many detectors agree and are no probabilities.
 
-    Without effect where a curve would change the ranking: if the options of the fit give curves that do not rise.
+    Does nothing if the fit options allow curves that are not monotone: such a curve would change the ranking.
 
     Args:
         calib: Curves and options of the fusion.
