@@ -7,6 +7,7 @@ It reads the last validation of the newest log of each, and writes ``projects/<p
 import argparse
 import datetime
 import json
+import logging
 import re
 from pathlib import Path
 from statistics import mean
@@ -16,6 +17,9 @@ from mmengine.config import Config
 
 from experiments import ROOT
 from experiments.frame.origin import machine
+from mmplugins.utils.atomic import write_text
+from mmplugins.utils.checkpoint import load_without_code
+from mmplugins.utils.running.saving import newest_whole_checkpoint
 
 KEPT = re.compile(r'accuracy/top1|.*(mAP|mAP_50|AP50|AP75|mIoU)')
 
@@ -47,6 +51,21 @@ def find_model(work_dir: Path) -> tuple[Path, str, dict]:
     raise SystemExit(f'{work_dir} has no config that a metafile names, but {", ".join(sorted(configs)) or "none"}')
 
 
+def seed_of(work_dir: Path, config: Path) -> int:
+    """Return the seed of a training; one that the config does not set was drawn, and stands in the checkpoints.
+
+    Raises:
+        SystemExit: The config sets none, and there is no checkpoint.
+    """
+    seed = Config.fromfile(config).get('randomness', {}).get('seed')
+    if seed is not None:
+        return seed
+    checkpoint = newest_whole_checkpoint(str(work_dir), logging.getLogger('record'))
+    if checkpoint is None:
+        raise SystemExit(f'{work_dir}: the config sets no randomness.seed, and no checkpoint is left that has it')
+    return load_without_code(checkpoint)['meta']['seed']
+
+
 def by_seed(work_dirs: list[Path], name: str) -> tuple[dict[int, dict[str, float]], str]:
     """Return seed -> metric -> value of several trainings of a config, and the date of the last one.
 
@@ -56,7 +75,7 @@ def by_seed(work_dirs: list[Path], name: str) -> tuple[dict[int, dict[str, float
     found, dates = {}, []
     for work_dir in work_dirs:
         config, _, model = find_model(work_dir)
-        seed = Config.fromfile(config).get('randomness', {}).get('seed', 0)
+        seed = seed_of(work_dir, config)
         if model['Name'] != name or seed in found:
             raise SystemExit(f'{work_dir} trained {model["Name"]} with seed {seed}: give {name}, each seed once')
         found[seed], date = last_validation(work_dir)
@@ -81,8 +100,9 @@ def main(argv: list[str] | None = None) -> None:
     path = plugin / 'results/models.json'
     models = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     measured = dict(metrics=metrics, seeds=seeds, machine=machine(), date=date)
-    models[name] = dict(dataset=model['Metadata']['Training Data'], **measured)
-    path.write_text(json.dumps(dict(sorted(models.items())), indent=1) + '\n', encoding='utf-8')
+    # What people wrote beside it stays: `note`.
+    models[name] = {**models.get(name, {}), 'dataset': model['Metadata']['Training Data'], **measured}
+    write_text(path, json.dumps(dict(sorted(models.items())), indent=1) + '\n')
     print(f'{path.relative_to(ROOT)}: {name}: {metrics}')
 
 

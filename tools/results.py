@@ -22,6 +22,7 @@ from experiments.frame.report import (
     measured_by,
     verdict_table,
 )
+from mmplugins.utils.atomic import write_text
 
 BLOCK = re.compile(r'(<!-- (claims|benchmark) -->).*?(<!-- end -->)', re.DOTALL)
 MODEL = re.compile(r'(  - Name: (\S+)\n    In Collection:.*?    Results:\n)(.*?)(    Weights:)', re.DOTALL)
@@ -123,7 +124,7 @@ def count_all_verdicts(readme: str) -> str:
 def update(path: Path, text: str) -> None:
     """Write a file if it changes, and say so."""
     if not path.is_file() or path.read_text(encoding='utf-8') != text:
-        path.write_text(text, encoding='utf-8')
+        write_text(path, text)
         print(path.relative_to(ROOT))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import record
 import results
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,24 +107,30 @@ def test_the_last_validation_of_the_newest_log_is_recorded(tmp_path, monkeypatch
     (plugin / 'metafile.yml').write_text('Models: [{Name: net, Metadata: {Training Data: BCCD}}]')
     with pytest.raises(SystemExit, match='no config that a metafile names'):
         record.main([str(tmp_path / 'run')])
-    (tmp_path / 'run/net.py').touch()
+    (tmp_path / 'run/net.py').write_text('randomness = dict(seed=0)')
     record.main([str(tmp_path / 'run')])
     kept = json.loads((plugin / 'results/models.json').read_text())['net']
     assert (kept['dataset'], kept['metrics']) == ('BCCD', {'coco/bbox_mAP_50': 0.2})
     with pytest.raises(SystemExit, match='no log of a validation'):
         (tmp_path / 'empty').mkdir()
-        (tmp_path / 'empty/net.py').touch()
+        (tmp_path / 'empty/net.py').write_text('randomness = dict(seed=0)')
         record.main([str(tmp_path / 'empty')])
     other = tmp_path / 'other'
     shutil.copytree(tmp_path / 'run', other)
     with pytest.raises(SystemExit, match='trained net with seed 0: give net, each seed once'):
         record.main([str(tmp_path / 'run'), str(other)])
-    (other / 'net.py').write_text('randomness = dict(seed=7)')
+    (other / 'net.py').write_text('randomness = dict(seed=None)')  # mmengine draws one
+    with pytest.raises(SystemExit, match='no checkpoint is left'):
+        record.main([str(other)])
+    torch.save({'meta': {'seed': 7}}, other / 'epoch_1.pth')
+    models = plugin / 'results/models.json'
+    models.write_text(json.dumps({'net': {**kept, 'date': 'before', 'note': 'by hand'}}))
     newest = other / '20260102_000000/vis_data/scalars.json'
     newest.write_text(newest.read_text().replace('0.2', '0.5'))
     record.main([str(tmp_path / 'run'), str(other)])
-    models = json.loads((plugin / 'results/models.json').read_text())
+    models = json.loads(models.read_text())
     assert models['net']['metrics'] == {'coco/bbox_mAP_50': 0.35}
+    assert models['net']['note'] == 'by hand' and models['net']['date'] != 'before'
     assert models['net']['seeds'] == {'0': {'coco/bbox_mAP_50': 0.2}, '7': {'coco/bbox_mAP_50': 0.5}}
     assert 'coco/bbox_mAP_50 0.35 (0.2 to 0.5) | 0, 7 |' in results.models_section(models)
 
