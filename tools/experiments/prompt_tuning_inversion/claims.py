@@ -19,7 +19,7 @@ from experiments.prompt_tuning_inversion import arms, scene_pictures, scenes
 from experiments.prompt_tuning_inversion.arms import ETAS, GUIDANCES, INITS, STRENGTHS
 from experiments.prompt_tuning_inversion.figure import PSNR, W, draw
 from experiments.prompt_tuning_inversion.strips import draw_edits
-from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff
+from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff, by_image
 from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
 
 IMAGES = 12
@@ -39,14 +39,14 @@ def edit(arm: str, group: int, context: Context) -> dict:
     return arms.run_arm({**arms.arms()[arm], **less}, tasks, DigitJudge())
 
 
-def groups_of(found: Found, arm: str) -> list[dict]:
+def groups_of(found: Found, arm: str) -> dict[int, dict]:
     """Results of an arm, by group; none if it was not run."""
-    return [group for _, group in sorted(found.results.get('edit', {}).get(arm, {}).items())]
+    return found.results.get('edit', {}).get(arm, {})
 
 
 def images(found: Found, arm: str) -> Values:
     """PSNR of each image, by its number over all groups."""
-    return dict(enumerate(value for group in groups_of(found, arm) for value in group['psnr']))
+    return by_image({number: group['psnr'] for number, group in groups_of(found, arm).items()})
 
 
 def trade_off(found: Found) -> TradeOff:

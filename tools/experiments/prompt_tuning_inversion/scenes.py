@@ -22,7 +22,7 @@ from experiments.frame.verdict import Comparison
 from experiments.prompt_tuning_inversion import arms
 from experiments.prompt_tuning_inversion.arms import STRENGTHS
 from experiments.prompt_tuning_inversion.figure import PSNR
-from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff
+from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff, by_image
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
 from mmplugins.prompt_tuning_inversion.evaluation.nearness import psnr
 from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS
@@ -161,10 +161,10 @@ TASKS = {
 }
 
 
-def groups_of(found: Found, arm: str) -> list[dict]:
+def groups_of(found: Found, arm: str) -> dict[int, dict]:
     """Results of an arm, group by group of each model; none if it was not run."""
     seeds = found.results.get(TASK, {}).get(arm, {})
-    return [group for _, result in sorted(seeds.items()) for group in result['groups']]
+    return {GROUPS * seed + place: one for seed, found in seeds.items() for place, one in enumerate(found['groups'])}
 
 
 def trade_off(found: Found) -> TradeOff:
@@ -178,7 +178,7 @@ def claims(found: Found) -> list[Claim]:
     weaker, stronger = ETAS[0], ETAS[-1]
 
     def images(arm: str) -> Values:
-        return dict(enumerate(value for group in groups_of(found, arm) for value in group['psnr']))
+        return by_image({number: group['psnr'] for number, group in groups_of(found, arm).items()})
 
     def alone(arm: str, eta: float, skip: int = 0, **side: float) -> Comparison:
         values = edits.values(arm, eta, 'success', skip)

@@ -13,24 +13,33 @@ CHOOSE = 1  # groups of images by which a strength is chosen; the others judge i
 FEWER = 0.05  # by which a share may be lower and still counts as equal
 
 
+def by_image(groups: Mapping[int, Sequence[float]]) -> Values:
+    """Values of groups of equal size, by the number of the image: groups that one of two arms lacks pair with none."""
+    return {
+        number * len(values) + place: float(value)
+        for number, values in groups.items()
+        for place, value in enumerate(values)
+    }
+
+
 class TradeOff:
     """Edits of a task by arm and strength.
 
     Args:
-        groups: Of an arm, its groups of images in order, none if it was not run: ``edits`` of a group holds by strength
-            and key a value of each image.
+        groups: Of an arm, its groups of images by number, none if it was not run: ``edits`` of a group holds by
+            strength and key a value of each image.
         labels: Keys of what an edit should show, each a share of images, and last that of how near it stays; with their
             names.
     """
 
-    def __init__(self, groups: Callable[[str], Sequence[dict]], labels: Mapping[str, str]) -> None:
+    def __init__(self, groups: Callable[[str], Mapping[int, dict]], labels: Mapping[str, str]) -> None:
         self.groups, self.labels = groups, labels
         *self.shares, self.fidelity = labels
 
     def values(self, arm: str, eta: float, key: str, skip: int = 0) -> Values:
         """A number of each edited image, without those of the first ``skip`` groups."""
-        groups = self.groups(arm)[skip:]
-        return dict(enumerate(float(value) for group in groups for value in group['edits'][str(eta)][key]))
+        groups = self.groups(arm).items()
+        return by_image({number: group['edits'][str(eta)][key] for number, group in groups if number >= skip})
 
     def rows(self, arm: str, etas: Sequence[float]) -> list[Row]:
         """All numbers of an arm, to be shown."""
@@ -42,7 +51,7 @@ class TradeOff:
 
     def points(self, arm: str, first: int | None = None) -> dict[float, tuple[float, ...]]:
         """For each strength what ``labels`` name, mean over the ``first`` groups, by default over all."""
-        groups = self.groups(arm)[:first]
+        groups = [group for number, group in self.groups(arm).items() if first is None or number < first]
 
         def share(eta: str, key: str) -> float:
             return mean(mean(map(float, group['edits'][eta][key])) for group in groups)
