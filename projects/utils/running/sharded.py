@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from mmengine._strategy import FSDPStrategy
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
 
 class _NormOfAll:
@@ -16,17 +18,46 @@ class _NormOfAll:
     """
 
     def _clip_grad(self) -> None:
+        if self.clip_func is not clip_grad_norm_:
+            super()._clip_grad()  # by value, for which no process needs the others
+            return
         owned = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        # 0 in a process that owns nothing of what is trained.
-        norm = torch.nn.utils.get_total_norm([p.grad for p in owned]).square()
-        all_reduce(norm)
-        norm = norm.sqrt()
-        torch.nn.utils.clip_grads_with_norm_(owned, total_norm=norm, **self.clip_grad_kwargs)
+        norm = clip_by_norm_of_all(owned, **self.clip_grad_kwargs)
         self.message_hub.update_scalar('train/grad_norm', float(norm))
 
 
+def clip_by_norm_of_all(
+    parameters: list[nn.Parameter],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Do what ``torch.nn.utils.clip_grad_norm_`` does, whose arguments these are, for the gradients of all processes.
+
+    Args:
+        parameters: Those with a gradient here; none in a process that owns nothing of what is trained.
+        max_norm: Largest norm that is left alone.
+        norm_type: The p of the norm, or ``inf``.
+        error_if_nonfinite: Raise rather than clip by ``nan`` or ``inf``.
+        foreach: Whether torch computes on lists of tensors; None: where it can.
+
+    Returns:
+        Tensor (): The norm before clipping.
+
+    Raises:
+        RuntimeError: The norm is not finite, and ``error_if_nonfinite``.
+    """
+    own = get_total_norm([p.grad for p in parameters], norm_type, foreach=foreach)
+    norm = torch.linalg.vector_norm(torch.stack(all_gather(own)), float(norm_type))
+    if error_if_nonfinite and not norm.isfinite():
+        raise RuntimeError(f'the norm of the gradients is {norm.item()} (clip_grad has error_if_nonfinite)')
+    clip_grads_with_norm_(parameters, max_norm, norm, foreach)
+    return norm
+
+
 class ShardedOptimWrapper(_NormOfAll, OptimWrapper):
-    """mmengine's wrapper, with ``clip_grad=dict(max_norm=…)`` of the whole model under FSDP."""
+    """mmengine's wrapper, with ``clip_grad=dict(max_norm=…, norm_type=…)`` of the whole model under FSDP."""
 
 
 class ShardedAmpOptimWrapper(_NormOfAll, AmpOptimWrapper):
