@@ -272,7 +272,24 @@ def test_15_the_curve_after_fusion_keeps_the_order_and_calibrates(scene):
     raw, refined = held.errors(gt)['ECE']
     assert refined < raw
     other = fuse_config(iou_thr=0.6)  # of another fusion the curve says nothing
-    np.testing.assert_array_equal(fuse(tables, calib, other).score, fuse(tables, plain, other).score)
+    with pytest.warns(UserWarning, match='scores are not calibrated'):
+        uncalibrated = fuse(tables, calib, other)
+    np.testing.assert_array_equal(uncalibrated.score, fuse(tables, plain, other).score)
+    with pytest.warns(UserWarning, match=r"all of \['a', 'b'\], so it is left out: scores are not calibrated"):
+        assert calib.select('b').after is None
+
+
+def test_15_the_curve_after_fusion_stays_where_the_options_are_its_own(scene):
+    gt, _, fit_tables, tables = scene
+    named = dict(zip('ab', fit_tables, strict=True))
+    calib, _ = calibrate_fused(fit(named, gt), hold_out(named, gt, fit_config()), gt)
+    weights = list(calib.fusion.corner_weights)  # configs of mmengine have lists
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        same_options = fuse(tables, calib, fuse_config(corner_weights=weights, max_per_img=1000))
+        turned = fuse(tables[::-1], calib.select('ba'))
+    np.testing.assert_array_equal(same_options.score, fuse(tables, calib).score)
+    np.testing.assert_allclose(np.sort(turned.score), np.sort(same_options.score))
 
 
 def test_15_held_out_scores_are_of_curves_of_other_images(scene):

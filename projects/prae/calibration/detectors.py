@@ -100,7 +100,7 @@ class Calibration:
         return table
 
     def select(self, names: Sequence[str]) -> Calibration:
-        """Return the curves of some detectors, in the given order.
+        """Return the curves of some detectors, in the given order; of fewer than all without ``after``, with a warning.
 
         Raises:
             ValueError: If one is not in the calibration.
@@ -109,6 +109,10 @@ class Calibration:
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise ValueError(f'the calibration has no detector {unknown}; it was fitted for {list(self.names)}')
+        fewer = len(names) < len(self.names)
+        if fewer and self.after is not None:
+            text = f'the curve of the fused scores was fitted on all of {list(self.names)}, so it is left out: '
+            warnings.warn(text + 'scores are not calibrated', stacklevel=2)
         places = [self.names.index(name) for name in names]
         weights = {
             key: None if value is None else tuple(value[place] for place in places)
@@ -118,8 +122,8 @@ class Calibration:
             self,
             detectors=tuple(self.detectors[place] for place in places),
             fusion=replace(self.fusion, **weights),
-            # Of other boxes than those of all detectors nothing is known.
-            after=self.after if set(names) == set(self.names) else None,
+            # The curve was fitted on the fusion of all detectors and does not hold for a subset.
+            after=None if fewer else self.after,
         )
 
     def for_classes(self, classes: Sequence[str]) -> Calibration:

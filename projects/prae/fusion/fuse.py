@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,7 +35,8 @@ def fuse(
         tables: One for each detector of ``calib``, in its order, cleaned (see :func:`boxes.tables.clean`). ``category``
             indexes ``calib.classes``.
         calib: Curves.
-        cfg: Options; None for those of ``calib``. With them the scores that come out go through its curve ``after``.
+        cfg: Options; None for those of ``calib``. With them the scores that come out go through its curve ``after``;
+            with others, but for ``max_per_img``, they do not, with a warning.
         sizes: ``(I, 2)``, width and height of the images; needed by ``clip_boxes``, which leaves zeros alone.
 
     Returns:
@@ -55,8 +57,15 @@ def fuse(
         box, score, into = flat['box'][first], flat['score'][first] / _weights(cfg.weights, len(tables)).max(), None
     else:
         first, box, score, into = _merge(flat, key, calib, cfg)
-    if calib.after is not None and replace(cfg, max_per_img=calib.fusion.max_per_img) == calib.fusion:
-        score = (1 - RAW) * calib.after(score) + RAW * score
+    if calib.after is not None:
+        if replace(cfg, max_per_img=calib.fusion.max_per_img) == calib.fusion:
+            score = (1 - RAW) * calib.after(score) + RAW * score
+        else:
+            warnings.warn(
+                'the curve of the fused scores was fitted with other options of the fusion, so it is left out: the '
+                'ranking is the fusion’s, but scores are not calibrated',
+                stacklevel=2,
+            )
     chosen = _chosen(flat['image'][first], score, order[first], cfg.max_per_img)
     mask = None
     if any(table.mask is not None for table in tables):

@@ -63,8 +63,10 @@ class FuseConfig:
             raise ValueError('max_per_img and min_models must be positive')
         for name in ('weights', 'corner_weights'):
             weights = getattr(self, name)
-            if weights is not None and not all(weight > 0 for weight in weights):
-                raise ValueError(f'{name} are {list(weights)}; they must be positive')
+            if weights is not None:
+                object.__setattr__(self, name, tuple(weights))  # a list is unequal to a tuple of the same weights
+                if not all(weight > 0 for weight in weights):
+                    raise ValueError(f'{name} are {list(weights)}; they must be positive')
         if self.sigma is not None and self.sigma <= 0:
             raise ValueError(f'sigma is {self.sigma}; it must be positive, or None for the linear method')
         if self.min_models > 1 and self.head in KEEPING:
