@@ -6,8 +6,10 @@ Both are optional, and both want one network and images in [0, 1]. Shapes as in 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from mmpretrain.registry import TASK_UTILS
 from torch import Tensor, nn
@@ -29,6 +31,19 @@ class TaskNetwork(nn.Module):
         return self.logits_fn(images[None])[0]
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch and numpy, which the libraries draw from; nobody else shall notice."""
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(state)
+
+
 class OneTaskAttack:
     """Calls an attack of another library for one task at a time."""
 
@@ -39,13 +54,12 @@ class OneTaskAttack:
         if len(images) != 1:
             raise ValueError(f'{type(self).__name__} attacks one task at a time, got {len(images)}')
         network = TaskNetwork(logits_fn).to(images.device).eval()
-        # The libraries draw from the global generator; nobody else shall notice.
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(int(seeds[0]))
-            return self.run(network, images[0].detach(), labels[0])[None].detach()
+        seed = int(seeds[0])
+        with seeded(seed), torch.enable_grad():
+            return self.run(network, images[0].detach(), labels[0], seed)[None].detach()
 
-    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor) -> Tensor:
-        """Return attacked images ``(n, C, H, W)``."""
+    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Return attacked images ``(n, C, H, W)``; ``seed`` is for attacks that set the generator themselves."""
         raise NotImplementedError
 
 
@@ -58,7 +72,8 @@ class TorchAttack(OneTaskAttack):
 
     Args:
         name: Class of torchattacks, such as ``AutoAttack`` or ``PGD``.
-        **kwargs: Of the class, such as ``eps=8/255``. ``n_classes`` of those that have it is the task's ``N``.
+        **kwargs: Of the class, such as ``eps=8/255``. Of those that have them, ``n_classes`` is the task's ``N`` and
+            ``seed`` the episode's unless given: without one AutoAttack takes the time.
 
     Raises:
         ImportError: torchattacks is missing.
@@ -86,13 +101,15 @@ class TorchAttack(OneTaskAttack):
                 + (f'takes no {unknown[0]}' if unknown else 'needs more than the network of a task and numbers')
             )
 
-    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor) -> Tensor:
+    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Return attacked images ``(n, C, H, W)``."""
-        ways = {}
-        if 'n_classes' in inspect.signature(self.attack).parameters:
+        takes, own = inspect.signature(self.attack).parameters, dict(self.kwargs)
+        if 'seed' in takes:
+            own.setdefault('seed', seed)
+        if 'n_classes' in takes:
             with torch.no_grad():
-                ways = dict(n_classes=network(images).shape[1])
-        return self.attack(network, **{**self.kwargs, **ways})(images, labels)
+                own['n_classes'] = network(images).shape[1]
+        return self.attack(network, **own)(images, labels)
 
 
 @TASK_UTILS.register_module()
@@ -113,11 +130,12 @@ class FoolboxAttack(OneTaskAttack):
             import foolbox
         except ImportError as error:
             raise ImportError('FoolboxAttack needs foolbox: pip install foolbox==3.3.4') from error
-        self.foolbox, self.eps = foolbox, eps
+        # Not the module: hooks copy models, and a module cannot be copied.
+        self.wrap, self.eps = foolbox.PyTorchModel, eps
         self.attack = getattr(foolbox.attacks, name)(**kwargs)
 
-    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor) -> Tensor:
+    def run(self, network: TaskNetwork, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Return attacked images ``(n, C, H, W)``."""
-        model = self.foolbox.PyTorchModel(network, bounds=(0, 1), device=images.device)
+        model = self.wrap(network, bounds=(0, 1), device=images.device)
         _, clipped, _ = self.attack(model, images, labels, epsilons=self.eps)
         return clipped

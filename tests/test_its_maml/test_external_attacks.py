@@ -1,7 +1,10 @@
 import builtins
+import copy
 import sys
+import time
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,7 +44,7 @@ def test_auto_attack_is_not_weaker_than_pgd(task):
 
 def test_foolbox_stays_in_the_ball(task):
     pytest.importorskip('foolbox')
-    found = FoolboxAttack('LinfPGD', eps=0.1)(*task)
+    found = copy.deepcopy(FoolboxAttack('LinfPGD', eps=0.1))(*task)
     assert (found - task[1]).abs().max() <= 0.1 + 1e-6
 
 
@@ -73,6 +76,16 @@ class Targeted:
         return images + self.eps
 
 
+class Seeded:
+    """As torchattacks' AutoAttack, which seeds its parts with the time unless told."""
+
+    def __init__(self, model, seed=None):
+        self.seed = time.time() if seed is None else seed
+
+    def __call__(self, images, labels):
+        return images + self.seed
+
+
 class Several:
     def __init__(self, attacks, verbose=False):
         pass
@@ -80,14 +93,33 @@ class Several:
 
 @pytest.fixture
 def library(monkeypatch):
-    """A torchattacks of two attacks."""
-    module = types.SimpleNamespace(Targeted=Targeted, MultiAttack=Several, __version__='0')
+    """A torchattacks of three attacks."""
+    module = types.SimpleNamespace(Targeted=Targeted, Seeded=Seeded, MultiAttack=Several, __version__='0')
     monkeypatch.setitem(sys.modules, 'torchattacks', module)
 
 
 def test_attack_knows_the_number_of_ways(library, task):
     found = TorchAttack('Targeted', eps=0.1)(*task)
     torch.testing.assert_close(found, task[1] + 0.1)
+
+
+def test_attack_with_a_seed_of_its_own_takes_that_of_the_episode(library, task):
+    assert torch.equal(TorchAttack('Seeded')(*task), task[1] + 4)
+    assert torch.equal(TorchAttack('Seeded', seed=2)(*task), task[1] + 2)
+
+
+def test_model_with_an_attack_of_foolbox_can_be_copied(monkeypatch, build):
+    """As mmengine's EMAHook does."""
+    library = types.ModuleType('foolbox')
+    library.attacks = types.SimpleNamespace(LinfPGD=Constant)
+    library.PyTorchModel = lambda network, bounds, device: network
+    monkeypatch.setitem(sys.modules, 'foolbox', library)
+    attacks = dict(pgd=dict(type='FoolboxAttack', name='LinfPGD'))
+    assert copy.deepcopy(build(test_attacks=attacks)).test_attacks['pgd'].eps == 8 / 255
+
+
+class Constant:
+    """As foolbox's attacks are made: without a network."""
 
 
 @pytest.mark.parametrize(
@@ -118,18 +150,19 @@ def test_missing_package_names_the_install_line(monkeypatch, cls, package):
 
 
 class Noise(OneTaskAttack):
-    """Draws from the global generator, as the libraries do."""
+    """Draws from the global generators, as the libraries do."""
 
-    def run(self, network, images, labels):
+    def run(self, network, images, labels, seed):
         assert network(images).shape == (8, 5)
-        return images + torch.rand_like(images)
+        return images + torch.rand_like(images) + np.random.rand()
 
 
-def test_adapter_keeps_the_generator_and_depends_on_the_seed(task):
+def test_adapter_keeps_the_generators_and_depends_on_the_seed(task):
     logits, images, labels, seeds = task
-    random = torch.get_rng_state()
+    random, number = torch.get_rng_state(), np.random.RandomState()
+    number.set_state(np.random.get_state())
     found = Noise()(logits, images, labels, seeds)
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), random) and np.random.rand() == number.rand()
     assert torch.equal(found, Noise()(logits, images, labels, seeds))
     assert not torch.equal(found, Noise()(logits, images, labels, seeds + 1))
 
