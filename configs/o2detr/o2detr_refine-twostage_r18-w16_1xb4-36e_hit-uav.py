@@ -99,7 +99,7 @@ train_dataloader = dict(
         ann_file='train/labelTxt/',
         data_prefix=dict(img_path='train/images/'),
         img_suffix='jpg',
-        diff_thr=0,  # difficult objects are tiny or cut: ignored. The default, 100, ignores none
+        diff_thr=0,  # difficult objects, tiny or cut, are not counted in the evaluation and background in training; 100: as others
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline))
 val_dataloader = dict(

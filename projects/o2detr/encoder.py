@@ -7,7 +7,7 @@ Kernel size, order, activation, the exchange between levels, and the treatment o
 
 Levels stay apart, so that only the decoder mixes them. An exchange can be switched on, because the deformable attention
 that is replaced mixes levels: it adds to a level its two neighbors, the finer one max-pooled and the coarser one
-repeated. It did worse in our small experiment, the classification above all (see the README).
+repeated. It did worse in our small experiment (see DETAILS.md).
 
 Shapes: ``B`` images, ``N = sum(H_l W_l)`` tokens of ``L`` levels, ``D`` channels. Maps are ``(B, D, H_l, W_l)`` in
 channels-last memory, so that tokens are seen as maps without a copy.
@@ -39,7 +39,6 @@ class DepthwiseSeparableMixer(BaseModule):
             experiment; ``'adjacent'`` adds the neighboring levels.
         act_cfg: Activation between the two convolutions; None for none.
         dropout: Of the output.
-        init_cfg: Initialization config.
 
     Raises:
         ValueError: ``cross_level`` is unknown, or the kernel is even.
@@ -52,9 +51,8 @@ class DepthwiseSeparableMixer(BaseModule):
         cross_level: str = 'none',
         act_cfg: OptConfigType = dict(type='ReLU'),  # noqa: B006  # the host's way to write a default config
         dropout: float = 0.0,
-        init_cfg: OptConfigType = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         if cross_level not in CROSS_LEVEL:
             raise ValueError(f'cross_level must be one of {CROSS_LEVEL}, not {cross_level!r}')
         if kernel_size % 2 == 0:

@@ -40,10 +40,10 @@ def test_facts_are_those_of_the_data(cfg):
     check.run()
     assert not check.faults
     assert check.facts == [
-        'train: 5 pictures; plane 5, ship 4; 0 of them ignored as difficult',
+        'train: 5 pictures; plane 5, ship 4; 0 of them difficult: background',
         'train: pictures of 512x512, enlarged 2 times',
         'train: 40,000 iterations of 4 pictures, 32000.0 times all, on one GPU',
-        'val: 5 pictures; plane 5, ship 4; 0 of them ignored as difficult',
+        'val: 5 pictures; plane 5, ship 4; 0 of them difficult: not counted',
         'val: pictures of 512x512, enlarged 2 times',
     ]
 

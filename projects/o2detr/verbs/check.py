@@ -131,8 +131,9 @@ class Check:
             self.faults.append(f'{part}: {len(outside)} objects lie outside of their picture, in {named(outside)}')
         if missing := [name for label, name in enumerate(classes) if not counts[label]]:
             self.facts.append(f'{part}: no object of {", ".join(missing)}')
+        fate = 'background' if part == 'train' else 'not counted'
         listed = ', '.join(f'{classes[label]} {count:,}' for label, count in sorted(counts.items()))
-        self.facts.append(f'{part}: {len(pictures):,} pictures; {listed}; {ignored} of them ignored as difficult')
+        self.facts.append(f'{part}: {len(pictures):,} pictures; {listed}; {ignored} of them difficult: {fate}')
 
     def check_classes(self, number: int) -> None:
         """Compare the number of classes with that of all heads."""
