@@ -15,7 +15,7 @@ model = dict(
     enc_dec_norm_cfg=dict(type='SyncBN'),
     backbone=dict(
         type='HGKDSparseResNet', depth=50, out_indices=(0, 1, 2, 3), drop_path_rate=0.05, norm_cfg=dict(type='SyncBN')),
-    neck=dict(type='HGKDUNetDecoder', feature_dim=512, upsample_ratio=32, out_stride=4),  # ours: see the README
+    neck=dict(type='HGKDUNetDecoder', feature_dim=512, upsample_ratio=32, out_stride=4),  # ours: see DETAILS.md
     head=dict(type='FeaturePredictHead', loss_type='smooth_l1', beta=2.0, supervise='all'))  # as G2SD
 
 custom_hooks = [

@@ -17,8 +17,9 @@ from torch.autograd.function import once_differentiable
 from ..masks import ActiveMask
 from .engine import Engine, SparseFeatures, Window, apply_to_rows, compute_dtype, window_of
 
-# Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 the picture of a cell
-# is as fast as the matrix product, at 8 a quarter faster, at 2 slower, backward twice.
+# Sites along the side of a cell from which cells are convolved whole. Measured on a CPU: at 4 sites the picture of a
+# cell is as fast as the matrix product; at 8 sites a quarter faster; at 2 sites slower, and the backward pass takes
+# twice as long.
 WHOLE_CELLS = 4
 
 

@@ -21,7 +21,7 @@ from ..masks import ActiveMask
 from .engine import SparseFeatures, Window, compute_dtype
 from .rows import RowsEngine
 
-INSTALL = 'pip install "spconv>=2.3.8" (CPU), or spconv-cu126 (CUDA 12.6; see the README for others)'
+INSTALL = 'pip install "spconv>=2.3.8" (CPU), or spconv-cu126 (CUDA 12.6; others in DETAILS.md of hgkd)'
 
 
 class SpconvEngine(RowsEngine):
