@@ -237,6 +237,25 @@ def test_half_written_checkpoint_is_skipped(tmp_path, caplog):
     assert 'epoch_3.pth is not whole' in caplog.text and 'epoch_2.pth, the newest whole' in caplog.text
 
 
+@pytest.mark.parametrize('last', [1, 10], ids=['started anew', 'to its end'])
+def test_copied_run_goes_on_from_the_checkpoint_that_was_the_last(tmp_path, last):
+    copy = tmp_path / 'copy'
+    copy.mkdir()
+    (copy / 'last_checkpoint').write_text(str(tmp_path / f'run/epoch_{last}.pth'))  # the folder of before
+    for second, step in enumerate((1, 10, 9)):
+        torch.save({}, copy / f'epoch_{step}.pth')
+        os.utime(copy / f'epoch_{step}.pth', (second, second))
+    logger = logging.getLogger('survival')
+    assert newest_whole_checkpoint(str(copy), logger) == str(copy / f'epoch_{last}.pth')
+    (copy / f'epoch_{last}.pth').write_bytes(b'half')
+    assert newest_whole_checkpoint(str(copy), logger) == str(copy / 'epoch_9.pth')
+
+
+def test_checkpoint_in_an_object_store_is_found(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('s3://bucket/run/epoch_3.pth')
+    assert newest_whole_checkpoint(str(tmp_path), logging.getLogger('survival')) == 's3://bucket/run/epoch_3.pth'
+
+
 def test_config_can_name_the_runner(start, tmp_path):
     """As for the hosts' tools, which know nothing of ours."""
     changes = dict(runner_type='mmplugins.utils.running.runner.SurvivingRunner')

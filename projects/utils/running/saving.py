@@ -32,14 +32,20 @@ def newest_whole_checkpoint(work_dir: str, logger: Logger) -> str | None:
         logger: Of the run.
 
     Returns:
-        Path of the newest of ``epoch_<n>.pth``, ``iter_<n>.pth`` and the one that ``last_checkpoint`` names, or None.
+        Path of the one that ``last_checkpoint`` names, if it is whole; else of the last written of ``epoch_<n>.pth``
+        and ``iter_<n>.pth``; or None.
     """
-    named = Path(find_latest_checkpoint(work_dir) or Path(work_dir, 'none'))
+    last = find_latest_checkpoint(work_dir) or ''
+    if '://' in last:  # an object store shows an upload when it is whole
+        logger.info(f'Resume from {last}.')
+        return last
+    named = Path(last or Path(work_dir, 'none'))
     # The name has a folder in it: that of the config's `out_dir`, or one from which the run has moved.
     found = _numbered(Path(work_dir)) or _numbered(named.parent)
     if named.exists() and (not found or named.parent in {path.parent for path in found}):
         found.add(named)
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    # A copy of the folder has other times. Not by number: a run that was started anew beside an old one has lower ones.
+    for path in sorted(found, key=lambda path: (path.name == named.name, path.stat().st_mtime_ns), reverse=True):
         if is_whole(path):
             logger.info(f'Resume from {path}, the newest whole checkpoint.')
             return str(path)
