@@ -1,5 +1,6 @@
 # O²DETR, our default, on your own data in DOTA's text format: copy this file beside itself, for its base is named by a
-# relative path; change the names, the paths, the suffix and the size of your pictures; then `python -m mmplugins.o2detr check <this file>`. 1 GPU x 4 images.
+# relative path; change the names, the paths, the suffix and the size of your pictures; then
+# `python -m mmplugins.o2detr check <the copy>`. 1 GPU x 4 images.
 # A line of a label file: x1 y1 x2 y2 x3 y3 x4 y4 class difficult. Large images are cut first (mmrotate's
 # tools/data/dota/split/img_split.py).
 # The budget is in iterations, so that a few hundred pictures are seen often enough; 40,000 is our guess; it was not tried.
