@@ -27,6 +27,7 @@ FOCAL_COSTS = [
     dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
     dict(type='IoUCost', iou_mode='giou', weight=2.0),
 ]
+FOCAL_LOSS = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
 
 
 @MODELS.register_module()
@@ -66,7 +67,7 @@ class METRHead(GroupLosses, DINOHead):
         )
         kwargs.setdefault('num_classes', 1)
         # The host's own default is a softmax loss.
-        kwargs.setdefault('loss_cls', dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0))
+        kwargs.setdefault('loss_cls', FOCAL_LOSS)
         if kwargs['num_classes'] != 1:
             raise ValueError(
                 'METRHead classifies queries as object or not: num_classes must be 1, not '

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..utils.atomic import replacing, write_text
 from ..utils.checkpoint import load_without_code
-from .head import FOCAL_COSTS
+from .head import FOCAL_COSTS, FOCAL_LOSS
 from .positions import matched
 
 DROPPED = ('text_bank.', 'cem.', 'bbox_head.cls_branches.', 'dn_query_generator.', 'query_embedding.')
@@ -32,6 +33,9 @@ METR_ONLY = ('vocabulary', 'text_bank', 'cem', 'num_categories', 'mask_unannotat
 
 def host_config(model: ConfigDict, num_classes: int, num_queries: int) -> ConfigDict:
     """Return the config of the host's detector that a METR config stands on.
+
+    The backbone has no ``init_cfg``: its weights are among the converted ones. A DINO has denoising, because mmdet's
+    does not train without: that of METR, or else 100 queries as in mmdet's configs.
 
     Args:
         model: ``model`` of a METR config.
@@ -44,22 +48,37 @@ def host_config(model: ConfigDict, num_classes: int, num_queries: int) -> Config
     if model.get('type') not in HOSTS:
         raise ValueError(f'the config has a model of type {model.get("type")!r}, not one of {sorted(HOSTS)}')
     detector, head_type = HOSTS[model.type]
-    host = ConfigDict({key: value for key, value in model.items() if key not in METR_ONLY})
-    head = {
-        key: value for key, value in model.bbox_head.items() if key not in ('share_layers', 'num_cls_fcs', 'prior_prob')
-    }
-    host.update(
+    head = without(model.bbox_head, 'share_layers', 'num_cls_fcs', 'prior_prob')
+    head.setdefault('loss_cls', FOCAL_LOSS)
+    host = dict(
+        without(model, *METR_ONLY),
         type=detector,
         num_queries=num_queries,
         with_box_refine=True,
         as_two_stage=True,
+        backbone=without(model.backbone, 'init_cfg'),
         bbox_head=dict(head, type=head_type, num_classes=num_classes, sync_cls_avg_factor=True),
         train_cfg=dict(assigner=dict(type='HungarianAssigner', match_costs=FOCAL_COSTS)),
         test_cfg=dict(max_per_img=min(300, num_queries * num_classes)),
     )
     if detector == 'DINO':
-        host.dn_cfg = dict(label_noise_scale=0.5, **(model.get('dn_cfg') or {}))
-    return host
+        dn_cfg = model.get('dn_cfg') or dict(group_cfg=dict(num_dn_queries=100))
+        host['dn_cfg'] = dict(label_noise_scale=0.5, **dn_cfg)
+    return ConfigDict(host)
+
+
+def without(cfg: Mapping, *keys: str) -> dict:
+    """Return a copy of a part of a config that lacks some keys."""
+    return {key: value for key, value in cfg.items() if key not in keys}
+
+
+def imports_without_metr(cfg: Config) -> dict:
+    """Return ``custom_imports`` for the new config if it needs any, such as that of the backbone's plugin."""
+    custom = cfg.get('custom_imports', {})
+    imports = custom.get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    others = [name for name in imports if name != 'mmplugins.metr']
+    return dict(custom_imports=dict(custom, imports=others)) if others else {}
 
 
 def convert(state_dict: dict[str, Tensor], model: ConfigDict) -> dict[str, Tensor]:
@@ -112,7 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, write both files, say how to use them."""
-    model = host_config(Config.fromfile(args.config).model, args.num_classes, args.num_queries)
+    cfg = Config.fromfile(args.config)
+    model = host_config(cfg.model, args.num_classes, args.num_queries)
     weights = convert(load_state_dict(args.checkpoint), model)
     out = Path(args.out).resolve()
     if out.suffix != '.pth':
@@ -120,7 +140,9 @@ def run(args: argparse.Namespace) -> None:
     with replacing(out) as temporary:
         torch.save(dict(state_dict=weights, meta={}), temporary)
     # Not `load_from`: mmengine refuses a key that two files in `_base_` have, and default_runtime.py has it.
-    write_text(out.with_suffix('.py'), Config(dict(model=model)).pretty_text)
+    write_text(out.with_suffix('.py'), Config(dict(model=model, **imports_without_metr(cfg))).pretty_text)
     print(f'{len(weights)} weights for {model.type}: {out}')
     print(f'model config: {out.with_suffix(".py")}; name it in `_base_` beside your data set, schedule and runtime')
+    if model.type == 'DINO' and not cfg.model.get('dn_cfg'):
+        print("METR had no denoising, mmdet's DINO does not train without: see `dn_cfg` there")
     print(f'and write below: load_from = {str(out)!r}')

@@ -74,6 +74,34 @@ def test_converted_host_trains(trained, mixed_batch):
     assert loss.isfinite()
 
 
+@pytest.mark.parametrize('trained', ['METR'], indirect=True)
+def test_what_the_config_leaves_to_the_head_and_what_it_imports(trained, mixed_batch, monkeypatch, capsys):
+    """A head of defaults, no denoising; a backbone of another plugin that starts from a file that is not here."""
+    cfg, folder, _ = trained
+    cfg.model.bbox_head = dict(type='METRHead', embed_dims=32, prior_prob=0.02)
+    cfg.model.dn_cfg = None
+    metr = MODELS.build(copy.deepcopy(cfg.model))
+    metr.init_weights()  # the host makes `level_embed` of memory as it finds it
+    torch.save(dict(state_dict=metr.state_dict()), folder / 'metr.pth')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='no/such.pth')
+    (folder / 'own_backbones.py').touch()
+    monkeypatch.syspath_prepend(folder)
+    cfg.custom_imports = dict(imports=['mmplugins.metr', 'own_backbones'], allow_failed_imports=False)
+    cfg.dump(folder / 'metr.py')
+    arguments = [folder / 'metr.py', folder / 'metr.pth', '--num-classes', 4, '--num-queries', 12]
+    assert main(['to-dino', *map(str, arguments), '--out', str(folder / 'host.pth')]) == 0
+    assert 'no denoising' in capsys.readouterr().out
+    host = Config.fromfile(folder / 'host.py')
+    assert host.custom_imports == dict(imports=['own_backbones'], allow_failed_imports=False)
+    detector = MODELS.build(host.model)
+    detector.init_weights()
+    detector.load_state_dict(torch.load(folder / 'host.pth', weights_only=True)['state_dict'], strict=False)
+    data = detector.train().data_preprocessor(mixed_batch, True)
+    losses = detector.loss(data['inputs'], data['data_samples'])
+    assert all(value.isfinite() for value in losses.values())
+    assert losses['dn_loss_cls'] > 0
+
+
 def test_config_of_another_model(trained, tmp_path, capsys):
     cfg, folder, state = trained
     wider = ConfigDict(cfg.model)
