@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,16 @@ def test_round_trip(file):
     assert loaded.names == NAMES
     assert (loaded.backend, loaded.template, loaded.dim) == ('hash', '{name}', 4)
     assert loaded.embeddings.dtype == np.float16
+
+
+def test_a_file_may_have_any_name(file, monkeypatch):
+    """``embed-names --out names`` writes ``names``; a name of the plugin's own comes first."""
+    monkeypatch.chdir(file.parent)
+    file.rename('names')
+    assert load_embeddings('names').names == NAMES
+    Path('names').rename('minilm-l6-v2')
+    assert load_embeddings('minilm-l6-v2').dim == 384
+    assert load_embeddings('./minilm-l6-v2').dim == 4
 
 
 def test_lookup_in_any_spelling_order_and_repetition(file):

@@ -120,7 +120,7 @@ def load_embeddings(path_or_name: str | os.PathLike) -> NameEmbeddings:
     """Load a cache file; nothing in it is executed (``allow_pickle=False``).
 
     Args:
-        path_or_name: A path, or the bare name of a file that comes with the plugin, such as ``'minilm-l6-v2'``.
+        path_or_name: The bare name of a file that comes with the plugin, such as ``'minilm-l6-v2'``, or else a path.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -166,8 +166,7 @@ def packaged_names() -> list[str]:
 def _find(path_or_name: str | os.PathLike) -> Path:
     """Return the path of a cache file given by path or by bare name."""
     text = os.fspath(path_or_name)
-    bare = os.path.basename(text) == text and not text.endswith('.npz')
-    path = PACKAGED / f'{text}.npz' if bare else Path(text)
+    path = PACKAGED / f'{text}.npz' if text in packaged_names() else Path(text)
     if not path.is_file():
         raise FileNotFoundError(
             f'no embeddings {text!r}: neither a file nor one of {packaged_names()}, which come with the plugin'
