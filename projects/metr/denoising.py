@@ -23,8 +23,8 @@ class GroupCdnQueryGenerator(CdnQueryGenerator):
     Args:
         embed_dims: ``D``.
         box_noise_scale: As in DINO.
-        group_cfg: As in DINO: ``dict(dynamic=True, num_dn_queries=100)``. Of an image with more boxes than
-            ``num_dn_queries``, so many are drawn.
+        group_cfg: As in DINO: ``dict(dynamic=True, num_dn_queries=100)``. If an image has more boxes than
+            ``num_dn_queries``, that many of them are drawn at random.
     """
 
     def __init__(self, embed_dims: int, box_noise_scale: float = 1.0, group_cfg: dict | None = None) -> None:

@@ -40,8 +40,8 @@ class GroupHungarianAssigner(HungarianAssigner):
         Args:
             pred_instances: ``scores (M, 1)`` logits, ``bboxes (M, 4)`` xyxy in pixels, ``group_labels (M,)``: the
                 category that each query holds, -1 for a query that holds none and is to be ignored. Groups need not
-                be contiguous nor of one size. Like ``labels`` they are read on the CPU: who matches several layers
-                gives both there, whatever the device of the rest.
+                be contiguous nor of one size. Like ``labels`` they are read on the CPU: callers that match several
+                layers should pass both as CPU tensors, to avoid a transfer per layer.
             gt_instances: ``bboxes (G, 4)`` xyxy in pixels, ``labels (G,)``. Boxes of a category that no query holds
                 match nothing; of a category with more boxes than queries the best fitting are matched.
             img_meta: Handed to the costs.

@@ -63,7 +63,7 @@ class PseudoBoxHook(Hook):
 
     Args:
         start_epoch: First epoch, counted from 0. For runs that count epochs.
-        start_iter: First iteration, counted from 0; then ``start_epoch`` is not read. None: none.
+        start_iter: First iteration, counted from 0; then ``start_epoch`` is not read. None (default): not used.
         score_thr: Least score of a pseudo box.
         iou_thr: IoU of the NMS among pseudo boxes of one name.
         jitter: Noise of each coordinate, as a share of the box's width or height.

@@ -96,3 +96,14 @@ def test_check_of_the_benchmark_sees_a_difference(monkeypatch):
     monkeypatch.setattr(DecoderCase, 'gradients', lambda self, arm: (torch.tensor(float(arm == 'ours')),))
     with pytest.raises(AssertionError):
         benchmark.check(Options('cpu', True, None, None))
+
+
+def test_details_quote_the_benchmark(repo):
+    folder = repo / 'projects/metr'
+    measured = json.loads((folder / 'results/benchmark.json').read_text())['measured']['start on 2,000,000 boxes']
+    section = (folder / 'DETAILS.md').read_text().partition('## Start on a large set')[2].partition('\n## ')[0]
+    for arm in ('first', 'mmdet'):
+        assert f'{measured[arm]["seconds"]:.1f} s' in section
+        assert f'{measured[arm]["peak"] / 2**20:,.0f} MiB' in section
+    assert f'{1000 * measured["further"]["seconds"]:.1f} ms' in section
+    assert f'{measured["further"]["peak"] / 2**20:.1f} MiB' in section

@@ -20,8 +20,8 @@ def is_federated(images: Iterable[dict]) -> bool:
 def known_categories(image: dict, annotations: Sequence[dict]) -> tuple[set[int], set[int]]:
     """Return the categories that are known to be in an image or not, and those with objects that have no box.
 
-    A crowd (``iscrowd``; a group in OpenImages) is one box around several objects, which is none of any of them. A
-    category that has nothing else belongs to neither set.
+    A crowd (``iscrowd``; a group in OpenImages) is one box around several objects; it is not the box of any single one.
+    A category that has nothing else belongs to neither set.
 
     Args:
         image: Its entry in the file.

@@ -41,7 +41,7 @@ class Vocabulary:
         keep_separate: Names that mean different things in different datasets: each dataset gets a row of its own,
             called ``"name (dataset)"`` so that the row keeps its name when another dataset is appended. Their embedding
             is the same, so where all names are asked at once only a trainable bank tells them apart; an alias of one
-            dataset does so in any case. None: none.
+            dataset does so in any case. None (default): not used.
 
     Attributes:
         names: ``V`` display names, in the spelling that was seen first.
