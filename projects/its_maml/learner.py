@@ -79,6 +79,10 @@ class CheckpointedStep(torch.autograd.Function):
         """Return the weights after ``step(weights, create_graph=False)``."""
         ctx.step, ctx.names = step, names
         ctx.random, ctx.devices = torch.get_rng_state(), get_device_states(*weights)
+        kind = weights[0].device.type
+        ctx.autocast = dict(
+            device_type=kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
+        )
         ctx.save_for_backward(*weights)
         return tuple(weight.detach() for weight in CheckpointedStep._redo(ctx, False, weights)[1])
 
@@ -93,7 +97,8 @@ class CheckpointedStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         """Send the gradients of the weights after the step to those before it."""
         devices, states = ctx.devices
-        with torch.random.fork_rng(devices):  # dropout draws what it drew
+        # Dropout draws what it drew. The thread of a GPU's backward pass has autocast's default type.
+        with torch.random.fork_rng(devices), torch.autocast(**ctx.autocast):
             torch.set_rng_state(ctx.random)
             set_device_states(devices, states)
             start, end = CheckpointedStep._redo(ctx, True, ctx.saved_tensors)

@@ -1,6 +1,7 @@
 """ITS-MAML in second order on CUDA beside the CPU."""
 
 import pytest
+import torch
 
 ENGINES = ['loop', 'vmap']
 
@@ -34,3 +35,13 @@ def test_float64_under_attack_is_that_of_the_cpu(parity, device, build, losses, 
 def test_half_precision_is_finite(parity, device, build, losses):
     """With the engine of CUDA: in the loop torch's second derivative of a batch norm overflows in float16."""
     parity.check_half(build(double=False, engine='vmap'), losses, device)
+
+
+def test_steps_done_again_in_half_precision_give_the_same_gradient(parity, device, build, losses):
+    plain, again = (
+        parity.step(
+            build(double=False, engine='loop', reg_weight=0.0, checkpoint_steps=again), losses, device, torch.bfloat16
+        )
+        for again in (False, True)
+    )
+    parity.assert_same(again, plain, 1e-2)

@@ -73,6 +73,21 @@ def test_steps_done_again_draw_the_same_dropout():
     torch.testing.assert_close(gradient(True), gradient(False))
 
 
+def test_steps_done_again_cast_as_they_did_wherever_the_backward_pass_runs():
+    """A GPU's runs in a thread that does not know the precision; here it runs outside of autocast."""
+
+    def gradient(checkpoint):
+        torch.manual_seed(0)
+        weight, x = torch.randn(1, 6, 6).requires_grad_(), torch.randn(9, 6)
+        with torch.autocast('cpu', torch.bfloat16):
+            adapted = adapt(
+                lambda w: (x @ w['w'][0]).sin().square().mean()[None], {'w': weight}, 0.3, 3, checkpoint=checkpoint
+            )
+        return torch.autograd.grad(adapted['w'].cos().sum(), weight)[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False))
+
+
 def test_weight_that_the_loss_does_not_use_stays():
     weights = {name: torch.ones(1, 2, requires_grad=True) for name in ('used', 'unused')}
     adapted = adapt(lambda w: w['used'].square().sum(1), weights, 0.1, 2)
