@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmplugins.prae.boxes.average_precision import as_coco, coco_scores
+from mmplugins.prae.files.coco import read_ground_truth
 
 
-def summary(dets, gt) -> np.ndarray:
+def summary(dets, content: dict) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
         annotations = COCO()
-        annotations.dataset = as_coco(gt)
+        annotations.dataset = content
         annotations.createIndex()
         xywh = np.concatenate([dets.box[:, :2], dets.box[:, 2:] - dets.box[:, :2]], axis=1)
         results = [
@@ -36,7 +38,24 @@ def case(ground_truth, detector):
 
 def test_scores_are_those_of_pycocotools(case):
     gt, dets = case
-    assert list(coco_scores(dets, gt, sizes=True).values()) == pytest.approx(summary(dets, gt).tolist(), abs=1e-9)
+    expected = summary(dets, as_coco(gt)).tolist()
+    assert list(coco_scores(dets, gt, sizes=True).values()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sizes_are_those_of_masks(case, coco_json, tmp_path):
+    gt, dets = case
+    content, rng = coco_json(gt.select(~gt.ignore)), np.random.default_rng(0)
+    for annotation in content['annotations']:
+        annotation['area'] *= rng.uniform(0.2, 1)  # a mask does not fill its box
+    boxes = content['annotations'][::5]
+    for annotation in boxes:
+        annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+    expected = summary(dets, content)
+    for annotation in boxes:
+        del annotation['area']
+    (tmp_path / 'gt.json').write_text(json.dumps(content))
+    scores = coco_scores(dets, read_ground_truth(tmp_path / 'gt.json'), sizes=True)
+    assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 def test_no_detection_scores_zero(case):

@@ -42,6 +42,21 @@ def test_weights_repeat_images(case):
     assert ResampledAP(dets, gt)(weights.astype(float)).mean() == pytest.approx(expected['mAP'], abs=1e-9)
 
 
+def test_boxes_after_the_hundredth_do_not_count(case):
+    gt, dets = case
+    gt = gt.select(gt.image < 2)
+    first, rng = dets.select(dets.image < 2), np.random.default_rng(0)
+    many = first.select(np.repeat(np.arange(len(first)), 40))
+    many = many.with_scores(rng.random(len(many)).round(3))  # with ties
+    many = replace(many, category=many.category * 0, box=many.box + rng.normal(0, 9, (len(many), 1)))
+    gt = replace(gt, category=gt.category * 0)
+    assert np.bincount(many.image).min() > 200
+    scores = coco_scores(many, gt)
+    ap = ResampledAP(many, gt)(np.ones(50))
+    assert 0 < scores['mAP'] < 100
+    assert (ap.mean(), ap[0], ap[5]) == pytest.approx((scores['mAP'], scores['AP50'], scores['AP75']), abs=1e-9)
+
+
 def test_bootstrap_is_paired(case):
     gt, dets = case
     arms = dict(a=[ResampledAP(dets, gt)], b=[ResampledAP(dets, gt)])

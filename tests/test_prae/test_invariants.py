@@ -1,11 +1,12 @@
 """What must hold for any detectors: order, invariance, independence, empty inputs. Numbers are those of the docs."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mmplugins.prae import Calibration, Detections, fit, fit_config, fuse, fuse_config
+from mmplugins.prae import Calibration, Dataset, Detections, GroundTruth, fit, fit_config, fuse, fuse_config
 from mmplugins.prae.boxes.average_precision import coco_scores
 from mmplugins.prae.boxes.tables import subset_detections
 from mmplugins.prae.calibration.fit import targets
@@ -13,7 +14,7 @@ from mmplugins.prae.calibration.reliability import ece
 from mmplugins.prae.fusion.options import HEADS
 from mmplugins.prae.tuning.bootstrap import ResampledAP
 from mmplugins.prae.tuning.folds import parts_of
-from mmplugins.prae.tuning.held_out import calibrate_fused, hold_out
+from mmplugins.prae.tuning.held_out import Held, calibrate_fused, hold_out
 
 MERGING = ('wbf', 'nmw', 'noisy_or')
 
@@ -299,6 +300,21 @@ def test_15_held_out_scores_are_of_curves_of_other_images(scene):
     rest = ~np.isin(tables[0].image, images)
     curve = fit({'a': tables[0].select(rest)}, gt.select(~np.isin(gt.image, images))).detectors[0].curve
     np.testing.assert_array_equal(held.score[~rest], curve(tables[0].score[~rest]))
+
+
+def test_a_crowd_does_not_say_how_exactly_a_box_is_placed():
+    flags = np.zeros(6, dtype=bool)
+    box = np.array([[20.0, 20, 60, 60]] * 6)
+    data = Dataset(tuple(range(6)), ('',) * 6, np.full((6, 2), 100.0), ('x',), (1,))
+    gt = GroundTruth(data, np.arange(6), np.zeros(6, dtype=int), box, flags, flags)
+    around = replace(gt, box=box + [-20, -20, 20, 20], ignore=~flags, crowd=~flags)
+    parts = [[getattr(part, name) for part in (gt, around)] for name in ('image', 'category', 'box', 'ignore', 'crowd')]
+    with_crowds = GroundTruth(data, *map(np.concatenate, parts))
+    table = Detections.make(np.arange(6), np.zeros(6), np.linspace(0.5, 0.9, 6), box + [10, 0, 0, 0])  # IoU 3/4
+    for truth in (gt, with_crowds):
+        assert fit({'a': table}, truth).detectors[0].misplaced == pytest.approx(1 / 16)
+        errors = Held(table, np.full(6, 0.75), np.ones(6), ~flags).errors(truth)
+        assert errors['LaECE'][1] == pytest.approx(0)
 
 
 def test_robust_is_better_than_wbf_when_scales_differ(scene):

@@ -99,17 +99,20 @@ def _package() -> tuple[type, type]:
 def as_coco(gt: GroundTruth) -> dict:
     """Ground truth as COCO annotations, images and categories numbered from 1."""
     size = gt.box[:, 2:4] - gt.box[:, :2]
-    columns = (gt.image.tolist(), gt.category.tolist(), gt.box[:, :2].tolist(), size.tolist(), gt.ignore.tolist())
+    area = size.prod(1) if gt.area is None else gt.area
+    columns = (gt.image, gt.category, gt.box[:, :2], size, area, gt.ignore)
     annotations = [
         dict(
             id=number,
             image_id=image + 1,
             category_id=category + 1,
             bbox=[*corner, *wh],
-            area=wh[0] * wh[1],
+            area=pixels,
             iscrowd=int(ignore),
         )
-        for number, (image, category, corner, wh, ignore) in enumerate(zip(*columns, strict=True), start=1)
+        for number, (image, category, corner, wh, pixels, ignore) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
     ]
     return dict(
         images=[dict(id=number + 1) for number in range(len(gt.dataset))],

@@ -21,6 +21,13 @@ def group_bounds(key: ndarray) -> tuple[ndarray, ndarray]:
     return starts, np.diff(np.concatenate([starts, [len(key)]]))
 
 
+def strongest(key: ndarray, score: ndarray, place: ndarray, most: int) -> ndarray:
+    """Rows ``(M,)`` by rising ``key`` and falling ``score``, ties by ``place``; at most so many of each key."""
+    order = np.lexsort((place, -score, key))
+    starts, lengths = group_bounds(key[order])
+    return order[np.arange(len(order)) - np.repeat(starts, lengths) < most]
+
+
 def chunks(lengths: ndarray, budget: int, spread: float) -> Iterator[ndarray]:
     """Yield indices of groups, each chunk in order of length.
 

@@ -86,6 +86,7 @@ class GroundTruth:
         box: ``(M, 4)`` xyxy pixels, or ``(M, 5)`` rotated.
         ignore: ``(M,)`` bool; difficult or crowd: a detection of it is neither right nor wrong.
         crowd: ``(M,)`` bool; a region of several objects. Overlap is measured relative to the detection, as COCO does.
+        area: ``(M,)``, square pixels of the mask, by which COCO calls an object small, medium or large. None: of the box.
     """
 
     dataset: Dataset
@@ -94,11 +95,12 @@ class GroundTruth:
     box: ndarray
     ignore: ndarray
     crowd: ndarray
+    area: ndarray | None = None
 
     def select(self, index: ndarray) -> GroundTruth:
         """Return the rows of an index array or a boolean mask; the data set stays whole."""
         columns = (x[index] for x in (self.image, self.category, self.box, self.ignore, self.crowd))
-        return GroundTruth(self.dataset, *columns)
+        return GroundTruth(self.dataset, *columns, None if self.area is None else self.area[index])
 
     def ignored_as_crowd(self) -> GroundTruth:
         """Return the table as pycocotools sees it, which knows no other way to ignore an object."""

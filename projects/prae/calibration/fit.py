@@ -133,5 +133,5 @@ def _known(name: str, table: Detections, gts: GroundTruth, known: Sequence[str] 
 def _misplaced(table: Detections, gts: GroundTruth, refined: ndarray) -> float:
     """See :class:`DetectorCurves`; weak boxes, which find what is hard to see, hardly move a fused box."""
     weight = np.nan_to_num(refined) * hits(table, gts)
-    error = (1 - best_iou(table, gts)) ** 2
+    error = (1 - best_iou(table, gts.select(~gts.ignore))) ** 2
     return float((weight * error).sum() / weight.sum()) if weight.sum() > 0 else 0.0

@@ -33,7 +33,10 @@ def hits_any(dets: Detections, gt: GroundTruth, threshold: float = 0.5) -> ndarr
 
 
 def best_iou(dets: Detections, gt: GroundTruth) -> ndarray:
-    """Highest IoU with an annotation of the same image and category, ``(M,)``; 0 without one."""
+    """Highest IoU with an annotation of the same image and category, ``(M,)``; 0 without one.
+
+    Ignored annotations count as ordinary ones.
+    """
     best = np.zeros(len(dets))
     for rows, valid, iou, *_ in _pairs(dets, gt):
         best[rows[valid]] = iou.max(2)[valid]

@@ -43,7 +43,8 @@ def read_json(path: str | os.PathLike) -> object:
 def read_ground_truth(path: str | os.PathLike, need_annotations: bool = True) -> GroundTruth:
     """Read a COCO annotation file.
 
-    An object is ignored if ``iscrowd``, ``ignore`` or ``difficult`` is set; boxes without area are left out.
+    An object is ignored if ``iscrowd``, ``ignore`` or ``difficult`` is set; boxes without area are left out. Where an
+    object has no ``area``, its box's is taken.
 
     Args:
         path: ``.json`` or ``.json.gz``.
@@ -95,13 +96,14 @@ def _boxes(annotations: list[dict], dataset: Dataset, path: str | os.PathLike) -
         raise ValueError(f'{path} has {missing} annotations without a box (bbox is null or empty): take them out')
     box = _corners([a['bbox'] for a in annotations], path)
     size = box[:, 2:4] - box[:, :2] if box.shape[1] == 4 else box[:, 2:4]
-    annotations = [a for a, (width, height) in zip(annotations, size, strict=True) if width > 0 and height > 0]
-    box = box[(size > 0).all(1)]
+    kept = (size > 0).all(1)
+    annotations, box, size = [a for a, keep in zip(annotations, kept, strict=True) if keep], box[kept], size[kept]
     image = lookup([a['image_id'] for a in annotations], dataset.image_ids, f'{path}: image id')
     category = lookup([a['category_id'] for a in annotations], dataset.category_ids, f'{path}: category id')
     crowd = np.array([bool(a.get('iscrowd')) for a in annotations], dtype=bool)
     ignore = np.array([bool(a.get('ignore') or a.get('difficult')) for a in annotations], dtype=bool) | crowd
-    return GroundTruth(dataset, image, category, box, ignore, crowd)
+    area = [a.get('area') or of_box for a, of_box in zip(annotations, size.prod(1).tolist(), strict=True)]
+    return GroundTruth(dataset, image, category, box, ignore, crowd, np.array(area, dtype=np.float64))
 
 
 def read_results(

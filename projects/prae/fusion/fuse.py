@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy import ndarray
 
-from ..boxes.groups import chunks, group_bounds, padded
+from ..boxes.groups import chunks, group_bounds, padded, strongest
 from ..boxes.tables import Detections
 from ..calibration.detectors import Calibration
 from .heads import CHUNKS, HEADS, Chunk
@@ -66,7 +66,7 @@ def fuse(
                 'ranking is the fusion’s, but scores are not calibrated',
                 stacklevel=2,
             )
-    chosen = _chosen(flat['image'][first], score, order[first], cfg.max_per_img)
+    chosen = strongest(flat['image'][first], score, order[first], cfg.max_per_img)
     mask = None
     if any(table.mask is not None for table in tables):
         mask = _masks(flat, tables, first, into, chosen)
@@ -184,13 +184,6 @@ def _relative_to(
         partly = fired < len(weights)
         number, total = np.where(partly, fired, number), np.where(partly, fired, total)
     return number, total.astype(np.float64)
-
-
-def _chosen(image: ndarray, score: ndarray, place: ndarray, most: int) -> ndarray:
-    """Rows by image and falling score, ties by ``place``; at most so many of an image."""
-    order = np.lexsort((place, -score, image))
-    starts, lengths = group_bounds(image[order])
-    return order[np.arange(len(order)) - np.repeat(starts, lengths) < most]
 
 
 def _masks(

@@ -10,19 +10,24 @@ import numpy as np
 from numpy import ndarray
 
 from ..boxes.average_precision import RECALLS
+from ..boxes.groups import strongest
 from ..boxes.tables import Detections, GroundTruth
 from ..calibration.matching import COCO_THRESHOLDS, match_greedy
+
+MAX_BOXES = 100  # COCO's
 
 
 class ResampledAP:
     """AP of one table of detections, for any weights of the images.
 
     Args:
-        table: At most 100 boxes of an image and category count, as in COCO's evaluation.
+        table: The 100 strongest boxes of an image and category count, as in COCO's evaluation.
         gt: Ground truth.
     """
 
     def __init__(self, table: Detections, gt: GroundTruth) -> None:
+        key = table.image * len(gt.dataset.classes) + table.category
+        table = table.select(strongest(key, table.score, np.arange(len(table)), MAX_BOXES))
         hit, ignored = match_greedy(table, gt.ignored_as_crowd(), COCO_THRESHOLDS)
         order = np.argsort(-table.score, kind='stable')
         self._per_category = []

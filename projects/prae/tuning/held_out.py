@@ -51,7 +51,7 @@ class Held:
 
         Before is None where the detector's scores are no probabilities.
         """
-        located = best_iou(self.table, gt) * hits(self.table, gt)
+        located = best_iou(self.table, gt.select(~gt.ignore)) * hits(self.table, gt)
         sizes = gt.dataset.sizes[self.table.image]
         use = self.counts & np.isfinite(self.score)
         measures: dict[str, Callable[[ndarray], float]] = {
