@@ -30,11 +30,12 @@ def found_with(arm: str = '', key: str = '', shift: float = 0.0) -> Found:
                 )
                 row['clean'] += 40 * (setting.get('longer') == 10)
                 row = {each: value + noise.random() / 10 for each, value in row.items()}
-                row['masking'] = dict.fromkeys(masking.STRONGER, row['pgd10']) | {
+                found = dict.fromkeys(masking.STRONGER, row['pgd10']) | {
                     'clean': row['clean'],
                     'PGD-10, twice the radius': 5,
                     masking.TRANSFER: row['pgd10'] + 9,
                 }
+                row['masking'] = {name: value + noise.random() / 10 for name, value in found.items()}
                 if data == 'omniglot' and name == arm:
                     row[key] += shift
                 results[Job(data, name, seed)] = row

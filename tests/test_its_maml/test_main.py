@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from mmplugins.its_maml.__main__ import main
-from mmplugins.its_maml.verbs import report, sweep
+from mmplugins.its_maml.verbs import report, sweep, view
 from mmplugins.its_maml.verbs.evaluation import attack_config, set_test
 from mmplugins.its_maml.verbs.sweep import arm_config
 
@@ -142,6 +142,18 @@ def test_view_draws_an_episode(config, checkpoint, tmp_path):
     assert main(['view', str(config), str(checkpoint), '--queries', '2', '--out', str(out)]) == 0
     picture = Image.open(out).convert('RGB')
     assert picture.width > 300 and len(picture.getcolors(1 << 20)) > 10
+
+
+def test_view_loads_all_weights_in_the_mode_of_tests(config, checkpoint, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(view, 'draw_episode', lambda model, *args: drawn.append(model))
+    assert main(['view', str(config), str(checkpoint)]) == 0
+    assert not any(module.training for module in drawn[0].modules())
+    saved = torch.load(checkpoint)
+    del saved['state_dict']['learner.classifier.head.fc.bias']
+    torch.save(saved, checkpoint)
+    assert main(['view', str(config), str(checkpoint)]) == 1
+    assert 'of another model than its config' in capsys.readouterr().err
 
 
 def rows(seeds=(0, 1, 2)):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmplugins.its_maml.__main__ import main
 from mmplugins.its_maml.verbs import predict
+from mmplugins.its_maml.verbs.loading import load_model
 from mmplugins.its_maml.verbs.predict import AdaptedNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +113,7 @@ def test_a_folder_like_cub_trains_predicts_and_draws(checkpoint, folders, birds,
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx))
-    model, cfg = predict.load_model(checkpoint)
+    model, cfg = load_model(checkpoint)
     images = predict.read_images(predict.image_files(query), cfg)
     shown = predict.image_files(support)
     network = AdaptedNetwork(model, predict.read_images(shown, cfg), torch.arange(5))

@@ -11,17 +11,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import load_state_dict
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from mmplugins.utils.atomic import replacing, write_text
-from mmplugins.utils.checkpoint import load_without_code
 
 from ..data.datasets import IMAGE_SUFFIXES
 from ..data.episodes import stack_images
 from ..robust_maml import RobustMAML
+from .loading import load_model
 from .view import show
 
 DRAWN = 40  # queries of the picture, at most
@@ -52,26 +49,6 @@ class AdaptedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(n, N)``."""
         return self.learner(torch.cat((self.beside, images)))[len(self.beside) :]
-
-
-def load_model(checkpoint: str | Path, config: str | Path | None = None) -> tuple[RobustMAML, Config]:
-    """Return a model and its config, by default the one that the checkpoint carries.
-
-    Raises:
-        FileNotFoundError: There is no checkpoint.
-        ValueError: It carries no config and none is given.
-    """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'no checkpoint at {checkpoint}')
-    saved = load_without_code(checkpoint)
-    text = saved.get('meta', {}).get('cfg')
-    if config is None and not text:
-        raise ValueError(f'{checkpoint} carries no config: give --config')
-    cfg = Config.fromfile(config) if config else Config.fromstring(text, '.py')
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(cfg.model)
-    load_state_dict(model, saved['state_dict'], strict=True)
-    return model.eval(), cfg
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import load_checkpoint
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import DATASETS
 from torch import Tensor
 
 from mmplugins.utils.atomic import replacing
 
 from ..robust_maml import RobustMAML
+from .loading import load_model
 
 
 def draw_episode(model: RobustMAML, item: dict, path: Path, names: list[str], queries: int = 3) -> None:
@@ -88,10 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Load, adapt, attack, draw."""
-    cfg = Config.fromfile(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(cfg.model)
-    load_checkpoint(model, args.checkpoint, map_location='cpu')
+    model, cfg = load_model(args.checkpoint, args.config)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     names = [dataset.class_name(label) for label in dataset.positions(args.episode)[0]]
     draw_episode(model, dataset[args.episode], args.out, names, args.queries)

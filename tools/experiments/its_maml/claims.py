@@ -9,7 +9,6 @@ torchattacks.
 import functools
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 
 from experiments import ROOT
@@ -20,6 +19,7 @@ from experiments.frame.verdict import Comparison
 from experiments.its_maml import masking
 from experiments.its_maml.arms import ARMS, base_config
 from experiments.its_maml.figure import draw
+from mmplugins.its_maml.verbs.loading import load_model
 from mmplugins.its_maml.verbs.sweep import arm_config, run_arm
 
 UPDATES, TASKS, MASKING_TASKS = 800, 1000, 20
@@ -60,9 +60,8 @@ def meta_train(arm: str, seed: int, context: Context, data: str) -> dict:
 
 def attacked_more(cfg, context: Context) -> dict:
     """Accuracies under the attacks of `masking`."""
-    init_default_scope('mmpretrain')
     models = [
-        masking.load(cfg, find_latest_checkpoint(str(folder))) for folder in (context.folder, context.of(MAML).folder)
+        load_model(find_latest_checkpoint(str(folder)))[0] for folder in (context.folder, context.of(MAML).folder)
     ]
     return masking.accuracies(cfg, *models, 1 if context.quick else MASKING_TASKS)
 

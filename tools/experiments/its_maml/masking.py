@@ -7,14 +7,12 @@ gradients or from another model do more than PGD.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import mean
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.runner.checkpoint import load_checkpoint
-from mmpretrain.registry import DATASETS, MODELS, TASK_UTILS
+from mmpretrain.registry import DATASETS, TASK_UTILS
 
 from mmplugins.its_maml import RobustMAML
 
@@ -32,13 +30,6 @@ OTHERS = {
 }
 TRANSFER = 'PGD-10 on MAML of this seed'
 STRONGER = (*OWN, *OTHERS, TRANSFER)
-
-
-def load(cfg: Config, checkpoint: Path) -> RobustMAML:
-    """Return the trained model of an arm."""
-    model = MODELS.build(cfg.model)
-    load_checkpoint(model, str(checkpoint), map_location='cpu')
-    return model
 
 
 def accuracies(cfg: Config, model: RobustMAML, other: RobustMAML | None, tasks: int) -> dict[str, float]:
