@@ -230,16 +230,18 @@ class TuningEditor(InversionEditor):
                 total = total if scale is None else total * scale
             found = errors.detach()
             first = found if first is None else first
-            if not torch.isfinite(found).all():
-                raise FloatingPointError(f'the loss at level {level} is not finite; take --dtype bf16 or fp32')
             if threshold is not None:
                 active &= found >= threshold
-            if not active.any():
+            # In one tensor, as each that is asked waits for the device.
+            finite, some, every = torch.stack([found.isfinite().all(), active.any(), active.all()]).tolist()
+            if not finite:
+                raise FloatingPointError(f'the loss at level {level} is not finite; take --dtype bf16 or fp32')
+            if not some:
                 break
-            (embeds.grad,) = torch.autograd.grad(total, embeds)  # of nothing else
+            (embeds.grad,) = torch.autograd.grad(total, embeds)  # gradient for the embedding only
             if scale is not None:
                 embeds.grad /= scale
-            whole = free is None and bool(active.all())
+            whole = free is None and every
             old = None if whole else embeds.detach().clone()
             optimizer.step()
             if not whole:

@@ -122,7 +122,7 @@ MAY_WAIT = {
             'prompt_tuning_inversion/editor.py ddim_inversion': 3,
             'prompt_tuning_inversion/editor.py edit_samples': 9,
             'prompt_tuning_inversion/editor.py noise': 22,
-            'prompt_tuning_inversion/tuning.py _tune': 12,
+            'prompt_tuning_inversion/tuning.py _tune': 4,
             'prompt_tuning_inversion/tuning.py _tune_all': 3,
         },
     },
