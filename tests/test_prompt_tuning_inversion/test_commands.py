@@ -56,6 +56,24 @@ def test_edit_writes_all_files(here, folder, capsys):
     assert 'inversion' in captured.err and 'tuning' in captured.err and 'loss=' in captured.err
 
 
+@pytest.mark.parametrize(
+    ('args', 'strengths', 'made'),
+    [(['--eta', '0.7'], [0.7, 1.0], True), (['--eta', '0.7', '1'], [0.7, 1.0], True),
+     (['--eta', '0.7', '--method', 'negative-prompt', '--source-prompt', 'a', '--attention', '1', '1'], [0.7], False)],
+    ids=['without', 'with', 'attention'],
+)  # fmt: skip
+def test_the_prompt_alone_is_sampled_once_and_without_attention_maps(here, folder, monkeypatch, args, strengths, made):
+    from mmplugins.prompt_tuning_inversion.editor import InversionEditor
+
+    seen, real = [], InversionEditor.edit
+    monkeypatch.setattr(InversionEditor, 'edit', lambda self, *args: seen.append(args[2]) or real(self, *args))
+    assert edit(folder, *args) == 0
+    assert seen == strengths
+    assert Path('pti_out/prompt_alone.png').is_file() == made
+    if '1' in args[:3]:
+        assert Path('pti_out/prompt_alone.png').read_bytes() == Path('pti_out/edit_eta1.00.png').read_bytes()
+
+
 @pytest.mark.slow
 def test_second_strength_tunes_nothing(here, folder, monkeypatch):
     assert edit(folder, '--eta', '0.5') == 0

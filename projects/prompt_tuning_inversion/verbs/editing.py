@@ -92,6 +92,18 @@ def invert(
         bars.close()
 
 
+def add_prompt_alone(editor: InversionEditor, samples: Sequence[EditDataSample], inversion: Inversion) -> None:
+    """Put what the prompt alone gives, the edit of eta 1, into samples that have their edits."""
+    if getattr(editor, 'attention', None) is not None:  # no edit is without the maps of the image
+        return
+    if 1.0 in editor.etas:
+        pictures = [sample.edits[editor.etas.index(1.0)] for sample in samples]
+    else:
+        pictures = editor.edit(inversion, [sample.prompt for sample in samples], 1.0).cpu()
+    for sample, picture in zip(samples, pictures, strict=True):
+        sample.prompt_alone = picture
+
+
 def edit_batch(
     editor: InversionEditor, items: Sequence[dict], args: argparse.Namespace, edits: bool = True
 ) -> list[dict]:
@@ -107,10 +119,7 @@ def edit_batch(
     inverted = time.time()
     editor.edit_samples(samples, images, inversion, editor.etas if edits else ())
     if edits:
-        prompts, source_prompts = prompts_of(samples)
-        prompt_alone = editor.edit(inversion, prompts, 1.0, source_prompts)
-        for sample, picture in zip(samples, prompt_alone, strict=True):
-            sample.prompt_alone = picture.cpu()
+        add_prompt_alone(editor, samples, inversion)
     seconds = dict(invert=round(inverted - start, 2), edit=round(time.time() - inverted, 2))
     losses = inversion.losses.mean(0) if len(inversion.losses) else inversion.losses.new_zeros(2, len(samples))
     return [
