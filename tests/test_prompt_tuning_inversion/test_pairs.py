@@ -128,6 +128,8 @@ def test_dataset_of_pie_bench(pie_folder):
 def test_image_root_is_under_data_root(pie_folder):
     dataset = build(data_root=str(pie_folder), ann_file='mapping_file.json', image_root='other')
     assert dataset[0]['img_path'] == str(pie_folder / 'other/0_random/a.jpg')
+    elsewhere = build(data_root=str(pie_folder), ann_file='mapping_file.json', image_root='/elsewhere')
+    assert elsewhere[0]['img_path'] == '/elsewhere/0_random/a.jpg'
 
 
 def test_transform_refuses_other_resizes():

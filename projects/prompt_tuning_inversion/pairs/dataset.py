@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
@@ -20,7 +22,7 @@ class EditPairDataset(BaseDataset):
     Args:
         ann_file: A JSON list, PIE-Bench's ``mapping_file.json``, or a folder of images and text files, see
             :func:`~mmplugins.prompt_tuning_inversion.pairs.lists.read_pairs`. ``data_root`` is put before it.
-        image_root: Folder that the paths in it start from, under ``data_root``.
+        image_root: Folder that the paths in it start from, under ``data_root`` unless it is absolute.
         prompt: For all images of a folder without text files.
         edit_types: Keep only edits of these types, such as PIE-Bench's ``'change color'``.
         **kwargs: Of mmengine's ``BaseDataset``.
@@ -41,7 +43,7 @@ class EditPairDataset(BaseDataset):
         """Put ``data_root`` before the paths."""
         super()._join_prefix()
         if self.image_root is not None and self.data_root:
-            self.image_root = f'{self.data_root}/{self.image_root}'
+            self.image_root = str(Path(self.data_root, self.image_root))
 
     def load_data_list(self) -> list[dict]:
         """One dict an image."""
