@@ -42,7 +42,7 @@ def task_kl(clean: Tensor, attacked: Tensor) -> Tensor:
 class LinfAttack:
     """FGSM with random start (``steps=1``) or PGD, ``‖δ‖∞ ≤ eps`` and ``x + δ`` in [0, 1].
 
-    Of black-and-white drawings the random start pushes half of the pixels out of [0, 1]; one step leaves those as they
+    In black-and-white drawings the random start pushes half of the pixels out of [0, 1]; one step leaves those as they
     are, as R-MAML's training does.
 
     Args:

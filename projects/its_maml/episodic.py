@@ -35,7 +35,8 @@ class EpisodicModel(BaseModel):
         test_attacks: Configs of the attacks in validation and test, by name.
         norm: ``task_batch`` (R-MAML's code, transductive) or ``instance``; see ``use_batch_statistics``.
         engine: ``auto``, ``loop`` or ``vmap``; see ``Learner``.
-        chunk_size: Tasks that are in memory at once with ``vmap``; default all. The loop has one.
+        chunk_size: Tasks that are in memory at once with ``vmap``; default: all. The loop engine always holds one
+            task.
         with_features: Add features of clean and attacked queries to predictions, for their dimension.
 
     Raises:

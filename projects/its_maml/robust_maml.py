@@ -43,7 +43,7 @@ class RobustMAML(EpisodicModel):
         attack: Config of the attack on the queries in meta-training.
         reg: ``ce`` or ``trades``. Not in what we could read of the paper: which; ours is ``ce``.
         reg_weight: ``λ``; 1 for ITS-MAML (from public reviews). 0 leaves the attack out.
-        clean_weight: Of the clean loss.
+        clean_weight: Weight of the clean loss.
         support_attack: Config of an attack on the support at the meta-parameters, before the first inner step.
         crossed: ADML: one copy adapts to the clean support and sees attacked queries, one adapts to the attacked
             support and sees clean queries. Not in the paper: which copy attacks the queries; ours: the one that sees

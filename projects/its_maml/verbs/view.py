@@ -28,7 +28,7 @@ def draw_episode(model: RobustMAML, item: dict, path: Path, names: list[str], qu
         item: Images ``(P, C, H, W)`` and labels.
         path: Of the picture.
         names: Of the ways.
-        queries: Of each way.
+        queries: Queries that are drawn of each way.
     """
     import matplotlib
 
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config')
     parser.add_argument('checkpoint')
     parser.add_argument('--episode', type=int, default=0, help='index of the test episode')
-    parser.add_argument('--queries', type=int, default=3, help='of each way')
+    parser.add_argument('--queries', type=int, default=3, help='queries that are drawn of each way')
     parser.add_argument('--out', type=Path, default=Path('episode.png'))
 
 
