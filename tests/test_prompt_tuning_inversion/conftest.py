@@ -88,3 +88,39 @@ def make_pipeline() -> Callable:
 def images() -> torch.Tensor:
     """Two images, not square."""
     return torch.rand(2, 3, 16, 24) * 2 - 1
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A random CLIP folder of 16 x 16 pixels, its model, its tokenizer and its image processor."""
+    import transformers
+
+    from mmplugins.prompt_tuning_inversion.tinted_digits.parts import build_tokenizer
+
+    torch.manual_seed(1)  # with which cosines are above 0
+    tokenizer = build_tokenizer()
+    text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, max_position_embeddings=8, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    vision = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(tmp_path)
+    images = transformers.CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16))
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
+    return tmp_path, model, tokenizer, images
+
+
+@pytest.fixture
+def vit(tmp_path):
+    """A random folder of DINO's layout, and its model."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    return tmp_path, model

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from mmengine.registry import METRICS
 
 SOURCES, TARGETS = ['a red three', 'a blue two'], ['a green three', 'a red two']
 
@@ -34,3 +35,14 @@ def test_half_precision_edit_is_finite(device, make_editor, images, dtype, low_m
     found = edit(make_editor(parts=dict(dtype=dtype, low_mem=low_mem)), images, device)
     assert all(value.isfinite().all() for value in found.values())
     assert found['edited'].abs().max() <= 1 and found['edited'].std() > 0
+
+
+@pytest.mark.parametrize(('kind', 'network'), [('EditStructureDistance', 'vit'), ('EditCLIPScore', 'clip')])
+def test_networks_of_metrics_are_those_of_the_cpu(device, request, kind, network):
+    folder = str(request.getfixturevalue(network)[0])
+    image, picture = torch.rand(2, 3, 16, 16) * 2 - 1
+    sample = dict(prompt='a red three', source=image, mask=None)
+    here, there = (METRICS.build(dict(type=kind, pretrained=folder, device=str(one))) for one in ('cpu', device))
+    expected = here.judge(picture, sample)
+    assert expected > 1e-4
+    assert there.judge(picture, sample) == pytest.approx(expected, rel=1e-2)

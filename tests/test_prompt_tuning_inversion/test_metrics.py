@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
@@ -117,27 +118,6 @@ def test_metrics_without_weights_say_so_and_are_left_out(config, caplog):
     assert metric.evaluate(1) == {}
 
 
-@pytest.fixture
-def clip(tmp_path):
-    """A random CLIP folder of 16 x 16 pixels, its model, its tokenizer and its image processor."""
-    transformers = pytest.importorskip('transformers')
-    from mmplugins.prompt_tuning_inversion.tinted_digits.parts import build_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    text = dict(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=8, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
-    vision = dict(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
-    )
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    model = transformers.CLIPModel(config).eval()
-    model.save_pretrained(tmp_path)
-    images = transformers.CLIPImageProcessor(size=dict(shortest_edge=16), crop_size=dict(height=16, width=16))
-    transformers.CLIPProcessor(images, tokenizer).save_pretrained(tmp_path)
-    return tmp_path, model, tokenizer, images
-
-
 @pytest.mark.parametrize('edited_part', [False, True])
 def test_clip_score_is_the_cosine_of_the_model(clip, edited_part):
     folder, model, tokenizer, images = clip
@@ -149,22 +129,17 @@ def test_clip_score_is_the_cosine_of_the_model(clip, edited_part):
     with torch.no_grad():
         ids = tokenizer(['a red three'], return_tensors='pt').input_ids
         output = model(ids, ((pixels - mean[:, None, None]) / std[:, None, None])[None])
-    expected = max(0, 100 * (output.text_embeds[0] @ output.image_embeds[0]).item())
+    expected = 100 * (output.text_embeds[0] @ output.image_embeds[0]).item()
+    assert expected > 1
     assert metric.judge(image, dict(prompt='a red three', mask=mask)) == pytest.approx(expected, abs=1e-3)
     assert metric.name == ('clip_edited' if edited_part else 'clip')
     if edited_part:
         assert np.isnan(metric.judge(image, dict(prompt='a red three', mask=None)))
 
 
-def test_structure_distance_is_that_of_keys(tmp_path):
-    transformers = pytest.importorskip('transformers')
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=32
-    )
-    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
-    model.save_pretrained(tmp_path)
-    metric = METRICS.build(dict(type='EditStructureDistance', pretrained=str(tmp_path)))
+def test_structure_distance_is_that_of_keys(vit):
+    folder, model = vit
+    metric = METRICS.build(dict(type='EditStructureDistance', pretrained=str(folder)))
     image, picture = (as_saved(torch.rand(3, 224, 224) * 2 - 1) for _ in range(2))
     mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET)
     maps = []
@@ -181,3 +156,15 @@ def test_structure_distance_is_that_of_keys(tmp_path):
     assert metric.judge(image, dict(source=image)) == pytest.approx(0, abs=1e-9)
     wide = torch.rand(3, 64, 96) * 2 - 1
     assert metric.judge(wide, dict(source=-wide)) > 0
+
+
+def test_structure_distance_looks_at_an_image_once(vit, monkeypatch):
+    metric = METRICS.build(dict(type='EditStructureDistance', pretrained=str(vit[0])))
+    seen, cosines = [], metric.cosines
+    monkeypatch.setattr(metric, 'cosines', lambda picture: seen.append(picture) or cosines(picture))
+    samples = [sample(), sample()]
+    metric.process(None, samples)
+    assert len(seen) == 2 * (1 + 3)
+    found = metric.evaluate(2)['structure_distance/recon']
+    alone = [F.mse_loss(cosines(as_saved(one['recon'])), cosines(one['source'])).item() for one in samples]
+    assert found == pytest.approx(np.mean(alone), rel=1e-5)

@@ -27,13 +27,15 @@ class NetworkMetric(PictureMetric):
     """A metric with a network that may not be at hand.
 
     Args:
+        device: Of the network, such as ``'cuda'``, where the model that edits leaves room; default: the CPU.
         **kwargs: Of mmengine's ``BaseMetric``.
     """
 
     title = ''
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, device: str = 'cpu', **kwargs) -> None:
         super().__init__(**kwargs)
+        self.device = device
         self.model: torch.nn.Module | None = None
 
     def leave_out(self, reason: str) -> None:
@@ -57,7 +59,7 @@ class EditLPIPS(NetworkMetric):
     Args:
         net: Backbone, ``'alex'``, ``'vgg'`` or ``'squeeze'`` (PIE-Bench's).
         backbone: State dict of torchvision's backbone, a file; lpips itself would download it.
-        **kwargs: Of mmengine's ``BaseMetric``.
+        **kwargs: ``device``, and those of mmengine's ``BaseMetric``.
     """
 
     name, title = 'lpips', 'LPIPS'
@@ -72,7 +74,7 @@ class EditLPIPS(NetworkMetric):
         except ImportError as error:
             self.leave_out(str(error))
             return
-        self.model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+        self.model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval().to(self.device)
         weights = torch.load(backbone, map_location='cpu', weights_only=True)
         # lpips cuts torchvision's `features` into slices, but keeps the numbers of the layers.
         named = {key: weights[f'features.{key.split(".", 1)[1]}'] for key in self.model.net.state_dict()}
@@ -83,7 +85,8 @@ class EditLPIPS(NetworkMetric):
         mask = sample.get('mask')
         if mask is not None and mask.all():
             return torch.nan
-        return self.model(*(unit(one, mask)[None].float() * 2 - 1 for one in (picture, sample['source']))).item()
+        pictures = (unit(one, mask)[None].float().to(self.device) * 2 - 1 for one in (picture, sample['source']))
+        return self.model(*pictures).item()
 
 
 @METRICS.register_module()
@@ -93,7 +96,7 @@ class EditCLIPScore(NetworkMetric):
     Args:
         pretrained: A folder of transformers' ``CLIPModel``; PIE-Bench takes ViT-L/14.
         edited_part: Of the part that the mask lets change, the rest black; samples without a mask have no value.
-        **kwargs: Of mmengine's ``BaseMetric``.
+        **kwargs: ``device``, and those of mmengine's ``BaseMetric``.
     """
 
     title = 'CLIP score'
@@ -105,7 +108,8 @@ class EditCLIPScore(NetworkMetric):
             self.leave_out(f'no folder of a CLIP model (pretrained={pretrained!r})')
             return
         transformers = require('transformers')
-        self.model = transformers.CLIPModel.from_pretrained(pretrained, local_files_only=True).eval()
+        model = transformers.CLIPModel.from_pretrained(pretrained, local_files_only=True)
+        self.model = model.eval().to(self.device)
         self.processor = transformers.CLIPProcessor.from_pretrained(pretrained, local_files_only=True)
 
     @property
@@ -120,7 +124,8 @@ class EditCLIPScore(NetworkMetric):
             return torch.nan
         pixels = (unit(picture, ~mask if self.edited_part else None) * 255).round().byte()
         options = dict(return_tensors='pt', padding=True, truncation=True)
-        output = self.model(**self.processor(text=[sample['prompt']], images=pixels, **options))
+        inputs = self.processor(text=[sample['prompt']], images=pixels, **options).to(self.device)
+        output = self.model(**inputs)
         return max(0.0, 100 * F.cosine_similarity(output.text_embeds, output.image_embeds).item())
 
 
@@ -133,7 +138,7 @@ class EditStructureDistance(NetworkMetric):
 
     Args:
         pretrained: A folder of transformers' ``ViTModel``; PIE-Bench takes DINO's ViT-B/8.
-        **kwargs: Of mmengine's ``BaseMetric``.
+        **kwargs: ``device``, and those of mmengine's ``BaseMetric``.
     """
 
     name, title = 'structure_distance', 'Structure distance'
@@ -146,7 +151,8 @@ class EditStructureDistance(NetworkMetric):
         vit = require('transformers').ViTModel.from_pretrained(
             pretrained, local_files_only=True, add_pooling_layer=False
         )
-        self.model = vit.eval()
+        self.model = vit.eval().to(self.device)
+        self.source = self.layout = None
 
     def cosines(self, picture: Tensor) -> Tensor:
         """Cosine of the keys of each two tokens of a picture ``(3, H, W)`` in [-1, 1]: ``(N, N)``."""
@@ -155,7 +161,7 @@ class EditStructureDistance(NetworkMetric):
         handle = layer.register_forward_hook(lambda module, inputs, output: keys.append(output[0]))
         try:
             pixels = normalize(resize((unit(picture) * 255).float(), 224, max_size=480, antialias=True), *IMAGENET)
-            self.model(pixels[None], interpolate_pos_encoding=True)
+            self.model(pixels[None].to(self.device), interpolate_pos_encoding=True)
         finally:
             handle.remove()
         normed = F.normalize(keys[0], dim=-1)
@@ -163,4 +169,6 @@ class EditStructureDistance(NetworkMetric):
 
     def measure(self, picture: Tensor, sample: dict) -> float:
         """Value of one picture ``(3, H, W)``."""
-        return F.mse_loss(self.cosines(picture), self.cosines(sample['source'])).item()
+        if self.source is not sample['source']:  # the pictures of an image follow each other
+            self.source, self.layout = sample['source'], self.cosines(sample['source'])
+        return F.mse_loss(self.cosines(picture), self.layout).item()
