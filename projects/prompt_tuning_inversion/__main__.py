@@ -7,6 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from mmplugins.utils.verbs import run_verb
+
 from .pairs.lists import read_pairs
 from .verbs.app import CSS, build_app
 from .verbs.arguments import add_editor_arguments, build_editor, unknown_words
@@ -51,19 +53,19 @@ def say_model(args: argparse.Namespace, prompts: list[str]) -> None:
         print(f'the tiny model does not know: {", ".join(unknown)}', file=sys.stderr)
 
 
-def run_edit(args: argparse.Namespace) -> int:
+def run_edit(args: argparse.Namespace) -> None:
     """Edit one image."""
-    return run_one(args, edits=True)
+    run_one(args, edits=True)
 
 
-def run_invert(args: argparse.Namespace) -> int:
+def run_invert(args: argparse.Namespace) -> None:
     """Invert one image."""
     if not args.prompt and args.method == 'pti' and args.init == 'target':
         raise ValueError('--init target starts from the prompt of the edit: give --prompt, or leave --init out')
-    return run_one(args, edits=False)
+    run_one(args, edits=False)
 
 
-def run_one(args: argparse.Namespace, edits: bool) -> int:
+def run_one(args: argparse.Namespace, edits: bool) -> None:
     """Invert an image, edit it if asked to, write the files."""
     say_model(args, [args.prompt])
     editor = build_editor(args)
@@ -74,10 +76,9 @@ def run_one(args: argparse.Namespace, edits: bool) -> int:
     report = save_sample(item['data_samples'], Path(args.out), dict(identity, **made))
     print(summary_line(report))
     print(f'written to {args.out}: compare.png, report.json')
-    return 0
 
 
-def run_batch(args: argparse.Namespace) -> int:
+def run_batch(args: argparse.Namespace) -> None:
     """Edit a list of images."""
     if args.batch_size < 1:
         raise ValueError(f'--batch-size must be at least 1, got {args.batch_size}')
@@ -85,28 +86,24 @@ def run_batch(args: argparse.Namespace) -> int:
     say_model(args, [pair['prompt'] for pair in pairs])
     failed = BatchRun(build_editor(args), pairs, args).run()
     print(f'{len(pairs) - len(failed)} of {len(pairs)} images edited: {Path(args.out, "index.html")}')
-    return 1 if failed else 0
+    if failed:
+        raise ValueError(f'not edited: {", ".join(failed)}; the next run tries them again')
 
 
-def run_app(args: argparse.Namespace) -> int:
+def run_app(args: argparse.Namespace) -> None:
     """Serve the page until it is interrupted."""
     say_model(args, [])
     build_app(args).launch(server_name=args.host, server_port=args.port, css=CSS)
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; what the user can put right is said in one line, without a traceback."""
-    args = build_parser().parse_args(argv)
+    """Run one verb, with warnings as plain lines, and return the exit status."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
-            return args.run(args)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f'{args.verb}: {error}', file=sys.stderr)
-        return 1
+            return run_verb(build_parser(), argv, also=(FloatingPointError,))
     except KeyboardInterrupt:
-        print(f'{args.verb}: interrupted; no unfinished inversion is in the cache', file=sys.stderr)
+        print('interrupted; no unfinished inversion is in the cache', file=sys.stderr)
         return 130
 
 

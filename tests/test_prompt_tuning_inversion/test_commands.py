@@ -134,6 +134,7 @@ def test_batch_goes_on_after_an_image_that_cannot_be_read(here, folder, capsys):
     captured = capsys.readouterr()
     assert 'broken: ' in captured.err and 'cannot be read as an image' in captured.err
     assert '3 of 4 images edited' in captured.out
+    assert captured.err.endswith('batch: not edited: broken; the next run tries them again\n')
     summary = json.loads(Path('all/report.json').read_text())
     assert (summary['images'], summary['failed']) == (3, 1)
     assert [row['sample_id'] for row in summary['samples'] if 'error' in row] == ['broken']
