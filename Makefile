@@ -13,7 +13,7 @@ help: ## this list
 install: ## environment in .venv: torch, hosts, mmplugins, test tools
 	@bash tools/install.sh --venv $(VENV) --extras $(EXTRAS) >&2
 
-demo: install ## METR on two real data sets: train, evaluate, draw (6 minutes on 2 cores)
+demo: install ## METR on two halves of a real data set: train, evaluate, draw (6 minutes on 2 cores)
 	@$(PYTHON) tools/demo.py
 
 # A process for each core, at most four, of one thread each: threads that share a core wait for each other.
