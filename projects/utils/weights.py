@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         if not Path(local).is_file():
             raise FileNotFoundError(f'checkpoint not found: {path} (working directory: {Path.cwd()})')
         try:
-            content = _read(local, Path(path).suffix)
+            content = _read(local, _suffix(str(path)))
         except (ImportError, ValueError):
             raise
         except Exception as error:  # zip, numpy, torch and safetensors have errors of their own, with no common base
@@ -66,6 +67,11 @@ def is_torchscript(path: str | os.PathLike) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _suffix(path: str) -> str:
+    """Return ``.npz`` of a file or an address, also of ``https://…/weights.npz?download=true``."""
+    return Path(urlsplit(path).path if '://' in path else path).suffix
 
 
 def _read(path: str, suffix: str) -> object:

@@ -1,9 +1,13 @@
 """Weights of a network from any file, and into a network without leaving holes."""
 
+import functools
 import sys
+import threading
 import types
 from collections import OrderedDict
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,6 +41,16 @@ def test_safetensors(network, tmp_path):
     torch.save(network.state_dict(), tmp_path / 'pickle.safetensors')  # is not read as anything else
     with pytest.raises(ValueError, match='pickle.safetensors is not a checkpoint that can be read safely'):
         read_weights(tmp_path / 'pickle.safetensors')
+
+
+def test_address_with_a_question(network, tmp_path):
+    np.savez(tmp_path / 'a.npz', **network.state_dict())
+    folder = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = read_weights(f'http://127.0.0.1:{server.server_port}/a.npz?download=true')
+        server.shutdown()
+    assert_same(found, network.state_dict())
 
 
 def test_torchscript(network, tmp_path):

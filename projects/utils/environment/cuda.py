@@ -1,7 +1,7 @@
 """GPU, driver, torch's CUDA and the CUDA compiler: whether they fit, before anything takes long.
 
-``FORCE_CUDA`` decides as in mmcv's build, but 0 is heard: 1 builds the ops for the GPU, 0 for the CPU only. Unset, they
-are built for the GPU where there is one.
+``FORCE_CUDA`` decides as in mmcv's build, except that 0 is respected: 1 builds the ops for the GPU, 0 for the CPU
+only. Unset, they are built for the GPU where there is one.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What pip has installed: hosts, their aliases, rivals, and what it was cut off in."""
+"""What pip has installed: hosts, their aliases, rivals, and packages that were installed only in part."""
 
 import re
 import sysconfig
@@ -49,10 +49,10 @@ def missing_aliases() -> list[str]:
 
 
 def partial() -> list[tuple[str, str]]:
-    """Return (name, version) of what pip was cut off in.
+    """Return (name, version) of what is installed only in part.
 
-    It writes ``INSTALLER`` last, after compiling all files of a distribution. Both are read from the folder's name: the
-    metadata may be what is missing.
+    pip writes ``INSTALLER`` last, after compiling all files of a distribution. Both are read from the folder's name:
+    the metadata may be what is missing.
     """
     infos = sorted(Path(sysconfig.get_path('purelib')).glob('*-*.dist-info'))
     stems = [info.stem for info in infos if not (info / 'INSTALLER').is_file()]

@@ -73,7 +73,7 @@ class _From:
 
 
 class ResumeHook(Hook):
-    """Take up the random numbers of each rank, and make up for a validation that the checkpoint does not know of.
+    """Take up the random numbers of each rank, and run a validation that was due and is not recorded in the checkpoint.
 
     It may have been done: mmengine saves before it validates, and after it only a better best checkpoint.
     """

@@ -73,7 +73,7 @@ class SafeCheckpointHook(CheckpointHook):
         return self.last_ckpt
 
     def after_val_epoch(self, runner: object, metrics: dict) -> None:
-        """Note that these weights are validated: a resumed run makes up for a validation that was lost."""
+        """Note that these weights are validated: a resumed run repeats a validation that was lost."""
         runner.message_hub.update_info('iter_of_validation', runner.iter)
         super().after_val_epoch(runner, metrics)
 
