@@ -216,7 +216,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize('layout', OTHERS)
-def test_other_networks(pretrained, tmp_path, layout):
+def test_other_networks(pretrained, tmp_path, layout, capsys):
     """The exported file fills the plain network of its library, which gives what the student does without a mask."""
     cfg, model = pretrained(backbone=dict(type='HGKDSparseBackbone', backbone=OTHERS[layout]))
     code, path = exported(tmp_path, layout)
@@ -225,6 +225,8 @@ def test_other_networks(pretrained, tmp_path, layout):
     weights = read_weights(path)
     if layout == 'timm':
         timm = pytest.importorskip('timm')
+        call = "timm.create_model('mobilenetv3_small_050', **{'drop_path_rate': 0.5})"
+        assert call in capsys.readouterr().out  # an option may change what the network computes, and no shape
         whole = timm.create_model(TIMM['model_name'])
         missing, unexpected = whole.load_state_dict(weights, strict=False)
         assert not unexpected and {key.partition('.')[0] for key in missing} <= {'conv_head', 'classifier', 'norm_head'}

@@ -44,6 +44,8 @@ IN_TORCHVISION = {
     'MobileNetV3': 'mobilenet_v3_{arch}',
 }
 IN_MMPRETRAIN = dict(groups=32, width_per_group=4, arch='small')  # what is not said in a config
+# Arguments of TIMMBackbone that are not options of timm's network.
+NOT_TIMM = ('type', 'init_cfg', 'features_only', 'out_indices', 'pretrained', 'model_name', 'in_channels')
 SAME = 1e-6  # relative difference of features in double precision
 SPARSE_ONLY = ('backend', 'enable_sync_bn', 'init_cfg')  # what a plain ResNet lacks, or must not do
 
@@ -188,9 +190,7 @@ def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError('exporting for timm checks the result with it: pip install timm') from error
     if backbone['type'] == 'TIMMBackbone':
-        own = ('type', 'init_cfg', 'features_only', 'out_indices', 'pretrained', 'model_name', 'in_channels')
-        options = {key: value for key, value in backbone.items() if key not in own}
-        model = timm.create_model(backbone['model_name'], in_chans=backbone.get('in_channels', 3), **options)
+        model = timm.create_model(backbone['model_name'], **timm_options(backbone))
         expected = model.state_dict()
         weights = {name_in_timm(key.removeprefix('timm_model.'), expected): value for key, value in weights.items()}
         missing = [key for key in weights if key not in expected or expected[key].shape != weights[key].shape]
@@ -207,6 +207,12 @@ def for_timm(backbone: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f'this backbone is no {name} of timm: {str(error)[:400]}') from error
     check_same(backbone, weights, model, f'{name} of timm')
     return weights
+
+
+def timm_options(backbone: dict) -> dict:
+    """Return the options of a ``TIMMBackbone`` with which ``timm.create_model`` makes its network."""
+    options = {key: value for key, value in backbone.items() if key not in NOT_TIMM}
+    return {**options, 'in_chans': backbone['in_channels']} if 'in_channels' in backbone else options
 
 
 @torch.no_grad()
@@ -279,6 +285,8 @@ def run(args: argparse.Namespace) -> None:
         torch.save({key: weights, 'meta': meta} if key else weights, temporary)
     name = backbone.get('model_name') or '-'.join(str(backbone[key]) for key in ('type', 'depth') if key in backbone)
     print(f'{len(weights)} weights of a {name} for {args.layout}: {Path(args.out).resolve()}')
+    if args.layout == 'timm' and backbone.type == 'TIMMBackbone' and timm_options(backbone):
+        print(f'they are of timm.create_model({backbone.model_name!r}, **{timm_options(backbone)})')
     if seen:
         print(f'batch norm estimated on {seen} whole images')
     if key:
