@@ -15,7 +15,8 @@ test_dataloader = dict(
         data_root='{{$PIE_BENCH:data/PIE-Bench_v1}}',
         ann_file='mapping_file.json',
         pipeline=[dict(type='LoadEditImage', size=512, multiple=64, resize='stretch')]))
-# The seven of the benchmark, by its formulas. Those that need a network say so and are left out without its weights.
+# The seven of the benchmark, by its formulas. Those that need a network say so and are left out without its weights;
+# they stay on the CPU unless they are given `device='cuda'`.
 test_evaluator = [
     dict(type='EditStructureDistance', pretrained='{{$DINO_FOLDER:data/dino-vitb8}}'),
     dict(type='EditPSNR'),
