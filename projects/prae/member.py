@@ -41,7 +41,7 @@ def classes_of(cfg: Config) -> tuple[str, ...]:
     dataset = test_dataset(cfg)
     classes = dataset.get('metainfo', {}).get('classes')
     if classes is None and 'type' in dataset:
-        classes = DATASETS.get(dataset['type']).METAINFO.get('classes')
+        classes = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
     if not classes:
         raise ValueError('a member’s config has no test data with classes: give `classes` beside its `config`')
     return tuple(classes)

@@ -196,6 +196,18 @@ def test_members_without_a_pipeline_cannot_read_images(repo):
     MODELS.build({**ensemble, 'share_inputs': True})
 
 
+@pytest.mark.parametrize('kind', ['ConcatDataset', 'NotRegistered'])
+def test_members_whose_test_data_have_no_classes_need_them(repo, kind):
+    cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py').to_dict()
+    dataset = cfg['test_dataloader']['dataset']
+    cfg['test_dataloader']['dataset'] = dict(type=kind, datasets=[dataset])
+    member = dict(name='a', config=cfg)
+    with pytest.raises(ValueError, match='no test data with classes: give `classes`'):
+        MODELS.build(dict(type='EnsembleDetector', detectors=[member], share_inputs=True))
+    member['classes'] = dataset['metainfo']['classes']
+    MODELS.build(dict(type='EnsembleDetector', detectors=[member], share_inputs=True))
+
+
 def test_high_score_threshold_is_warned_about(repo):
     cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py')
     cfg.model.test_cfg.score_thr = 0.05

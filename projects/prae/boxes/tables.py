@@ -86,7 +86,7 @@ class GroundTruth:
         box: ``(M, 4)`` xyxy pixels, or ``(M, 5)`` rotated.
         ignore: ``(M,)`` bool; difficult or crowd: a detection of it is neither right nor wrong.
         crowd: ``(M,)`` bool; a region of several objects. Overlap is measured relative to the detection, as COCO does.
-        area: ``(M,)``, square pixels of the mask, by which COCO calls an object small, medium or large. None: of the box.
+        area: ``(M,)``, square pixels of the mask, by which COCO calls an object small or large. None: of the box.
     """
 
     dataset: Dataset

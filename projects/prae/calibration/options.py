@@ -1,8 +1,7 @@
 """Options of fitting, and the two presets.
 
 ``official`` is what the authors' code does (github.com/anonymous-iccv2021/PRAE: bandit.py, conf_refinement.py; no
-license, read for facts only). ``robust`` is ours; what differs is marked "Not in the paper" in the README, with the
-reason.
+license, read for facts only). ``robust`` is ours, not in the paper; DETAILS.md says what differs, and why.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ class FitConfig:
         levels: ``equal``: levels of equal evidence (boxes and hits) of the ranked fit scores, any real scores; the
             curve is a table of probabilities. ``fixed``: 24 levels of width 0.04 above 0.04, scores in [0, 1]; the
             score is scaled by probability / center of its level, and boxes below 0.04 are dropped (authors' code).
-        num_levels: Of ``equal``.
+        num_levels: Number of levels if ``levels='equal'``.
         target: ``quality``: mean over IoU .5:.05:.95 of being right. ``hit``: right at ``hit_iou``. ``iou``: best IoU.
-        hit_iou: Of ``hit``; authors' code has 0.5.
+        hit_iou: IoU threshold if ``target='hit'``; authors' code has 0.5.
         match: ``greedy``: one-to-one, ignored objects left out. ``any``: see :func:`calibration.matching.hits_any`.
         theta: Weight of the upper confidence bound, >= 0; authors' code has 0.5.
         shrink: Boxes that the prior counts as; 0 for none.

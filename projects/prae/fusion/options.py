@@ -28,14 +28,14 @@ class FuseConfig:
             right often and place its boxes loosely.
         max_per_img: Boxes kept of an image.
         skip_below: Refined scores below it are left out.
-        count: Of ``wbf``: a fused score counts ``boxes`` (authors' code), or ``models``: detectors that agree.
+        count: What a fused score of ``wbf`` counts: ``boxes`` (authors' code), or ``models``, detectors that agree.
         reset_weights: Quirk of the authors' code: in an image where some detectors are silent, the others get weight 1
             and the silent ones do not count.
         known_only: A fused score is relative to the detectors that know the class.
         clip_boxes: Cut right and bottom at the image's border (authors' code).
         min_models: Leave out boxes on which fewer detectors agree; ``wbf``, ``nmw`` and ``noisy_or``.
-        sigma: Of ``soft_nms``; None for the linear method.
-        min_score: Of ``soft_nms``: boxes that fall below it are dropped.
+        sigma: Width of the Gaussian if ``head='soft_nms'``; None for the linear method.
+        min_score: Boxes that fall below it are dropped if ``head='soft_nms'``.
 
     Raises:
         ValueError: For a value that is not allowed.

@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--iou-thr', type=float)
     parser.add_argument('--max-per-img', type=int)
     parser.add_argument('--weights', type=float, nargs='+', help='of the detectors, in the order of --det')
-    parser.add_argument('--corner-weights', type=float, nargs='+', help='of their corners; default: the weights')
+    text = 'of their corners; default: those of the calibration, not --weights'
+    parser.add_argument('--corner-weights', type=float, nargs='+', help=text)
     parser.add_argument('--skip-below', type=float, help='leave out boxes with lower refined scores')
     parser.add_argument('--count', choices=COUNTS, help='what a fused score of wbf counts')
     parser.add_argument('--min-models', type=int, help='drop boxes on which fewer detectors agree')
-    parser.add_argument('--sigma', type=float, help='of soft_nms')
+    parser.add_argument('--sigma', type=float, help='width of the Gaussian of soft_nms')
 
 
 def run(args: argparse.Namespace) -> None:
