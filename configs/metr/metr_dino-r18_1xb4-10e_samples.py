@@ -122,7 +122,17 @@ val_dataloader = dict(
                 ann_file='annotations/platelets_val.json',
                 data_prefix=dict(img='val/'),
                 test_mode=True))))
-test_dataloader = val_dataloader
+# All three kinds in all images, also those that the image's own set leaves out. The file names them in the order of the
+# vocabulary.
+test_dataloader = dict(
+    val_dataloader,
+    dataset=dict(
+        type='VocabCocoDataset',
+        data_root=data_root,
+        ann_file='annotations/all_val.json',
+        data_prefix=dict(img='val/'),
+        pipeline=test_pipeline,
+        test_mode=True))
 val_evaluator = dict(
     type='MultiDatasetsEvaluator',
     dataset_prefixes=['bccd_cells', 'bccd_platelets'],
@@ -131,7 +141,7 @@ val_evaluator = dict(
         dict(
             type='VocabCocoMetric', dataset_name='bccd_platelets', ann_file=data_root + 'annotations/platelets_val.json')
     ])
-test_evaluator = val_evaluator
+test_evaluator = dict(type='VocabCocoMetric', dataset_name='all', ann_file=data_root + 'annotations/all_val.json')
 
 max_epochs = 10
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)

@@ -33,7 +33,7 @@ def sample_cfg(repo, tmp_path):
         cfg.param_scheduler = []
         for dataloader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
             dataloader.update(num_workers=0, persistent_workers=False)
-            for part in dataloader.dataset.datasets.values():
+            for part in dataloader.dataset.get('datasets', dict(all=dataloader.dataset)).values():
                 part.indices = images // 2
         for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.val_dataloader.dataset.pipeline):
             for step in pipeline:
