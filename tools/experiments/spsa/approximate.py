@@ -13,7 +13,7 @@ EXACT = ('softmax over correlations', 'softmax over dot products / sqrt(d)')
 AGG, GATE, SIGMOID, TOKEN, MEAN = 'agg', 'gate, 1 + rho', 'gate, sigmoid', 'the token itself', 'mean token'
 
 
-def features(images: Tensor, seed: int = 0) -> Tensor:
+def features(images: Tensor, seed: int) -> Tensor:
     """Standardized maps ``(n, 64, H / 4, W / 4)`` of images ``(n, 3, H, W)``: three convolutions, random weights."""
     torch.manual_seed(seed)
     layers = nn.Sequential(
@@ -45,19 +45,20 @@ def ranks_agree(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
 
 
-def measure(data: Path, size: int, limit: int) -> dict:
+def measure(data: Path, size: int, limit: int, seed: int) -> dict:
     """Return relative errors, cosines and rank correlations.
 
     Args:
         data: Folder ``<class>/*``.
         size: Side of the images in pixels.
         limit: Images a class.
+        seed: Of the weights of the convolutions.
 
     Returns:
         By kind of exact attention: ``error`` and ``cosine`` of each approximation, ``rank``: mean over images and
         heads of the rank correlation of the saliency with the attention that a token receives.
     """
-    x = features(load_folder(data, size, limit)[0])
+    x = features(load_folder(data, size, limit)[0], seed)
     found = {
         AGG: spsa_agg(x, HEADS),
         GATE: spsa_gate(x, HEADS),
@@ -86,7 +87,7 @@ def maps(data: Path, size: int) -> list[tuple[Tensor, Tensor, list[Tensor]]]:
         Image ``(3, S, S)``, saliency ``(H, W)``, and column means ``(H, W)`` of both exact matrices, of the first head.
     """
     images = load_folder(data, size, limit=1)[0][:4]
-    x = features(images)
+    x = features(images, seed=0)
     rho = saliency(x, HEADS)[:, 0, 0]
     columns = [attention.mean(2)[:, 0].unflatten(1, x.shape[2:]) for attention in exact(x).values()]
     return [(image, rho[i], [column[i] for column in columns]) for i, image in enumerate(images)]

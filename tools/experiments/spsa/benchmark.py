@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from experiments.frame.benchmark import Benchmark, Bound, Case, Measured, Options, ratio
 from experiments.frame.measure import interleaved
-from experiments.spsa.mixers import SGE, SimAM
+from experiments.spsa.mixers import SGE, SimAM, attention
 from mmplugins.spsa import SPSANet, spsa_agg, spsa_gate
 
 CHANNELS, HEADS = 64, 4
@@ -35,12 +35,6 @@ OTHERS = dict(xxs=('mobilenetv3_small_100',), xs=('efficientvit_m0',), s=('repvi
 def tokens(x: Tensor) -> Tensor:
     """View ``(B, C, H, W)`` as ``(B, h, N, d)``."""
     return x.flatten(2).unflatten(1, (HEADS, -1)).transpose(-1, -2)
-
-
-def attention(x: Tensor) -> Tensor:
-    """Softmax attention, torch's fused kernel."""
-    t = tokens(x).contiguous()  # it takes nothing else; without the copy the N x N matrices are formed
-    return F.scaled_dot_product_attention(t, t, t).transpose(-1, -2).reshape(x.shape)
 
 
 def one_pass_gate(x: Tensor) -> Tensor:
@@ -74,7 +68,7 @@ LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     'SGE': SGE(CHANNELS, num_heads=HEADS).requires_grad_(False),
     'cross-covariance attention (XCA)': cross_covariance,
     'Efficient attention': efficient_attention,
-    ATTENTION: attention,
+    ATTENTION: lambda x: attention(x, HEADS),
 }
 
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from experiments import ROOT
 from experiments.frame.claims import Claim, Found, Row, minus
@@ -22,6 +20,7 @@ from experiments.frame.tasks import Context, Task
 from experiments.frame.verdict import Comparison
 from experiments.spsa import approximate as near
 from experiments.spsa.figure import draw_maps
+from experiments.spsa.mixers import attention
 from experiments.spsa.network import (
     AGG,
     ARMS,
@@ -45,6 +44,7 @@ from mmplugins.spsa import spsa_agg, spsa_gate
 DETECTOR = ROOT / 'configs/spsa/fcos_spsanet-micro_1xb8-12e_bccd.py'
 DETECTOR_MIXERS = {NONE: None, GATE: dict(type='SPSA', head_dim=16)}
 SOURCE = 'abstract; small experiment of ours'
+NEAR = 2.0  # points that still count as as good, fixed before any run
 BETTER = 'With convolution it is better than convolution alone'
 
 
@@ -80,16 +80,14 @@ def detect(mixer: str, seed: int, context: Context) -> dict:
 
 def approximate(kind: str, seed: int, context: Context) -> dict:
     """Compare with exact attention on features of the photos."""
-    return near.measure(context.data / 'val', 64, 1 if context.quick else 6)[kind]
+    return near.measure(context.data / 'val', 64, 1 if context.quick else 6, seed)[kind]
 
 
-def attention(x: Tensor) -> Tensor:
-    """Fused softmax attention of ``(B, 64, H, W)`` without projections, four heads."""
-    t = x.flatten(2).unflatten(1, (4, -1)).transpose(-1, -2).contiguous()  # the fused kernel takes nothing else
-    return F.scaled_dot_product_attention(t, t, t)
-
-
-LAYERS = {'SPSA gate': lambda x: spsa_gate(x, 4), 'SPSA agg': lambda x: spsa_agg(x, 4), 'softmax attention': attention}
+LAYERS = {
+    'SPSA gate': lambda x: spsa_gate(x, 4),
+    'SPSA agg': lambda x: spsa_agg(x, 4),
+    'softmax attention': lambda x: attention(x, 4),
+}
 
 
 @torch.no_grad()
@@ -135,8 +133,8 @@ def layout_claims(found: Found, layout: str) -> list[Claim]:
     metric = metric_of(found)
     arms = [arm_of(layout, mixer) for mixer in MIXERS]
 
-    def above(mixer: str) -> Comparison:
-        return found.compare('photos', arm_of(layout, GATE), arm_of(layout, mixer), 'top1', metric)
+    def above(mixer: str, by: float = 0.0) -> Comparison:
+        return found.compare('photos', arm_of(layout, GATE), arm_of(layout, mixer), 'top1', metric, above=by)
 
     majority = Row('always the most frequent class', metric, found.values('photos', arm_of(layout, NONE), 'majority'))
     return [
@@ -156,8 +154,8 @@ def layout_claims(found: Found, layout: str) -> list[Claim]:
         Claim(
             f'It is as good as self-attention, {layout} a block (ours to ask, not claimed)',
             SOURCE,
-            'the gate above MHSA, tokens added',
-            [above(MHSA)],
+            f'the gate not more than {NEAR:g} points below MHSA, tokens added',
+            [above(MHSA, by=-NEAR)],
             found.rows('photos', 'cpu_seconds', 'processor seconds of training', arms),
         ),
     ]
@@ -195,9 +193,6 @@ def exact_claims(found: Found) -> list[Claim]:
     def error(kind: str, name: str) -> dict[int, float]:
         return found.values('approximate', kind, f'error.{name}')
 
-    def exact(name: str, metric: str, values: dict[int, float], **side: float) -> Comparison:
-        return Comparison(name, metric, values, exact=True, **side)
-
     rank = 'rank correlation with the attention a token receives'
     shown = [
         Row(name, f'{title}, {kind}', found.values('approximate', kind, f'{key}.{name}'))
@@ -224,7 +219,7 @@ def exact_claims(found: Found) -> list[Claim]:
             'Its complexity is linear in the number of tokens',
             SOURCE,
             'exponent of processor time at most 1.1, 784 to 12,544 tokens (attention: 784 to 3,136)',
-            [exact(GATE, 'exponent', found.values('slope', GATE, 'exponent'), below=1.1)],
+            [Comparison(GATE, 'exponent', found.values('slope', GATE, 'exponent'), below=1.1)],
             found.rows('slope', 'exponent', 'exponent'),
         ),
         Claim(
@@ -233,14 +228,14 @@ def exact_claims(found: Found) -> list[Claim]:
             'against softmax attention over correlations: error of agg (a mode of ours) below that of the mean token, '
             'that below 1, and rank correlation of the gate with the attention that a token receives above 0.6',
             [
-                exact(
+                Comparison(
                     'agg minus mean token',
                     f'relative error, {pearson}',
                     minus(error(pearson, near.AGG), error(pearson, near.MEAN)),
                     below=0,
                 ),
-                exact('mean token', f'relative error, {pearson}', error(pearson, near.MEAN), below=1),
-                exact('gate', f'{rank}, {pearson}', ranks[pearson], above=0.6),
+                Comparison('mean token', f'relative error, {pearson}', error(pearson, near.MEAN), below=1),
+                Comparison('gate', f'{rank}, {pearson}', ranks[pearson], above=0.6),
             ],
             shown,
         ),
@@ -250,7 +245,7 @@ def exact_claims(found: Found) -> list[Claim]:
             SOURCE,
             'a smaller error than the token itself has, without any attention',
             [
-                exact(
+                Comparison(
                     'the token itself minus gate',
                     f'relative error, {dot}',
                     minus(error(dot, near.TOKEN), error(dot, near.GATE)),
@@ -272,8 +267,8 @@ EXPERIMENT = Experiment(
     tasks=dict(
         detect=Task(detect, tuple(DETECTOR_MIXERS), tuple(range(8)), minutes=1.0),
         photos=PHOTO_TASK,
-        approximate=Task(approximate, near.EXACT, minutes=0.2),
-        slope=Task(slope, tuple(LAYERS), minutes=0.3),
+        approximate=Task(approximate, near.EXACT, (0, 1, 2, 3, 4), minutes=0.2),
+        slope=Task(slope, tuple(LAYERS), (0, 1, 2, 3, 4), minutes=0.3),
     ),
     claims=claims,
     pictures=pictures,

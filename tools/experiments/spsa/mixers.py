@@ -13,6 +13,13 @@ from torch import Tensor, nn, ones, zeros
 from mmplugins.spsa.layer import build_mixer, resolve_heads
 
 
+def attention(x: Tensor, num_heads: int) -> Tensor:
+    """Softmax attention of ``(B, C, H, W)`` without projections, by torch's fused kernel."""
+    # Contiguous: the kernel takes no other channels, and without it the N x N matrices are formed.
+    t = x.flatten(2).unflatten(1, (num_heads, -1)).transpose(-1, -2).contiguous()
+    return F.scaled_dot_product_attention(t, t, t).transpose(-1, -2).reshape(x.shape)
+
+
 @MODELS.register_module('SPSASimAM')
 class SimAM(nn.Module):
     """Energy-based parameter-free attention: every value by its squared distance from the mean of its channel.
