@@ -39,13 +39,23 @@ def test_interval_is_that_of_a_t_test():
         ([5.0], dict(below=4.9, exact=True), FAILS),
         ([0.2], dict(above=0.0, interval=(0.1, 0.3)), HOLDS),
         ([0.2], dict(above=0.0, interval=(-0.1, 0.3)), UNDECIDED),
-        # Of 24 shares of 0 and 1 none may differ by chance.
-        ([0.0] * 24, dict(above=-0.05), UNDECIDED),
+        ([0.5, 0.5, 0.5], dict(above=0.0), UNDECIDED),
+        # That 24 shares do not differ may be chance, that 100 do not is none.
+        ([0.0] * 24, dict(above=-0.05, limits=(-1, 1)), UNDECIDED),
+        ([0.0] * 100, dict(above=-0.05, limits=(-1, 1)), HOLDS),
         ([0.0] * 23 + [1.0], dict(above=-0.05), HOLDS),
     ],
 )
 def test_verdict(values, sides, verdict):
     assert comparison(values, **sides).verdict() == verdict
+
+
+@pytest.mark.parametrize('count', [5, 24, 100])
+def test_interval_of_equal_shares_is_that_of_clopper_and_pearson(count):
+    exact = scipy.stats.binomtest(count, count).proportion_ci(0.95, 'exact')
+    assert comparison([1.0] * count, above=0, limits=(0, 1)).bounds() == pytest.approx((exact.low, exact.high))
+    low, high = comparison([0.0] * count, above=0, limits=(-1, 1)).bounds()
+    assert (-low, high) == pytest.approx((1 - exact.low,) * 2)
 
 
 def test_looking_again_does_not_make_untrue_claims_hold():

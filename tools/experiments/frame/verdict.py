@@ -46,6 +46,7 @@ class Comparison:
         interval: Where it does not follow from ``values``, as of a bootstrap over images.
         unit: What ``values`` are counted in.
         looks: Numbers of values at which earlier runs left it undecided; the interval grows with each.
+        limits: Least and greatest value that there can be, as of shares; with them equal values have an interval too.
 
     Raises:
         ValueError: Not exactly one of ``above`` and ``below``.
@@ -60,6 +61,7 @@ class Comparison:
     interval: tuple[float, float] | None = None
     unit: str = 'seeds'
     looks: tuple[int, ...] = ()
+    limits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if (self.above is None) == (self.below is None):
@@ -76,18 +78,25 @@ class Comparison:
         return self.below if self.above is None else self.above
 
     def bounds(self) -> tuple[float, float] | None:
-        """Return the interval; None if there are no values, or none that tell of the spread.
-
-        Values that are all equal do not: of shares of 0 and 1 so many may be equal by chance.
-        """
+        """Return the interval; None if there are no values, or none that tell of the spread, as equal ones do not."""
         if self.interval is not None:
             return self.interval
         if self.exact and self.values:
             return self.mean, self.mean
-        if len(set(self.values.values())) < 2:
+        return self._bounds_of(len(self.values), len(self.looks)) if len(self.values) > 1 else None
+
+    def _bounds_of(self, count: int, looks: int) -> tuple[float, float] | None:
+        """Interval of ``count`` values of this mean and spread after so many looks."""
+        spread = stdev(self.values.values())
+        if spread > 0:
+            half = half_width(spread, count, looks)
+            return self.mean - half, self.mean + half
+        if self.limits is None:
             return None
-        half = half_width(stdev(self.values.values()), len(self.values), len(self.looks))
-        return self.mean - half, self.mean + half
+        # The largest share of other values with which so many are equal in one of 40 runs, after no look.
+        others = 1 - ((1 - confidence(looks)) / 2) ** (1 / count)
+        low, high = self.limits
+        return self.mean - others * (self.mean - low), self.mean + others * (high - self.mean)
 
     def verdict(self) -> str:
         """Return `HOLDS`, `FAILS` or `UNDECIDED`."""
@@ -108,9 +117,12 @@ class Comparison:
         """
         if self.verdict() != UNDECIDED or self.interval is not None or self.bounds() is None:
             return None
-        distance, spread, looks = abs(self.mean - self.bound), stdev(self.values.values()), len(self.looks) + 1
-        counts = range(len(self.values) + 1, MOST_SEEDS)
-        return next((count for count in counts if half_width(spread, count, looks) < distance), MOST_SEEDS)
+
+        def decides(count: int) -> bool:
+            low, high = self._bounds_of(count, len(self.looks) + 1)
+            return not low <= self.bound <= high
+
+        return next(filter(decides, range(len(self.values) + 1, MOST_SEEDS)), MOST_SEEDS)
 
 
 def verdict_of(comparisons: Sequence[Comparison]) -> str:

@@ -19,7 +19,7 @@ from experiments.prompt_tuning_inversion import arms, scene_pictures, scenes
 from experiments.prompt_tuning_inversion.arms import ETAS, GUIDANCES, INITS, STRENGTHS
 from experiments.prompt_tuning_inversion.figure import PSNR, W, draw
 from experiments.prompt_tuning_inversion.strips import draw_edits
-from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff, by_image
+from experiments.prompt_tuning_inversion.trade_off import CHOOSE, DIFFERENCE, TradeOff, by_image
 from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge
 
 IMAGES = 12
@@ -67,7 +67,10 @@ def claims(found: Found) -> list[Claim]:
 
     def change(arm: str, low: float, high: float, key: str, **side: float) -> Comparison:
         values = minus(edits.values(arm, high, key), edits.values(arm, low, key))
-        return Comparison(f'{arm}, eta {high:g} minus {low:g}', LABELS[key], values, unit='images', **side)
+        limits = None if key == edits.fidelity else DIFFERENCE
+        return Comparison(
+            f'{arm}, eta {high:g} minus {low:g}', LABELS[key], values, unit='images', limits=limits, **side
+        )
 
     strongest, target = GUIDED[-1], [f'DDIM target w{g:g}' for g in GUIDANCES]
     few = [f'PTI target {W} N{n}' for n in (1, 3)] + [OURS]
@@ -166,6 +169,7 @@ def claims(found: Found) -> list[Claim]:
                     LABELS['color'],
                     minus(edits.values(NULL, eta, 'color'), edits.values(OURS, eta, 'color')),
                     unit='images',
+                    limits=DIFFERENCE,
                     **side,
                 )
                 for eta in ETAS

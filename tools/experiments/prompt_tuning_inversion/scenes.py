@@ -22,7 +22,7 @@ from experiments.frame.verdict import Comparison
 from experiments.prompt_tuning_inversion import arms
 from experiments.prompt_tuning_inversion.arms import STRENGTHS
 from experiments.prompt_tuning_inversion.figure import PSNR
-from experiments.prompt_tuning_inversion.trade_off import CHOOSE, TradeOff, by_image
+from experiments.prompt_tuning_inversion.trade_off import CHOOSE, DIFFERENCE, TradeOff, by_image
 from mmplugins.prompt_tuning_inversion.editor import InversionEditor
 from mmplugins.prompt_tuning_inversion.evaluation.nearness import psnr
 from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS
@@ -182,15 +182,18 @@ def claims(found: Found) -> list[Claim]:
 
     def alone(arm: str, eta: float, skip: int = 0, **side: float) -> Comparison:
         values = edits.values(arm, eta, 'success', skip)
-        return Comparison(f'{arm}, eta {eta:g}', LABELS['success'], values, unit='images', **side)
+        return Comparison(f'{arm}, eta {eta:g}', LABELS['success'], values, unit='images', limits=(0.0, 1.0), **side)
 
     def change(key: str, label: str, **side: float) -> Comparison:
         values = minus(edits.values(OURS, stronger, key), edits.values(OURS, weaker, key))
-        return Comparison(f'{OURS}, eta {stronger:g} minus {weaker:g}', label, values, unit='images', **side)
+        limits = None if key == edits.fidelity else DIFFERENCE
+        name = f'{OURS}, eta {stronger:g} minus {weaker:g}'
+        return Comparison(name, label, values, unit='images', limits=limits, **side)
 
     def more(eta: float, other: float) -> Comparison:
         values = minus(*(edits.values(OURS, one, 'success', CHOOSE) for one in (eta, other)))
-        return Comparison(f'{OURS}, eta {eta:g} minus {other:g}', LABELS['success'], values, above=0.0, unit='images')
+        name = f'{OURS}, eta {eta:g} minus {other:g}'
+        return Comparison(name, LABELS['success'], values, above=0.0, unit='images', limits=DIFFERENCE)
 
     def rival(ours: str, theirs: str) -> list[Comparison]:
         other = edits.best_edit(theirs)

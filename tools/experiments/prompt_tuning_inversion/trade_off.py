@@ -10,6 +10,7 @@ from experiments.frame.claims import Row, Values, minus
 from experiments.frame.verdict import Comparison
 
 CHOOSE = 1  # groups of images by which a strength is chosen; the others judge it
+DIFFERENCE = (-1.0, 1.0)  # limits of that of two shares
 FEWER = 0.05  # by which a share may be lower and still counts as equal
 
 
@@ -91,7 +92,7 @@ class TradeOff:
 
         def compare(key: str) -> Comparison:
             values = minus(*(self.values(*edit, key, CHOOSE) for edit in (ours, theirs)))
-            bound = 0.0 if key == self.fidelity else -FEWER
-            return Comparison(name, self.labels[key], values, above=bound, unit='images')
+            side = dict(above=0.0) if key == self.fidelity else dict(above=-FEWER, limits=DIFFERENCE)
+            return Comparison(name, self.labels[key], values, unit='images', **side)
 
         return [compare(key) for key in self.labels]
