@@ -219,7 +219,8 @@ def by_steps(name: str) -> tuple[str, ...]:
 def spread(found: Found, name: str, key: str) -> Values:
     """Range over 1, 2 and 5 inner steps."""
     each = [found.values('omniglot', arm, key) for arm in by_steps(name)]
-    return {seed: max(v[seed] for v in each) - min(v[seed] for v in each) for seed in each[0]}
+    all_have = set.intersection(*map(set, each))
+    return {seed: max(v[seed] for v in each) - min(v[seed] for v in each) for seed in sorted(all_have)}
 
 
 def narrower(found: Found, key: str) -> Values:
