@@ -10,8 +10,9 @@ from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.hgkd import digits, photos, pictures
 from experiments.hgkd.claims import ALL, ARMS, MAE_TEACHER, RANDOM, SPARK, TUNED, TUNED_TEACHER, claims
-from experiments.hgkd.evaluate import choose, ridge_probe
+from experiments.hgkd.evaluate import ridge_probe
 from experiments.hgkd.transfer import METRICS
+from experiments.workloads.classify import choose
 
 
 def test_digits_are_split_without_overlap():

@@ -15,6 +15,7 @@ from experiments.cae import targets  # noqa: F401
 from experiments.cae.digits import Digits
 from experiments.cae.photos import Photos
 from experiments.frame.tasks import Context
+from experiments.workloads.classify import choose
 from mmplugins.cae import InclusiveBlockMask
 
 # Name -> method, what differs; ``start``: the arm whose encoder is trained on. A step has 64 images.
@@ -112,7 +113,7 @@ def train(model: torch.nn.Module, arm: dict, data: Digits | Photos, seed: int, s
     generator = torch.Generator().manual_seed(seed)
     images, labels = data.train, data.train_labels
     if 'shots' in arm:
-        rows = few(labels, arm['shots'], seed)
+        rows = choose(labels, arm['shots'], seed)
         images, labels = images[rows], labels[rows]
     bank = None if arm['kind'] == 'supervised' else mask_bank(arm.get('masked', 18))
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -142,13 +143,6 @@ def train(model: torch.nn.Module, arm: dict, data: Digits | Photos, seed: int, s
         schedule.step()
 
 
-def few(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Rows of ``shots`` samples a class."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    order = torch.randperm(len(labels), generator=generator)
-    return torch.cat([order[labels[order] == label][:shots] for label in range(int(labels.max()) + 1)])
-
-
 def probes(train: Tensor, test: Tensor, data: Digits | Photos, draws: int = 5) -> dict[str, float]:
     """Accuracies in percent: logistic regression on all labels, on 10 a class (mean of draws), 10 nearest neighbors."""
     scaler = StandardScaler().fit(train.numpy())
@@ -159,7 +153,7 @@ def probes(train: Tensor, test: Tensor, data: Digits | Photos, draws: int = 5) -
         return 100 * float((classifier.fit(x[rows], y[rows]).predict(z) == truth).mean())
 
     every = np.arange(len(y))
-    shots = [few(data.train_labels, 10, draw).numpy() for draw in range(draws)]
+    shots = [choose(data.train_labels, 10, draw).numpy() for draw in range(draws)]
     return {
         'all labels': score(LogisticRegression(max_iter=500), every),
         '10-shot': float(np.mean([score(LogisticRegression(max_iter=500), rows) for rows in shots])),

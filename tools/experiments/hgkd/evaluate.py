@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from experiments.hgkd.digits import HELD_OUT, Part, place
 from experiments.hgkd.students import BACKBONE
-from experiments.workloads.classify import top1
+from experiments.workloads.classify import choose, top1
 
 RIDGE = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 RATES = (2e-3, 5e-4)
@@ -65,12 +65,6 @@ def ridge(encode: Callable[[Tensor], Tensor], train: Part, test_part: Part, held
     kept, held_labels = len(x) - held, train[1][-held:]
     best = max(RIDGE, key=lambda strength: accuracy(x[:kept], y[:kept], strength, x[kept:], held_labels))
     return accuracy(x, y, best, test, test_part[1])
-
-
-def choose(labels: Tensor, each: int, seed: int) -> Tensor:
-    """Return the places of ``each`` images of each class, ``(n)``, drawn under the seed."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
-    return torch.cat([order[labels[order] == kind][:each] for kind in range(int(labels.max()) + 1)])
 
 
 def few_labels(weights: dict[str, Tensor] | None, data: dict[str, Part], seed: int, epochs: int) -> float:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from experiments import ROOT
 from experiments.frame.tasks import Context
-from experiments.hgkd.evaluate import RATES, Part, choose, ridge
-from experiments.workloads.classify import fit, top1
+from experiments.hgkd.evaluate import RATES, Part, ridge
+from experiments.workloads.classify import choose, fit, top1
 from experiments.workloads.detect import train_detector
 from experiments.workloads.images import flip_and_shift
 

@@ -70,6 +70,12 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return torch.cat(right).float().mean().item() * 100
 
 
+def choose(labels: Tensor, each: int, seed: int) -> Tensor:
+    """Return the places of ``each`` images of each class, ``(n)``, drawn under the seed."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1000 + seed))
+    return torch.cat([order[labels[order] == kind][:each] for kind in range(int(labels.max()) + 1)])
+
+
 def count(model: nn.Module) -> int:
     """Number of weights."""
     return sum(parameter.numel() for parameter in model.parameters())
