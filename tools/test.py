@@ -34,7 +34,7 @@ def main() -> None:
         launch.enable_views(cfg)
     runner = launch.build_runner(cfg)
     if args.out:
-        runner.register_hook(launch.DumpPredictions(args.out))
+        runner.register_hook(launch.DumpPredictions(args.out, cfg.get('default_scope')))
     runner.test()
 
 

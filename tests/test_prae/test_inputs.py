@@ -5,15 +5,21 @@ import json
 import os
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.evaluation.metrics import DumpDetResults
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import PolygonMasks
+from mmengine.structures import InstanceData
 
 from mmplugins.prae.files.coco import read_ground_truth, read_results, write_results
 from mmplugins.prae.files.inputs import read_detections
 from mmplugins.prae.files.voc import read_voc_ground_truth, read_voc_results, write_voc_results
+from mmplugins.prae.fusion.masks import as_bitmap
+from mmplugins.utils.running.launch import DumpPredictions
 
 
 @pytest.fixture
@@ -85,6 +91,29 @@ def test_pickle_with_masks(gt, scene, tmp_path):
     assert set(table.mask[0]) == {'size', 'counts'}
     write_results(table, gt.dataset, tmp_path / 'x.json')
     assert read_results(tmp_path / 'x.json', gt.dataset).mask[0] == table.mask[0]
+
+
+def test_pickle_of_our_tool_with_masks(gt, scene, tmp_path):
+    data_samples = []
+    for sample in samples_of(scene[2][0], 2):
+        found = sample['pred_instances']
+        masks = torch.zeros(len(found['scores']), 300, 400, dtype=torch.bool)
+        masks[:, 10:20] = True
+        polygon = PolygonMasks([[np.array([0.0, 0, 5, 0, 5, 5])]], 300, 400)  # with_mask=True
+        data_samples.append(
+            DetDataSample(
+                metainfo=dict(img_id=sample['img_id'], ori_shape=(300, 400)),
+                gt_instances=InstanceData(bboxes=torch.zeros(1, 4), masks=polygon),
+                ignored_instances=InstanceData(bboxes=torch.zeros(1, 4), masks=polygon),
+                pred_instances=InstanceData(**found, masks=masks),
+            )
+        )
+    hook = DumpPredictions(str(tmp_path / 'x.pkl'), 'mmdet')
+    hook.after_test_iter(None, 0, outputs=data_samples)
+    hook.after_test_epoch(SimpleNamespace(test_dataloader=SimpleNamespace(dataset=data_samples)))
+    table = read_detections(tmp_path / 'x.pkl', gt.dataset)
+    equal(replace(table, mask=None), scene[2][0].select(scene[2][0].image < 2))
+    assert as_bitmap(table.mask[0]).sum() == 10 * 400
 
 
 class Evil:

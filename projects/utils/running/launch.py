@@ -9,9 +9,8 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS
+from mmengine.registry import METRICS, RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..cpu_products import FasterCPUProductsHook
@@ -172,17 +171,21 @@ def put_fsdp_on_cpu(strategy: ConfigDict) -> None:
 
 
 class DumpPredictions(Hook):
-    """Write all predictions of a test run to a pickle file, as mmengine's ``DumpResults`` does.
+    """Write all predictions of a test run to a pickle file, as the host's own ``tools/test.py`` does.
+
+    mmdet's has no ground truth, whose masks cannot be read without mmdet, and masks are run-length encoded.
 
     A hook, because evaluators that hold one metric per dataset (mmdet's ``MultiDatasetsEvaluator``) never call
     a metric that is appended to their list.
 
     Args:
         path: Output file, ``.pkl`` or ``.pickle``.
+        scope: ``default_scope`` of the config.
     """
 
-    def __init__(self, path: str) -> None:
-        self.metric = DumpResults(out_file_path=path)
+    def __init__(self, path: str, scope: str | None = None) -> None:
+        kind = 'mmdet.DumpDetResults' if scope == 'mmdet' else 'mmengine.DumpResults'
+        self.metric = METRICS.build(dict(type=kind, out_file_path=path))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep the predictions of one batch."""
