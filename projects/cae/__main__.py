@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs; each sets ``run`` to the function that does the job."""
     parser = argparse.ArgumentParser(prog='python -m mmplugins.cae', description=__doc__)
     verbs = parser.add_subparsers(dest='verb', required=True)
-    text = 'checkpoint of CAE, of timm, transformers and others -> ours, or ours -> theirs'
+    text = 'checkpoint of CAE, timm, BEiT of transformers and others -> ours, or ours -> theirs'
     verb = verbs.add_parser('convert', help=text, description=text)
     convert.add_arguments(verb, ('ours', 'authors', 'authors-old', 'timm', 'hf'))
     verb.set_defaults(run=convert.run_convert)
