@@ -128,6 +128,7 @@ class Environment:
         """Run a command in this environment; return its exit status and output."""
         done = subprocess.run(
             command,
+            cwd=self.folder,  # not the checkout, whose egg-info Python would take for what is installed
             env={**self.env, **env},
             text=True,
             stdout=subprocess.PIPE,

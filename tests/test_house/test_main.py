@@ -158,7 +158,20 @@ def test_a_missing_extra_is_no_fault(sick):
     code, output = sick.python('-m', 'mmplugins', 'doctor')
     assert code == 0
     assert 'the extra prae lacks ensemble-boxes' in output
-    assert "pip install 'mmplugins[prae]'" in output
+    assert "pip install 'ensemble-boxes<2,>=1.0.9'" in output
+    assert 'the extra docs' not in output  # it is of no plugin
+
+
+def test_no_second_build_of_spconv_is_recommended(sick):
+    _, output = sick.python('-m', 'mmplugins', 'doctor')
+    assert 'the extra hgkd lacks spconv' in output and 'the extra hgkd-cu126 lacks spconv-cu126' in output
+    for build in ('spconv', 'spconv-cu126'):
+        sick.add(build, '2.3.8')
+        code, output = sick.python('-m', 'mmplugins', 'doctor')
+        assert code == 0
+        assert "the extra hgkd lacks mlxtend.\n  pip install 'mlxtend<0.24,>=0.23.4'\n" in output
+        assert 'hgkd-cu' not in output
+        shutil.rmtree(next(sick.site.glob('spconv*.dist-info')))
 
 
 def test_samples_are_written_where_nothing_is(tmp_path, capsys):

@@ -9,7 +9,7 @@ from . import Problem, cuda, distributions, imports
 from .distributions import HOSTS, version
 
 # Extras that bring no part of one plugin; empty: what all need.
-NO_PLUGIN = {'', 'mminstall', 'tests', 'dev'}
+NO_PLUGIN = {'', 'mminstall', 'tests', 'dev', 'docs'}
 
 
 def shared_files() -> Path:
@@ -44,7 +44,7 @@ def wrong() -> list[Problem]:
 
 
 def partial() -> list[Problem]:
-    """Return what pip was cut off in."""
+    """Return what is installed only in part."""
     return [
         Problem(
             f'{name} {number} is installed only in part: pip was cut off',
@@ -94,12 +94,17 @@ def absent() -> list[Problem]:
         for name in imports.HOSTS
         if name not in imports.installed(imports.HOSTS)
     ]
-    lacking: dict[str, list[str]] = {}
+    spconv = distributions.installed_spconvs()
+    lacking: dict[str, list] = {}
     for extra, requirement in requirements():
-        if extra not in NO_PLUGIN and not version(requirement.name):
-            lacking.setdefault(extra, []).append(requirement.name)
-    for extra, names in lacking.items():
-        found.append(Problem(f'the extra {extra} lacks {", ".join(names)}', f"pip install 'mmplugins[{extra}]'"))
+        # One build of spconv is enough, and a second would overwrite it.
+        if extra not in NO_PLUGIN and not version(requirement.name) and not (spconv and 'spconv' in requirement.name):
+            lacking.setdefault(extra, []).append(requirement)
+    for extra, missing in lacking.items():
+        names = ', '.join(requirement.name for requirement in missing)
+        # Not the extra itself: of hgkd it would bring the CPU build beside one for CUDA.
+        cure = ' '.join(f"'{requirement.name}{requirement.specifier}'" for requirement in missing)
+        found.append(Problem(f'the extra {extra} lacks {names}', f'pip install {cure}'))
     return found
 
 
