@@ -127,6 +127,18 @@ def test_a_folder_like_cub_trains_predicts_and_draws(checkpoint, folders, birds,
 
 
 @pytest.mark.slow
+def test_a_network_that_gives_no_numbers_is_not_exported(tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1).sum(1, keepdim=True) * torch.nan
+
+    pytest.importorskip('onnxruntime')
+    with pytest.raises(RuntimeError, match='differs from torch by nan'):
+        predict.export(Broken().eval(), torch.rand(3, 1, 4, 4), tmp_path / 'broken.onnx')
+    assert not (tmp_path / 'broken.onnx').exists()
+
+
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(checkpoint, folders, tmp_path, capsys):
     support, query = folders
     given = ['--query', str(query)]

@@ -108,3 +108,9 @@ class TestNetwork:
             for found, expected in zip(run(path, (images,)), zip(*alone, strict=True), strict=True):
                 expected = torch.cat(expected).detach().numpy()
                 assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-2
+
+    def test_a_network_that_gives_no_numbers_is_not_exported(self, model, tmp_path):
+        model.bbox_head.reg_branches[-1][-1].bias.data.fill_(torch.nan)
+        with pytest.raises(ValueError, match='differs from the model by nan'):
+            export_onnx(model, tmp_path / 'network.onnx', (128, 192))
+        assert not (tmp_path / 'network.onnx').exists()
