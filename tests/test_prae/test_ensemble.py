@@ -1,4 +1,4 @@
-"""EnsembleDetector, test-time views and the fit metric, on two detectors with random weights."""
+"""EnsembleDetector on two detectors with random weights."""
 
 import numpy as np
 import pytest
@@ -10,25 +10,8 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 
-from mmplugins.prae import (
-    Calibration,
-    Dataset,
-    Detections,
-    GroundTruth,
-    PRAEFitMetric,
-    PRAEFusion,
-    PRAETTAModel,
-    fit,
-    fit_config,
-    fuse,
-    fuse_config,
-    load,
-    save,
-)
-from mmplugins.prae.files.coco import read_ground_truth
-from mmplugins.prae.instances import joined
+from mmplugins.prae import Calibration, Detections, PRAEFitMetric, fuse, fuse_config, load, save
 
 MEMBERS = ('fcos', 'retinanet')
 
@@ -267,98 +250,6 @@ def test_fit_metric_learns_what_the_members_know(build, repo, tmp_path):
     assert known == [{'red blood cell', 'platelets'}, {'white blood cell', 'platelets'}]
 
 
-@pytest.fixture
-def fit_metric(repo, tmp_path):
-    """Return a function that fits on objects of the samples, some of them moved, and returns what it prints."""
-    ann = repo / 'tests/data/bccd/annotations/all_val.json'
-    gt = read_ground_truth(ann)
-
-    def run(score=lambda x: x, extra=(), classes=gt.dataset.classes):
-        metric = PRAEFitMetric(str(ann), str(tmp_path / 'calib.json'))
-        metric.dataset_meta = dict(classes=classes)
-        rng = np.random.default_rng(0)
-        for place, image_id in enumerate(gt.dataset.image_ids):
-            mine = gt.image == place
-            boxes = gt.box[mine] + rng.integers(0, 2, (mine.sum(), 1)) * 40
-            pred = [*zip(boxes, score(rng.random(len(boxes))), gt.category[mine], strict=True), *extra]
-            columns = [torch.tensor(np.array(column)) for column in zip(*pred, strict=True)]
-            pred = dict(zip(('bboxes', 'scores', 'labels'), columns, strict=True))
-            metric.process({}, [dict(img_id=image_id, pred_instances=pred)])
-        return metric.evaluate(len(gt.dataset)), (tmp_path / 'calib.json').read_text()
-
-    return run
-
-
-def test_fit_metric_leaves_out_what_is_no_box(fit_metric):
-    bad = [([0, 0, 9, 9], np.nan, 0), ([0, 0, np.inf, 9], 0.9, 0), ([5, 5, 5, 9], 0.9, 0)]
-    assert fit_metric(extra=bad) == fit_metric()
-
-
-def test_fit_metric_has_no_error_of_logits_before(fit_metric):
-    chances, logits = fit_metric()[0], fit_metric(score=lambda x: np.log(x / (1 - x)))[0]
-    assert chances.pop('prae/detector_ece') > 0
-    assert logits == chances
-
-
-def test_fit_metric_refuses_classes_in_another_order_than_labels(fit_metric):
-    with pytest.raises(ValueError, match='mmdet numbers labels in the order of the file'):
-        fit_metric(classes=('platelets', 'white blood cell', 'red blood cell'))
-    with pytest.raises(ValueError, match='unknown class dog'):
-        fit_metric(classes=('dog',))
-
-
-def test_masks_are_kept_by_nms_and_vote_in_wbf():
-    bitmap = torch.zeros(2, 4, 6, dtype=torch.bool)
-    bitmap[0, 0], bitmap[1, 1] = True, True
-    view = InstanceData(bboxes=torch.tensor([[0.0, 0, 9, 9], [20, 20, 40, 40]]), scores=torch.tensor([0.3, 0.6]),
-                        labels=torch.tensor([0, 0]), masks=bitmap)  # fmt: skip
-    bare = InstanceData(bboxes=view.bboxes, scores=view.scores + 0.1, labels=view.labels)
-    calib = Calibration.identity('ab', ['x'])
-    for head in ('nms', 'wbf'):
-        out = PRAEFusion(head=head, with_masks=True)([[view], [view]], calib, [(4, 6)])[0]
-        assert out.masks.tolist() == bitmap.flip(0).tolist()
-        assert out.scores.tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
-    # A member without masks: Mask R-CNN beside FCOS, as in the authors' README.
-    assert PRAEFusion(with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.any((1, 2)).all()
-    assert PRAEFusion(head='nms', with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.shape == (2, 4, 6)
-    assert not PRAEFusion(head='nms', with_masks=True)([[bare], [view]], calib, [(4, 6)])[0].masks.any()
-    assert 'masks' not in PRAEFusion()([[view], [view]], calib, [(4, 6)])[0]
-    assert PRAEFusion(with_masks=True)([[view[:0]], [view[:0]]], calib, [(4, 6)])[0].masks.shape == (0, 4, 6)
-
-
-@pytest.mark.parametrize('head', ['wbf', 'nms'])
-def test_boxes_of_mmrotate_go_in_and_come_out(head):
-    structures = pytest.importorskip('mmrotate.structures.bbox')
-    box = torch.tensor([[50.0, 40, 30, 10, 0.3], [90, 90, 20, 20, 0.1]])
-    scores, labels = torch.tensor([0.8, 0.4]), torch.tensor([0, 1])
-    view = InstanceData(bboxes=structures.RotatedBoxes(box), scores=scores, labels=labels)
-    calib = Calibration.identity('ab', ['x', 'y'])
-    out = PRAEFusion(head=head)([[view], [view]], calib, [(100, 100)])[0]
-    assert isinstance(out.bboxes, structures.RotatedBoxes)
-    torch.testing.assert_close(out.bboxes.tensor, box)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_comes_out_in_float32(dtype):
-    view = InstanceData(bboxes=torch.tensor([[1001.0, 0, 1009, 9]]).to(dtype), scores=torch.tensor([0.5], dtype=dtype),
-                        labels=torch.tensor([0]))  # fmt: skip
-    out = PRAEFusion()([[view], [view]], Calibration.identity('ab', ['x']), [(2000, 2000)])[0]
-    assert out.bboxes.dtype == out.scores.dtype == torch.float32
-    torch.testing.assert_close(out.bboxes, view.bboxes.float())
-
-
-def test_settings_travel_with_the_calibration():
-    tables = {name: Detections.make([0, 1], [0, 0], [0.9, 0.3], [[0, 0, 9, 9]] * 2) for name in 'ab'}
-    flags = np.zeros(2, dtype=bool)
-    data = Dataset((0, 1), ('', ''), np.zeros((2, 2)), ('x',), (1,))
-    gt = GroundTruth(data, np.array([0, 1]), np.zeros(2, dtype=int), tables['a'].box, flags, flags)
-    official = fit(tables, gt, fit_config('official'))
-    assert official.cfg.preset == 'official'
-    assert PRAEFusion().config(official) == fuse_config('official')
-    assert PRAEFusion(iou_thr=0.6).config(official) == fuse_config('official', iou_thr=0.6)
-    assert PRAEFusion(preset='robust').config(official) == fuse_config('robust')
-
-
 def test_a_wrong_checkpoint_is_an_error(build, repo, checkpoints, tmp_path):
     model = build()
     model.checkpoints[0] = str(checkpoints / 'retinanet.pth')
@@ -388,53 +279,9 @@ def test_mmdets_init_detector_and_inference_detector(repo, checkpoints, tmp_path
     torch.testing.assert_close(from_array.bboxes, from_file.bboxes)
 
 
-def views_of(num=3) -> list[DetDataSample]:
-    samples = []
-    for flip in (False, True):
-        box = torch.tensor([[10.0, 10, 30, 40], [60, 20, 90, 50]])
-        if flip:
-            box = torch.stack([100 - box[:, 2], box[:, 1], 100 - box[:, 0], box[:, 3]], dim=1)
-        meta = dict(ori_shape=(80, 100), flip=flip, flip_direction='horizontal')
-        sample = DetDataSample(metainfo=meta)
-        sample.pred_instances = InstanceData(bboxes=box, scores=torch.tensor([0.8, 0.4]), labels=torch.tensor([0, 1]))
-        samples.append(sample)
-    return samples
-
-
-def test_views_are_mirrored_back_and_fused():
-    model = PRAETTAModel(fusion=dict(head='wbf'), module=dict(type='EnsembleDetector', detectors=[]) and TinyModule())
-    merged = model.merge_preds([views_of()])[0].pred_instances
-    torch.testing.assert_close(merged.bboxes, torch.tensor([[10.0, 10, 30, 40], [60, 20, 90, 50]]))
-    torch.testing.assert_close(merged.scores, torch.tensor([0.8, 0.4]))
-
-
-def test_views_unfused_say_whose_boxes_they_are():
-    merged = PRAETTAModel(module=TinyModule()).merge_preds([views_of()])[0].pred_instances
-    assert merged.detector.tolist() == [0, 0, 1, 1]
-
-
-def test_views_need_as_many_curves(tmp_path):
-    save(Calibration.identity(['v0', 'v1', 'v2'], ['x', 'y']), tmp_path / 'calib.json')
-    model = PRAETTAModel(calibration=str(tmp_path / 'calib.json'), fusion={}, module=TinyModule())
-    with pytest.raises(ValueError, match='2 views, but the calibration has curves for'):
-        model.merge_preds([views_of()])
-
-
-class TinyModule(torch.nn.Module):
-    """What BaseTTAModel asks of a model."""
-
-    def test_step(self, data):
-        return data
-
-
 def test_coco_metric_takes_fused_boxes(build, repo):
     metric = CocoMetric(ann_file=str(repo / 'tests/data/bccd/annotations/all_val.json'), format_only=False)
     model = build()
     metric.dataset_meta = model.dataset_meta
     metric.process({}, [sample.to_dict() for sample in model.test_step(batch(repo))])
     assert 'bbox_mAP' in metric.compute_metrics(metric.results)
-
-
-def test_joined_keeps_every_box():
-    view = InstanceData(bboxes=torch.zeros(3, 4), scores=torch.zeros(3), labels=torch.zeros(3, dtype=torch.long))
-    assert len(joined([view, view[:0], view])) == 6
