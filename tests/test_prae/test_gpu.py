@@ -55,7 +55,8 @@ def test_half_precision_is_finite(parity, device, configs, losses):
 @pytest.mark.parametrize('sequential', [False, True])
 def test_boxes_of_an_ensemble_are_those_of_the_cpu(device, configs, batch, sequential):
     detectors = [dict(name=name, config=str(path)) for name, path in zip(MEMBERS, configs, strict=True)]
-    model = MODELS.build(dict(type='EnsembleDetector', detectors=detectors, fusion={}, sequential_gpu=sequential))
+    options = dict(share_inputs=True, sequential_gpu=sequential)  # the images are made up
+    model = MODELS.build(dict(type='EnsembleDetector', detectors=detectors, fusion={}, **options))
     model.load_state_dict(model.state_dict())  # it has weights, and asks for no files
     model.eval()
     expected, found = (model.to(place).test_step(batch()) for place in ('cpu', device))
