@@ -203,7 +203,8 @@ def ensemble_arms() -> dict[str, Callable]:
         )
         for name in names
     ]
-    model = MODELS.build(dict(type='EnsembleDetector', detectors=detectors, fusion=dict(type='PRAEFusion'))).eval()
+    cfg = dict(type='EnsembleDetector', detectors=detectors, fusion=dict(type='PRAEFusion'), share_inputs=True)
+    model = MODELS.build(cfg).eval()
     meta = dict(ori_shape=(240, 320), img_shape=(192, 256), scale_factor=(0.8, 0.8), batch_input_shape=(192, 256))
     picture = torch.randint(0, 255, (3, 192, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
