@@ -38,6 +38,7 @@ rcnn = [
 ]
 model = dict(
     type='O2DETRCascade',
+    backbone=dict(init_cfg=None),  # its weights come with `load_from`
     num_proposals=500,
     finetune_base=False,
     roi_head=dict(

@@ -45,7 +45,7 @@ class CAERegressorNeck(CAENeck):
         decoder_depth: Self-attention blocks of the decoder; 0 for CAE v2.
         num_heads: Heads of both; the authors' code has 12 for each size.
         mlp_ratio: Hidden width of the FFN, as a multiple of ``R``.
-        layer_scale_init_value: Start value of LayerScale; None: none.
+        layer_scale_init_value: Start value of LayerScale; None: without it.
         drop_path_rate: Of the last block of each stack; grows linearly from 0.
         rescale_init: See :class:`CAEViT`; for both stacks.
         drop_rate: Dropout after projections and in the FFN.
