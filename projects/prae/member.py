@@ -21,6 +21,8 @@ def read_config(config: str | dict) -> Config:
         cfg = get_config(config) if '::' in config else Config.fromfile(config)
     if 'model' not in cfg:
         raise ValueError(f'{config} has no model')
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the runner does
     return cfg
 
 

@@ -332,6 +332,13 @@ class TestErrors:
         plain = dict(type='ResNet', depth=options['depth'], out_indices=(0, 1))  # the same weights, and no option
         assert export.LIBRARIES[layout](plain, weights)
 
+    def test_weights_that_give_no_numbers(self):
+        plain = dict(type='ResNet', depth=18)
+        weights = MODELS.build(dict(plain)).state_dict()
+        weights['conv1.weight'].fill_(torch.nan)
+        with pytest.raises(ValueError, match='relative difference of the features nan'):
+            export.LIBRARIES['torchvision'](plain, weights)
+
     @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
     def test_broken_file(self, pretrained, tmp_path, capsys, content):
         pretrained()

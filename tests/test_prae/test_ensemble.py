@@ -179,6 +179,13 @@ def test_members_without_a_pipeline_cannot_read_images(repo):
     MODELS.build({**ensemble, 'share_inputs': True})
 
 
+def test_a_data_preprocessor_beside_the_model_is_the_members(repo):
+    cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py').to_dict()
+    cfg['data_preprocessor'] = {**cfg['model'].pop('data_preprocessor'), 'mean': [1.0, 2.0, 3.0]}
+    ensemble = MODELS.build(dict(type='EnsembleDetector', detectors=[dict(name='a', config=cfg)]))
+    assert ensemble.members[0].data_preprocessor.mean.flatten().tolist() == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize('kind', ['ConcatDataset', 'NotRegistered'])
 def test_members_whose_test_data_have_no_classes_need_them(repo, kind):
     cfg = Config.fromfile(repo / 'configs/prae/fcos_r18-w16_1xb8-12e_bccd.py').to_dict()
