@@ -31,7 +31,7 @@ def test_rank_correlation_is_scipys():
 @pytest.mark.slow
 def test_approximation_of_attention(repo):
     """On features of real images: direction of errors and ranks, against softmax attention over correlations."""
-    found = measure(repo / 'tests/data/clothing10/val', 48, limit=2)[EXACT[0]]
+    found = measure(repo / 'tests/data/clothing10/val', 48, limit=2, seed=0)[EXACT[0]]
     assert found['error']['agg'] < found['error']['mean token'] < 1
     assert found['rank'] > 0.6
 
