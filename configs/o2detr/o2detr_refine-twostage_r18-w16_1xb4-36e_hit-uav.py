@@ -99,7 +99,9 @@ train_dataloader = dict(
         ann_file='train/labelTxt/',
         data_prefix=dict(img_path='train/images/'),
         img_suffix='jpg',
-        diff_thr=0,  # difficult objects, tiny or cut, are not counted in the evaluation and background in training; 100: as others
+        # Difficult objects, tiny or cut, are not counted in the evaluation, and background in training. With 100, the
+        # default, they are objects as others are.
+        diff_thr=0,
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline))
 val_dataloader = dict(
@@ -124,7 +126,8 @@ val_evaluator = dict(type='DOTAMetric', metric='mAP', iou_thrs=[0.5, 0.75], eval
 test_evaluator = val_evaluator
 
 max_epochs = 36
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=18)  # DOTAMetric starts processes, which takes longer than the images
+# DOTAMetric starts processes, which takes longer than the images.
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=18)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

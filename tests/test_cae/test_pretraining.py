@@ -154,6 +154,7 @@ def test_ddp_need_not_look_for_unused_parameters(small_model, small_batch, alone
     images, samples = small_batch()
     for _ in range(2):  # the second step fails if a parameter of the first got no gradient
         total(model(images, samples, mode='loss')).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 VIT = dict(

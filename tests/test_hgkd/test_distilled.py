@@ -222,7 +222,8 @@ class TestOptions:
 
     def test_a_teacher_of_many_channels(self):
         model = make(channels=6)
-        fit(model, timm.create_model('vit_tiny_patch16_224', depth=2, embed_dim=48, in_chans=6))
+        hook = fit(model, timm.create_model('vit_tiny_patch16_224', depth=2, embed_dim=48, in_chans=6))
+        assert hook.provider.maps(torch.randn(1, 6, 224, 224))[0].shape == (1, 48, 14, 14)
 
     def test_patches_of_14_by_one_switch(self):
         """timm's DINOv2, made for 518 pixels: with ``resize_input=True`` its grid is that of 16 pixels."""

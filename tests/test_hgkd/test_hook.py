@@ -260,6 +260,7 @@ class TestResume:
     def test_a_checkpoint_to_start_from_may_have_had_any_teacher(self, make_runner, tmp_path):
         make_runner(epochs=1).train()
         make_runner(hook=dict(target_norm='l2'), work='next', load_from=str(tmp_path / 'work/epoch_1.pth')).train()
+        assert (tmp_path / 'next/epoch_1.pth').is_file()
 
     def test_a_teacher_in_the_checkpoint_is_an_error(self, make_runner):
         hook = GenerativeDistillHook(dict(TEACHER))
@@ -275,6 +276,7 @@ class TestMisfit:
     def test_grid_can_be_mended_by_resizing(self, make_runner):
         runner = make_runner(student=dict(stride=8), hook=dict(resize_input=True), epochs=1)
         runner.train()
+        assert 0 < runner.message_hub.get_scalar('train/loss').current() < float('inf')
 
     def test_channels(self, make_runner):
         with pytest.raises(ValueError, match='32 channels.*predicts 48.*out_channels'):
