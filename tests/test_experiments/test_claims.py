@@ -36,6 +36,7 @@ def test_found_pairs_seeds(found):
     assert found.cost() == {'photos': {'ours': 1.0, 'theirs': 1.0}}
     assert found.seconds() == 360
     assert found.origin() == dict(date='2026-01-01 to 2026-01-03', machine='m')
+    assert Found({Job('photos', 'ours', 0): dict(ap=1.0)}).origin() == {}  # of an older result
 
 
 def test_entry_has_every_value_and_follows_the_rule(entry):

@@ -95,9 +95,11 @@ class Found:
         return sum(found['seconds'] for found in self.every())
 
     def origin(self) -> dict[str, str]:
-        """Dates and machines of the jobs, which several runs may have done."""
-        dates = sorted({found['date'] for found in self.every()})
-        machines = sorted({found['machine'] for found in self.every()})
+        """Dates and machines of the jobs, which several runs may have done; nothing if none of them says it."""
+        known = [found for found in self.every() if 'date' in found]  # older results do not
+        if not known:
+            return {}
+        dates, machines = (sorted({found[key] for found in known}) for key in ('date', 'machine'))
         return dict(date=' to '.join(dict.fromkeys((dates[0], dates[-1]))), machine='; '.join(machines))
 
     def cost(self) -> dict[str, dict[str, float]]:
