@@ -98,3 +98,21 @@ def test_a_claim_for_which_nothing_was_run_keeps_its_older_entry_if_there_is_one
     assert keep_older([half], earlier)[0]['older'] == '2026-01-02'
     # The date is that of the first record, however often others are run.
     assert keep_older(new, dict(date='2026-02-02', claims=keep_older(new, earlier)))[1]['older'] == '2026-01-02'
+
+
+def test_a_record_is_extended_where_nothing_of_its_run_is_left(start, folders):
+    """As on another machine: what the record has of single jobs counts, whatever seeds are asked for."""
+    start('--out', folders / 'out')
+    (folders / 'small/number').write_text('7')  # what is run again would show it
+    start('--out', folders / 'out', '--work-dir', folders / 'other', '--extend', '--only', 'task/ours', '--seeds', 4, 3)
+    (claim,) = json.loads((folders / 'out/claims.json').read_text())['claims']
+    ours, theirs = (arm['values'] for arm in claim['arms'])
+    assert ours == {'0': 2.0, '1': 2.1, '3': 8.3, '4': 8.4} and theirs == {'0': 1.0, '1': 1.1}
+    assert claim['judged'][0]['values'] == {'0': 1.0, '1': 1.0}
+
+
+def test_whoever_repeats_a_claim_runs_it(start, folders):
+    start('--out', folders / 'out')
+    (folders / 'small/number').write_text('7')
+    start('--out', folders / 'out', '--work-dir', folders / 'other')
+    assert means(folders / 'out') == [8.05, 7.05]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
@@ -137,7 +138,11 @@ def after_looks(claim: Claim, earlier: Sequence[dict]) -> Claim:
 
     def looked(comparison: Comparison) -> Comparison:
         entry, values = judged.get((claim.text, comparison.name, comparison.metric)), rounded_values(comparison.values)
-        if entry is None or not entry['values'].items() <= values.items():
+        # Not equal: a difference of rounded values is another one in its last digit.
+        if entry is None or not all(
+            seed in values and math.isclose(value, values[seed], rel_tol=1e-4)
+            for seed, value in entry['values'].items()
+        ):
             return comparison
         looks = [*entry.get('looks', ())]
         if entry['verdict'] == UNDECIDED and 1 < entry['n'] < len(values):

@@ -13,8 +13,9 @@ from experiments import ROOT
 from experiments.frame.claims import Claim, Found, after_looks, to_json
 from experiments.frame.figure import draw_claims
 from experiments.frame.origin import command_of, cores, origin
+from experiments.frame.record import read_jobs, restore, write_jobs
 from experiments.frame.report import verdict_lines
-from experiments.frame.tasks import Context, Task, jobs_of, minutes_of, run_all, slug, within
+from experiments.frame.tasks import Context, Task, in_order, jobs_of, minutes_of, run_all, slug, within
 from mmplugins.utils.atomic import write_text
 
 
@@ -63,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
         '--out',
         type=Path,
         help='default: projects/<plugin>/results; with --data or --quick the work dir',
+    )
+    parser.add_argument(
+        '--extend', action='store_true', help='what the record has of single jobs counts: only what it lacks is run'
     )
     parser.add_argument('--quick', action='store_true', help='the least that shows that it runs; numbers mean nothing')
     return parser
@@ -114,10 +118,15 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     if unknown := set(args.only or ()) - names:
         raise SystemExit(f'there is no {", ".join(sorted(unknown))}; there are {", ".join(sorted(names))}')
     only = args.only and [each for name in args.only for each in experiment.tiers.get(name, (name,))]
+    jobs_file = out / 'jobs.json'
+    recorded = read_jobs(jobs_file) if args.extend else {}
+    restore(recorded, work)
     if args.budget is not None:
         most = within(args.budget, tasks, work, args.processes, args.seeds, only)
-    jobs = jobs_of(tasks, args.seeds, most, only)
-    jobs += [job for job in jobs_of(tasks, args.seeds) if job not in jobs and job.done(work)]
+    known = {(name, arm) for name, task in tasks.items() for arm in task.arms}
+    jobs = {*jobs_of(tasks, args.seeds, most, only)}
+    jobs |= {job for job in jobs_of(tasks, args.seeds) if job.done(work)}
+    jobs = in_order(jobs | {job for job in recorded if (job.task, job.arm) in known}, tasks)
     minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
     cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'
     print(f'{len(jobs)} jobs, {done} of them done before{cost}', flush=True)
@@ -125,7 +134,9 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if experiment.prepare:
         experiment.prepare(context)
-    found = Found(run_all(jobs, tasks, context, args.processes))
+    results = run_all(jobs, tasks, context, args.processes)
+    write_jobs(results, jobs_file)
+    found = Found(results)
     # Of the whole experiment, also of jobs that an earlier run finished.
     seconds = max(time.time() - start, found.seconds() / args.processes)
     path = out / 'claims.json'

@@ -81,6 +81,10 @@ class Job:
         """Whether an earlier run has finished it."""
         return (self.folder(work) / RESULT).is_file()
 
+    def restored(self, work: Path) -> bool:
+        """Whether all that is known of it is its result, and no file that another arm could start from."""
+        return [file.name for file in self.folder(work).glob('*')] == [RESULT]
+
 
 def slug(name: str) -> str:
     """Return a name as a folder: ``'CAE v2, both'`` becomes ``'CAE-v2_both'``."""
@@ -114,6 +118,12 @@ def jobs_of(
         for arm in task.arms
         if only is None or {name, f'{name}/{arm}'} & set(only)
     ]
+
+
+def in_order(jobs: Iterable[Job], tasks: Mapping[str, Task]) -> list[Job]:
+    """Return jobs seed by seed, and of a seed as in the tables."""
+    arms = [(name, arm) for name, task in tasks.items() for arm in task.arms]
+    return sorted(jobs, key=lambda job: (job.seed, arms.index((job.task, job.arm))))
 
 
 def minutes_of(jobs: Iterable[Job], tasks: Mapping[str, Task], work: Path) -> float:
@@ -159,7 +169,13 @@ def run_job(job: Job, task: Task, context: Context) -> dict:
 
 
 def run_chain(chain: list[Job], tasks: Mapping[str, Task], context: Context) -> list[dict]:
-    """Run jobs one after another; what a worker process does."""
+    """Run jobs one after another; what a worker process does.
+
+    The first is run again if others start from its weights and a record has brought its result alone.
+    """
+    first, *others = chain
+    if first.restored(context.work) and not all(job.done(context.work) for job in others):
+        shutil.rmtree(first.folder(context.work))
     return [run_job(job, tasks[job.task], context) for job in chain]
 
 

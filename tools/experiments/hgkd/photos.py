@@ -218,15 +218,18 @@ def claims(found: Found) -> list[Claim]:
 
 
 def draw(found: Found, context: Context, folder: Path) -> None:
-    """Draw what the first seed of teacher, student and SparK make of photos, once they were run."""
-    if not found.results.get('photos', {}).keys() >= {STRONG, SPARK}:
+    """Draw what the first seed of teacher, student and SparK make of photos, once they were run here."""
+    arms = found.results.get('photos', {})
+    files = {
+        arm: Job('photos', arm, min(arms.get(arm, (0,)))).folder(context.work) / WEIGHTS for arm in (STRONG, SPARK)
+    }
+    if not all(file.is_file() for file in files.values()):
         return
     enter_host()
     taught, models = teacher(STRONG), {}
-    for arm in (STRONG, SPARK):
-        seed = min(found.results['photos'][arm])
-        models[arm] = student(taught if arm == STRONG else None, seed)
-        models[arm].load_state_dict(torch.load(Job('photos', arm, seed).folder(context.work) / WEIGHTS))
+    for arm, file in files.items():
+        models[arm] = student(taught if arm == STRONG else None, seed=0)
+        models[arm].load_state_dict(torch.load(file))
         models[arm].eval()
     images, _ = load_folder(Path(context.data) / 'val', SIDE, 1)
     pictures.draw(images[:6], taught, models[STRONG], models[SPARK], folder / 'features.jpg')
