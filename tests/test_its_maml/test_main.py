@@ -100,8 +100,14 @@ def test_sweep_runs_the_grid_once(config, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_seconds_of_a_training_that_was_killed_are_those_that_led_to_its_weights(config, tmp_path, monkeypatch):
-    """An update takes ten seconds; the second is lost behind the checkpoint of the first, and done again."""
+@pytest.mark.parametrize('pretrained', [False, True])
+def test_seconds_of_a_training_that_was_killed_are_those_that_led_to_its_weights(
+    config, checkpoint, pretrained, tmp_path, monkeypatch
+):
+    """An update takes ten seconds; the second is lost behind the checkpoint of the first, and done again.
+
+    Weights that a config starts from are not those that it goes on from.
+    """
     now, killed = [0.0], []
 
     def after_train_iter(self, runner, batch_idx, **kwargs):
@@ -115,6 +121,7 @@ def test_seconds_of_a_training_that_was_killed_are_those_that_led_to_its_weights
     monkeypatch.setattr(sweep.TrainingClock, 'after_train_iter', after_train_iter)
     cfg = Config.fromfile(config)
     cfg.default_hooks.checkpoint.interval = 1
+    cfg.load_from = str(checkpoint) if pretrained else None
     with pytest.raises(KeyboardInterrupt):
         sweep.run_arm(cfg, tmp_path / 'arm')
     assert sweep.run_arm(cfg, tmp_path / 'arm')['seconds'] == 20

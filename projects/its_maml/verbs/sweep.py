@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmplugins.utils.atomic import write_text
+from mmplugins.utils.running.runner import resume_newest
 
 from . import report
 from .evaluation import evaluate, inner, set_test
@@ -103,10 +104,10 @@ def run_arm(cfg: Config, folder: Path, **row) -> dict:
         return json.loads(file.read_text(encoding='utf-8'))
     cfg = deepcopy(cfg)
     cfg.work_dir = str(folder)
-    cfg.resume = find_latest_checkpoint(str(folder)) is not None
     clock = TrainingClock()
     runner = Runner.from_cfg(cfg)
     runner.register_hook(clock)
+    resume_newest(runner)
     runner.train()
     seconds = clock.seconds
     dataset, tasks = inner(cfg, 'train'), cfg.train_dataloader.batch_size * cfg.train_cfg.max_iters
