@@ -65,8 +65,11 @@ def test_seeds_added_to_what_was_undecided_are_judged_by_wider_intervals():
     (low, high), (wide_low, wide_high) = judge(0.1, 0.5, 0.9, 0.5, 0.5)[1]['interval'], again['interval']
     assert wide_low < low < high < wide_high
     assert verdict_table([second]).count('] (97.5 %)') == 1
+    # One arm was run again, on another machine; what is left of the record is rounded.
+    assert judge(0.1, 0.47, 0.92, 0.5, earlier=[first])[1]['looks'] == [3]
+    assert judge(0.1000004, 0.47, 0.92, 0.5, earlier=[first])[1]['looks'] == [3]
     # No looks: at other values, at one value, at what was decided.
-    assert judge(0.2, 0.5, 0.9, 0.5, earlier=[first])[1]['looks'] == []
+    assert judge(0.2, 0.4, 0.8, 0.5, earlier=[first])[1]['looks'] == []
     assert judge(0.1, 0.5, earlier=[judge(0.1)[0]])[1]['looks'] == []
     assert judge(0.1, 0.11, 0.9, earlier=[judge(0.1, 0.11)[0]])[1]['looks'] == []
 

@@ -126,23 +126,30 @@ def rounded_values(values: Mapping[int, float]) -> dict[str, float]:
     return {str(seed): rounded(value) for seed, value in values.items()}
 
 
+def is_extended(earlier: Mapping[str, float], values: Mapping[str, float]) -> bool:
+    """Whether values are those of an earlier record and more, by seed as text.
+
+    Some of them may have been found anew: an arm from whose weights another starts has other last digits on another
+    machine. If all differ it is another experiment, as of other code, and the earlier one was no look at it. Equal is
+    what differs in its last digit, for the values of a record are rounded.
+    """
+    return earlier.keys() <= values.keys() and any(
+        math.isclose(value, values[seed], rel_tol=1e-4) for seed, value in earlier.items()
+    )
+
+
 def after_looks(claim: Claim, earlier: Sequence[dict]) -> Claim:
     """Return a claim whose comparisons know at which numbers of values they were undecided before.
 
     Args:
         claim: As it follows from what was found.
-        earlier: The entries that `to_json` made of an earlier run. An entry with other values, as of other code, was
-            no look at these.
+        earlier: The entries that `to_json` made of an earlier run.
     """
     judged = {(one['claim'], each['name'], each['metric']): each for one in earlier for each in one['judged']}
 
     def looked(comparison: Comparison) -> Comparison:
         entry, values = judged.get((claim.text, comparison.name, comparison.metric)), rounded_values(comparison.values)
-        # Not equal: a difference of rounded values is another one in its last digit.
-        if entry is None or not all(
-            seed in values and math.isclose(value, values[seed], rel_tol=1e-4)
-            for seed, value in entry['values'].items()
-        ):
+        if entry is None or not is_extended(entry['values'], values):
             return comparison
         looks = [*entry.get('looks', ())]
         if entry['verdict'] == UNDECIDED and 1 < entry['n'] < len(values):
