@@ -1,6 +1,7 @@
 """Fixtures for all tests. Shared helpers are fixtures: other packages install a top-level package `tests`."""
 
 import functools
+import gc
 import importlib.util
 import os
 import random
@@ -23,6 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / 'tools'))
 # At each `_base_ = 'mmdet::...'` mmengine reads the host's whole model zoo: three quarters of the time of a config.
 config_utils.load = functools.cache(config_utils.load)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector leave alone what was imported: each data set of mmengine that is made starts it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

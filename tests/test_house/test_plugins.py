@@ -51,6 +51,7 @@ importlib.import_module('mmplugins.{plugin}')
 SHAPE = re.compile(r'\([A-Z][^()]*,[^()]*\)')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('plugin', PLUGINS)
 def test_imports_with_only_its_host(plugin, run):
     assert plugin in HOSTS, f'add the hosts of {plugin} to HOSTS in {Path(__file__).name}'
