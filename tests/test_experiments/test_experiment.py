@@ -79,7 +79,7 @@ def test_cost_alone(start):
 
 def test_chosen_arms_and_those_of_earlier_runs_count(start, folders, capsys):
     start('--only', 'cheap', '--out', folders / 'part')
-    assert means(folders / 'part') == [1.05] and 'UNDECIDED' in capsys.readouterr().out
+    assert json.loads((folders / 'part/claims.json').read_text())['claims'] == []  # nothing to compare it with
     start('--only', 'task/ours', '--out', folders / 'all')
     assert means(folders / 'all') == [2.05, 1.05] and '4 jobs, 2 of them done before' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='no task/others; there are cheap, task, task/ours, task/theirs'):

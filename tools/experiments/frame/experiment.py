@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 def keep_older(claims: list[dict], record: Mapping) -> list[dict]:
     """Return claims in which those that lack a value are as in an earlier record, with its date as ``older``.
 
-    A claim for which nothing was ever run is left out.
+    A claim of which nothing was ever compared is left out.
 
     Args:
         claims: As `claims.to_json` returns them.
@@ -88,7 +88,7 @@ def keep_older(claims: list[dict], record: Mapping) -> list[dict]:
             return claim
         if claim['claim'] in earlier:
             return earlier[claim['claim']]
-        return claim if any(arm['values'] for arm in claim['arms']) else None
+        return claim if any(one['values'] for one in claim['judged'] or claim['arms']) else None
 
     return [claim for claim in map(chosen, claims) if claim]
 
@@ -148,7 +148,8 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     record = origin(seconds, *experiment.packages) | found.origin()
     record |= dict(command=command_of(words), minutes=found.cost())
     write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
-    draw_claims(claims, out / 'claims.png')
+    if claims:
+        draw_claims(claims, out / 'claims.png')
     if experiment.pictures:
         experiment.pictures(found, context, out)
     print('\n'.join(verdict_lines(claims)))
