@@ -125,6 +125,7 @@ def claims_section(record: dict, data: str = '') -> str:
             rows = [
                 [a['name'], a['metric'], number(a['mean']), number(a['std'], 2), len(a.get('values') or ()) or '']
                 for a in claim['arms']
+                if a['mean'] is not None
             ]
             parts.append(markdown_table(('arm', 'metric', 'mean', 'std', 'n'), rows))
     return '\n\n'.join(parts)
