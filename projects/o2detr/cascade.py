@@ -2,14 +2,18 @@
 
 The abstract: "by fine-tuning the head mounted on O²DETR in a cascaded architecture". What that head is, is not public.
 Ours: the best boxes of a trained O²DETR are the proposals of rotated RoIAlign and S stages of two fully connected
-layers, each refining the boxes of the one before; rotated NMS, here only, because RoI heads answer many to one. A
-survey lists 12 more epochs, and maps of an FPN in one variant.
+layers, each refining the boxes of the one before; rotated NMS, here only, because RoI heads answer many to one. A score
+is the geometric mean of the base's and the RoI head's, as in probabilistic two-stage detection (arXiv 2103.07461): the
+base has compared its boxes with each other, the RoI head has looked at each alone. A survey lists 12 more epochs, and
+maps of an FPN in one variant.
 
 Shapes: ``B`` images, ``M`` queries, ``R`` proposals, ``D`` channels.
 """
 
 import torch
+from mmdet.models.layers import multiclass_nms
 from mmdet.structures import DetDataSample, OptSampleList, SampleList
+from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import ConfigType, InstanceList, OptConfigType
 from mmengine.structures import InstanceData
 from mmrotate.registry import MODELS
@@ -39,6 +43,8 @@ class O2DETRCascade(O2DETR):
         roi_head: Config of mmdet's ``CascadeRoIHead``, any number of stages, with ``RotatedSingleRoIExtractor`` and box
             heads of ``predict_box_type='rbox'``.
         num_proposals: ``R``; all ``M`` if there are fewer.
+        base_score_weight: Weight of the base's scores in the geometric mean, of 0 (those of the RoI head alone, as in
+            mmdet's Cascade R-CNN) to 1. Not in the paper: our decision, chosen on held-out training pictures.
         finetune_base: Whether the base network learns on, from its own losses and those of the RoI head. Without it the
             base has no gradients and stays in evaluation mode.
         roi_neck: Config of a neck on all maps of the backbone, e.g. ``mmdet.FPN``, whose maps the RoI head reads; None
@@ -51,7 +57,7 @@ class O2DETRCascade(O2DETR):
 
     Raises:
         ValueError: A stage differs from the base in its number of classes, does not predict rotated boxes, codes them
-            in OpenCV's convention, or has no training config.
+            in OpenCV's convention, or has no training config; or ``base_score_weight`` is not in [0, 1].
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class O2DETRCascade(O2DETR):
         neck: ConfigType,
         roi_head: ConfigType,
         num_proposals: int = 500,
+        base_score_weight: float = 0.5,
         finetune_base: bool = False,
         roi_neck: OptConfigType = None,
         train_cfg: OptConfigType = None,
@@ -74,7 +81,9 @@ class O2DETRCascade(O2DETR):
             )
         if 'rcnn' not in (test_cfg or {}):
             raise ValueError("test_cfg['rcnn'] is missing: score_thr, nms, max_per_img of the RoI head")
-        self.num_proposals = num_proposals
+        if not 0 <= base_score_weight <= 1:
+            raise ValueError(f'base_score_weight={base_score_weight}; from 0 (the RoI head alone) to 1')
+        self.num_proposals, self.base_score_weight = num_proposals, base_score_weight
         self.finetune_base = finetune_base
         self.roi_head = MODELS.build({**roi_head, 'train_cfg': stages, 'test_cfg': test_cfg['rcnn']})
         self.roi_neck = None if roi_neck is None else MODELS.build(roi_neck)
@@ -134,7 +143,8 @@ class O2DETRCascade(O2DETR):
 
         Returns:
             Arguments of the base's head, and for each image ``bboxes``, rotated boxes ``(R, 5)`` in pixels of the
-            input, ``scores`` and ``labels`` ``(R,)``, best first. Each query gives one proposal, of its best class.
+            input, ``scores`` and ``labels`` ``(R,)``, best first, and the scores of all classes, ``cls_scores``
+            ``(R, C)``. Each query gives one proposal, of its best class.
         """
         with torch.set_grad_enabled(self.finetune_base and torch.is_grad_enabled()):
             head_inputs = self.forward_transformer(base_maps, batch_data_samples)
@@ -142,10 +152,13 @@ class O2DETRCascade(O2DETR):
             logits, boxes = self.bbox_head(**head_inputs)
         proposals = []
         for logit, box, sample in zip(logits[-1].float(), boxes[-1], batch_data_samples, strict=True):
-            scores, labels = logit.sigmoid().max(-1)
+            cls_scores = logit.sigmoid()
+            scores, labels = cls_scores.max(-1)
             scores, best = scores.topk(min(self.num_proposals, len(scores)))
             found = RotatedBoxes(self.bbox_head.decode_boxes(box[best], sample.metainfo))
-            proposals.append(InstanceData(bboxes=found, scores=scores, labels=labels[best]))
+            proposals.append(
+                InstanceData(bboxes=found, scores=scores, labels=labels[best], cls_scores=cls_scores[best])
+            )
         return head_inputs, proposals
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -176,7 +189,7 @@ class O2DETRCascade(O2DETR):
         return new
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """Scores averaged over the stages, boxes of the last, rotated NMS.
+        """Scores averaged over the stages and with those of the base, boxes of the last stage, rotated NMS.
 
         Args:
             batch_inputs: ``(B, 3, H, W)``.
@@ -189,12 +202,25 @@ class O2DETRCascade(O2DETR):
         """
         base_maps, roi_maps = self.extract_feat(batch_inputs)
         _, proposals = self.forward_base(base_maps, batch_data_samples)
-        # Not rescaled by the host: its rotated boxes are wrong where width and height are scaled differently.
-        results = self.roi_head.predict(roi_maps, proposals, batch_data_samples, rescale=False)
-        for result, sample in zip(results, batch_data_samples, strict=True):
+        metas = [sample.metainfo for sample in batch_data_samples]
+        # Not rescaled by the host: its rotated boxes are wrong where width and height are scaled differently. Without a
+        # config of the test it returns every proposal, with the scores of all classes.
+        refined = self.roi_head.predict_bbox(roi_maps, metas, proposals, rcnn_test_cfg=None, rescale=False)
+        results = [self._detections(*pair) for pair in zip(refined, proposals, strict=True)]
+        for result, meta in zip(results, metas, strict=True):
             boxes = regularize(result.bboxes, self.bbox_head.angle_version)
-            result.bboxes = self.bbox_head.rescale_boxes(boxes, sample.metainfo) if rescale else boxes
+            result.bboxes = self.bbox_head.rescale_boxes(boxes, meta) if rescale else boxes
         return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _detections(self, refined: InstanceData, proposals: InstanceData) -> InstanceData:
+        """Detections of an image from its refined proposals, with the scores of both."""
+        cfg, weight = self.test_cfg['rcnn'], self.base_score_weight
+        scores = refined.scores.clone()  # the last class is background
+        scores[:, :-1] = scores[:, :-1] ** (1 - weight) * proposals.cls_scores**weight
+        boxes, labels = multiclass_nms(
+            get_box_tensor(refined.bboxes), scores, cfg['score_thr'], cfg['nms'], cfg['max_per_img'], box_dim=5
+        )
+        return InstanceData(bboxes=boxes[:, :5], scores=boxes[:, 5], labels=labels)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple:
         """Class scores ``(R, C + 1)`` and deltas of the last stage for each image, without post-processing."""

@@ -32,7 +32,7 @@ SLOW = {
     'its_maml/adml_conv4_5way-1to1_1xb4-15ki_cifar-fs',
     'its_maml/r-maml-trades_conv4_5way-1to1_1xb4-7500i_cifar-fs',
     'metr/metr_dino-r18_1xb4-10e_samples',
-    'o2detr/o2detr-cascade_r18-w16_1xb4-6e_hit-uav',
+    'o2detr/o2detr-cascade_r18-w16-fpn_1xb4-12e_hit-uav',
     'o2detr/o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav',
     'prae/prae_fcos-retinanet_bccd',
     'prompt_tuning_inversion/pti_tiny_1xb4_tinted-mnist',

@@ -120,6 +120,38 @@ def test_prediction_is_regular_and_free_of_overlaps(build_model, cascade_changes
         assert (rbbox_overlaps(boxes, boxes)[same] <= 0.1 + 1e-4).all()
 
 
+@pytest.mark.parametrize('weight', [0.0, 0.3, 1.0])
+def test_scores_are_the_geometric_mean_of_base_and_head(build_model, cascade_changes, prepared, weight):
+    """With nothing suppressed: of each proposal and class one detection."""
+    changes = cascade_changes()
+    changes['test_cfg.rcnn'] = dict(score_thr=0.0, nms=dict(type='nms_rotated', iou_threshold=1.1), max_per_img=1000)
+    model = build_model(base_score_weight=weight, **changes).eval()
+    inputs, samples = prepared(model)
+    base_maps, roi_maps = model.extract_feat(inputs)
+    _, proposals = model.forward_base(base_maps, samples)
+    alone = model.roi_head.predict_bbox(roi_maps, [x.metainfo for x in samples], proposals, rcnn_test_cfg=None)
+    for found, base, head in zip(model.predict(inputs, samples), proposals, alone, strict=True):
+        expected = base.cls_scores**weight * head.scores[:, :-1] ** (1 - weight)
+        assert torch.equal(base.cls_scores.max(1).values, base.scores) and len(found.pred_instances) == expected.numel()
+        scores = found.pred_instances.scores
+        assert torch.allclose(scores, expected.flatten().sort(descending=True).values, atol=1e-6)
+        for label in range(expected.shape[1]):
+            own = scores[found.pred_instances.labels == label]
+            assert torch.allclose(own, expected[:, label].sort(descending=True).values, atol=1e-6)
+
+
+def test_the_head_alone_detects_as_the_host(build_model, cascade_changes, prepared):
+    model = build_model(base_score_weight=0.0, **cascade_changes()).eval()
+    inputs, samples = prepared(model)
+    base_maps, roi_maps = model.extract_feat(inputs)
+    _, proposals = model.forward_base(base_maps, samples)
+    expected = model.roi_head.predict(roi_maps, proposals, samples, rescale=False)
+    for found, one in zip(model.predict(inputs, samples, rescale=False), expected, strict=True):
+        found = found.pred_instances
+        assert torch.equal(found.scores, one.scores) and torch.equal(found.labels, one.labels)
+        assert len(one) and (gaussian_kld(found.bboxes, one.bboxes).diagonal() < 1e-4).all()
+
+
 def test_loads_a_checkpoint_of_the_base(build_model, cascade_changes, prepared):
     base, cascade = build_model(), build_model(**cascade_changes())
     for p in base.parameters():
@@ -160,6 +192,7 @@ def test_forward_without_samples(build_model, cascade_changes):
         ('roi_head.bbox_head.0.bbox_coder.angle_version', 'oc', "stage 0 needs angle_version='le90'"),
         ('train_cfg.rcnn', None, 'one config for each of 2 stages'),
         ('test_cfg.rcnn', None, r"test_cfg\['rcnn'\] is missing"),
+        ('base_score_weight', 1.5, 'from 0'),
     ],
 )
 def test_wrong_configs(model_cfg, cascade_changes, key, value, message):

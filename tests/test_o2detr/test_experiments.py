@@ -12,9 +12,9 @@ from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.o2detr import aerial
 from experiments.o2detr.aerial import aerial_config
-from experiments.o2detr.arms import ARMS, arm_config
+from experiments.o2detr.arms import ARMS, ENCODERS, arm_config
 from experiments.o2detr.claims import KINDS, claims
-from experiments.o2detr.data import Painter
+from experiments.o2detr.data import Painter, make_data
 from experiments.o2detr.layers import EncoderCase
 from experiments.o2detr.measure import angle_errors
 from mmplugins.o2detr.verbs.diagnose import ROWS
@@ -82,13 +82,13 @@ def test_costs_of_a_layer_are_those_of_the_formula(dims):
     assert dense[0] == dense[1] and dense[2][1] < dense[0][1]
 
 
-SCORES = dict(dwsep=0.5, exchange=0.6, deformable=0.52, none=0.3, plain_l1=0.4, retinanet=0.4, cascade=0.7, longer=0.5)
-
+SCORES = dict(dwsep=0.5, exchange=0.6, plain_l1=0.4, retinanet=0.4, cascade=0.7, longer=0.5)
+ENCODED = dict(dwsep=0.5, deformable=0.52, none=0.3)
 
 AERIAL = dict(default=0.5, retinanet=0.4, base=0.3, deformable=0.3, cascade=0.6, longer=0.5, faster_rcnn=0.4)
 
 
-def found_with(aerial=(), **changes):
+def found_with(aerial=(), encode=(), alone_score=0.4, **changes):
     """Results of three seeds that differ by a little noise, of another size in each arm and row.
 
     Differences that are equal in all seeds would tell nothing of their spread.
@@ -100,11 +100,18 @@ def found_with(aerial=(), **changes):
             value = score + noise * (1 - place / 10)
             angles = dict(angle=9.0, angle_border=10 - 10 * value, border_boxes=7, found=0.9)
             results[Job('detect', arm, seed)] = dict(ap50=value, ap75=value, parameters=1.0, **angles)
+    for place, (arm, score) in enumerate({**ENCODED, **dict(encode)}.items()):
+        for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+            value = score + noise * (1 - place / 10)
+            results[Job('encode', arm, seed)] = dict(ap50=value, ap75=value, parameters=1.0)
     for place, (arm, score) in enumerate({**AERIAL, **aerial}.items()):
         for seed, noise in enumerate((-0.01, 0.0, 0.01)):
             values = [score + noise * (1 - place / 10 + row / 100) for row in range(len(ROWS))]
             rows = {row: dict(ap50=value, ap75=value) for row, value in zip(ROWS, values, strict=True)}
-            results[Job('aerial', arm, seed)] = dict(rows=rows, cpu_seconds=1.0, iterations=3060, parameters=1.0)
+            alone = {'as it is': dict(ap50=alone_score + noise / 2, ap75=alone_score + noise / 2)}
+            results[Job('aerial', arm, seed)] = dict(
+                rows=rows, alone=alone, cpu_seconds=1.0, iterations=3060, parameters=1.0
+            )
     return Found(results)
 
 
@@ -113,16 +120,26 @@ def verdicts(found):
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 11
+    assert verdicts(found_with()) == ['holds'] * 12
 
 
 @pytest.mark.parametrize(
     ('arm', 'score', 'claim'),
-    [('deformable', 0.7, 6), ('exchange', 0.4, 7), ('plain_l1', 0.9, 8), ('longer', 0.9, 9), ('retinanet', 0.9, 10)],
+    [('exchange', 0.4, 8), ('plain_l1', 0.9, 9), ('longer', 0.9, 10), ('retinanet', 0.9, 11)],
 )
 def test_a_claim_fails_where_its_direction_is_wrong(arm, score, claim):
     found = verdicts(found_with(**{arm: score}))
     assert found.pop(claim) == 'does not hold' and set(found) == {'holds'}
+
+
+@pytest.mark.parametrize(('arm', 'score'), [('deformable', 0.7), ('none', 0.6)])
+def test_the_claim_of_encoders_fails_where_its_direction_is_wrong(arm, score):
+    assert verdicts(found_with(encode={arm: score}))[7] == 'does not hold'
+
+
+def test_the_cascade_is_compared_with_its_head_alone():
+    found = verdicts(found_with(alone_score=0.7))
+    assert found.pop(6) == 'does not hold' and set(found) == {'holds'}
 
 
 @pytest.mark.parametrize(
@@ -136,13 +153,20 @@ def test_arms_that_were_not_run_are_undecided():
     results = {Job('aerial', 'default', seed): found_with().results['aerial']['default'][seed] for seed in range(3)}
     found = [to_json(claim) for claim in claims(Found(results))]
     # What the default shows by itself.
-    assert [claim['verdict'] for claim in found] == ['undecided'] * 3 + ['holds'] + ['undecided'] * 7
-    assert [any(arm['values'] for arm in claim['arms']) for claim in found[1:6]] == [True, True, True, False, True]
+    assert [claim['verdict'] for claim in found] == ['undecided'] * 3 + ['holds'] + ['undecided'] * 8
+    assert [any(arm['values'] for arm in claim['arms']) for claim in found[1:7]] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_aerial_arms_are_the_shipped_configs(tmp_path):
     cfgs = {arm: aerial_config(arm, 1, tmp_path, tmp_path / 'x.pth', quick=False) for arm in aerial.ARMS}
-    assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 6
+    assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 12
     assert {cfg.train_cfg.max_epochs for arm, cfg in cfgs.items() if 'start' not in aerial.ARMS[arm]} == {36}
     assert cfgs['base'].model.distinct_thr is None and 'distinct_thr' not in cfgs['default'].model
     losses = {arm: cfgs[arm].model.bbox_head.loss_cls.type for arm in ('default', 'base', 'deformable')}
@@ -152,14 +176,12 @@ def test_aerial_arms_are_the_shipped_configs(tmp_path):
 
 def test_arms_differ_in_what_they_say(tmp_path):
     cfgs = {
-        name: arm_config(name, tmp_path / 'data', tmp_path, 10, 0, tmp_path / 'x.pth' if 'start' in arm else None)
+        name: arm_config(arm, tmp_path / 'data', tmp_path, 10, 0, tmp_path / 'x.pth' if 'start' in arm else None)
         for name, arm in ARMS.items()
     }
     heads = {name: cfg.model.bbox_head.num_classes for name, cfg in cfgs.items()}
     assert set(heads.values()) == {1}
-    assert cfgs['none'].model.encoder == dict(type='none', embed_dims=64)
     assert cfgs['exchange'].model.encoder.layer_cfg.mixer_cfg.cross_level == 'adjacent'
-    assert cfgs['deformable'].model.encoder.type == 'deformable'
     assert cfgs['plain_l1'].model.bbox_head.loss_bbox.angle_l1 == 'plain'
     assert [cost.get('angle_l1') for cost in cfgs['plain_l1'].model.train_cfg.assigner.match_costs] == [
         None,
@@ -169,3 +191,20 @@ def test_arms_differ_in_what_they_say(tmp_path):
     assert 'angle_l1' not in cfgs['dwsep'].model.bbox_head.loss_bbox
     assert {str(cfg.load_from) for cfg in cfgs.values()} == {'None', str(tmp_path / 'x.pth')}
     assert [stage.num_classes for stage in cfgs['cascade'].model.roi_head.bbox_head] == [1, 1]
+
+
+def test_encoders_differ_in_nothing_else(tmp_path):
+    cfgs = {name: arm_config(arm, tmp_path / 'data', tmp_path, 10, 0, None) for name, arm in ENCODERS.items()}
+    encoders = {name: cfg.model.pop('encoder') for name, cfg in cfgs.items()}
+    assert {name: encoder.type for name, encoder in encoders.items()} == {name: name for name in ENCODERS}
+    assert encoders['dwsep'].num_layers == encoders['deformable'].num_layers == 4
+    assert cfgs['dwsep'].model == cfgs['none'].model == cfgs['deformable'].model
+
+
+def test_large_digits_are_longer_than_what_a_cell_sees(tmp_path, repo):
+    """67 pixels: 11 of the stem, then convolutions of 3x3 at strides 4 and three times 8."""
+    make_data(tmp_path, repo / 'tests/data/clothing10', 0.05, large=True)
+    lines = [line for path in tmp_path.glob('*/labelTxt/*.txt') for line in path.read_text().splitlines()]
+    corners = np.array([line.split()[:8] for line in lines], dtype=float).reshape(-1, 4, 2)
+    sides = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(1)
+    assert len(sides) > 30 and np.median(sides) > 67 and 36 * 1.6 - 1 < sides.min() and sides.max() < 52 * 2.4 + 1

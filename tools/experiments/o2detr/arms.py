@@ -21,31 +21,49 @@ PLAIN = {
         dict(type='GDCost', weight=2.0),
     ],
 }
+# One map, of stride 8 and from the first stage: a cell sees less than a large digit, so an encoder has to look on.
+ONE_MAP = {
+    **LIGHT,
+    'model.num_feature_levels': 1,
+    'model.backbone': dict(num_stages=1, strides=(2,), dilations=(1,), out_indices=(0,)),
+    'model.neck': dict(in_channels=[16], num_outs=1),
+    'model.decoder.layer_cfg.cross_attn_cfg.num_levels': 1,
+}
+ATTENTION = dict(
+    self_attn_cfg=dict(embed_dims=64, num_levels=1, dropout=0.0, batch_first=True),
+    ffn_cfg=dict(embed_dims=64, feedforward_channels=128, ffn_drop=0.0),
+)
 # Arm: config, what differs from it, the arm whose weights it starts from, learning rate.
 ARMS = dict(
     dwsep=dict(config=SMALL, changes=LIGHT),
     exchange=dict(config=SMALL, changes={**LIGHT, 'model.encoder.layer_cfg.mixer_cfg.cross_level': 'adjacent'}),
-    deformable=dict(config='rotated-deformable-detr_r18-w16_1xb4-36e_hit-uav.py', changes=LIGHT),
-    none=dict(config=SMALL, changes={**LIGHT, 'model.encoder': dict(_delete_=True, type='none', embed_dims=64)}),
     plain_l1=dict(config=SMALL, changes={**LIGHT, **PLAIN}),
     retinanet=dict(config='rotated-retinanet_r18-w16_1xb4-36e_hit-uav.py'),
-    cascade=dict(config='o2detr-cascade_r18-w16_1xb4-6e_hit-uav.py', changes=LIGHT, start='dwsep'),
+    cascade=dict(config='o2detr-cascade_r18-w16-fpn_1xb4-12e_hit-uav.py', changes=LIGHT, start='dwsep'),
     longer=dict(config=SMALL, changes=LIGHT, start='dwsep', lr=2e-4),
 )
+# Encoders, on large digits.
+ENCODERS = {
+    'dwsep': dict(config=SMALL, changes={**ONE_MAP, 'model.encoder.num_layers': 4}),
+    'deformable': dict(
+        config=SMALL,
+        changes={**ONE_MAP, 'model.encoder': dict(_delete_=True, type='deformable', num_layers=4, layer_cfg=ATTENTION)},
+    ),
+    'none': dict(config=SMALL, changes={**ONE_MAP, 'model.encoder': dict(_delete_=True, type='none', embed_dims=64)}),
+}
 
 
-def arm_config(name: str, data: Path, work_dir: Path, iters: int, seed: int, start: Path | None) -> Config:
+def arm_config(arm: dict, data: Path, work_dir: Path, iters: int, seed: int, start: Path | None) -> Config:
     """Config of a run.
 
     Args:
-        name: Of :data:`ARMS`.
+        arm: Of :data:`ARMS` or :data:`ENCODERS`.
         data: Folder of the digits.
         work_dir: Of the run.
         iters: Iterations.
         seed: Of weights and order of images.
         start: Checkpoint to start from, or None.
     """
-    arm = ARMS[name]
     cfg = Config.fromfile(CONFIGS / arm['config'])
     for key, value in arm.get('changes', {}).items():
         if isinstance(value, dict) and value.get('_delete_'):
@@ -82,5 +100,6 @@ def arm_config(name: str, data: Path, work_dir: Path, iters: int, seed: int, sta
     cfg.default_hooks.visualization.draw = False
     cfg.load_from = start and str(start)
     cfg.randomness = dict(seed=seed)
-    cfg.work_dir, cfg.experiment_name, cfg.log_level = str(work_dir), f'{name}_{seed}_{iters}', 'WARNING'
+    cfg.work_dir, cfg.log_level = str(work_dir), 'WARNING'
+    cfg.experiment_name = '_'.join(work_dir.parts[-3:])  # the loggers of mmengine are global
     return cfg

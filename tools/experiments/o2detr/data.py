@@ -3,7 +3,7 @@
 Scans: scikit-learn's ``load_digits`` (1,797 scans of 8x8 pixels, from UCI), cut to their ink, stretched 1.6 to 2.4
 times along one axis and turned by any angle. Backgrounds: the photos of ``tests/data/clothing10``. No scan and no photo
 is in both training and test. All digits are one class: telling turned digits apart takes longer than to find them,
-which the claims are about.
+which the claims are about. Large digits are twice as large, and one or two in an image.
 """
 
 from pathlib import Path
@@ -20,7 +20,8 @@ IMAGES = dict(train=600, val=150)
 class Painter:
     """Makes the images of one part from a seed."""
 
-    def __init__(self, part: str, photos: Path) -> None:
+    def __init__(self, part: str, photos: Path, large: bool = False) -> None:
+        self.short, self.numbers = ((36, 52), (1, 2)) if large else ((18, 26), (3, 5))
         digits = load_digits()
         order = np.random.default_rng(0).permutation(len(digits.images))
         cut = len(order) * 3 // 4
@@ -32,10 +33,10 @@ class Painter:
     def paint(self) -> tuple[np.ndarray, list[str]]:
         """Return a BGR image with at most five digits and its lines in DOTA's format."""
         image, boxes, lines = self.background(), [], []
-        for _ in range(self.rng.integers(3, 6)):
+        for _ in range(self.rng.integers(*self.numbers, endpoint=True)):
             number = self.chosen[self.rng.integers(len(self.chosen))]
             for _ in range(50):  # a free place; else the digit is left out
-                short = self.rng.uniform(18, 26)
+                short = self.rng.uniform(*self.short)
                 long = short * self.rng.uniform(1.6, 2.4)
                 place = ((*self.rng.uniform(8, SIZE - 8, 2),), (long, short), self.rng.uniform(0, 180))
                 corners = cv2.boxPoints(place)
@@ -74,20 +75,21 @@ class Painter:
         image += np.clip(alpha * 1.3, 0, 1) * (color - image)
 
 
-def make_data(folder: Path, photos: Path, scale: float = 1.0) -> None:
+def make_data(folder: Path, photos: Path, scale: float = 1.0, large: bool = False) -> None:
     """Write both parts in DOTA's layout; a part that is there stays.
 
     Args:
         folder: Gets ``{train,val}/{images,labelTxt}``.
         photos: With ``train/`` and ``val/``.
         scale: Factor of the numbers of images, for a smoke test.
+        large: Whether the digits are.
     """
     for part, count in IMAGES.items():
         if (folder / part / 'done').is_file():
             continue
         for kind in ('images', 'labelTxt'):
             (folder / part / kind).mkdir(parents=True, exist_ok=True)
-        painter = Painter(part, photos)
+        painter = Painter(part, photos, large)
         for number in range(max(8, round(count * scale))):
             image, lines = painter.paint()
             cv2.imwrite(str(folder / part / 'images' / f'{number:04d}.png'), image)
