@@ -52,7 +52,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=False)['state_dict']
 
 
-@pytest.mark.parametrize('kind', ['dino', 'deformable-detr'])
+@pytest.mark.parametrize('kind', ['dino', pytest.param('deformable-detr', marks=pytest.mark.slow)])
 def test_train_resume_and_infer(sample_cfg, kind, tmp_path, bccd):
     name = CONFIG.replace('dino', kind)
     runner = Runner.from_cfg(sample_cfg(name))
