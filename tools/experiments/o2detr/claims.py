@@ -127,7 +127,27 @@ def aerial_claims(found: Found) -> list[Claim]:
                 compare('default', 'retinanet', f'{plain}.ap50', 'AP50'),
                 compare('default', 'retinanet', f'{plain}.ap75', 'AP75', above=-0.01),
             ],
-            shown('default', 'retinanet', 'faster_rcnn'),
+            shown('default', 'retinanet'),
+        ),
+        Claim(
+            'O²DETR as it is shipped is better than Faster R-CNN, on aerial frames',
+            'abstract (its base); small experiment of ours',
+            f'{budget}: higher AP50 than Rotated Faster R-CNN with NMS, ours without; AP75 not lower',
+            [
+                compare('default', 'faster_rcnn', f'{plain}.ap50', 'AP50'),
+                compare('default', 'faster_rcnn', f'{plain}.ap75', 'AP75', above=-0.01),
+            ],
+            shown('default', 'faster_rcnn'),
+        ),
+        Claim(
+            'O²DETR with its cascade is better than Faster R-CNN, on aerial frames',
+            'abstract; small experiment of ours',
+            f'{budget} and twelve epochs of the cascade, in all less processor time: higher AP50, AP75 not lower',
+            [
+                compare('cascade', 'faster_rcnn', f'{plain}.ap50', 'AP50'),
+                compare('cascade', 'faster_rcnn', f'{plain}.ap75', 'AP75', above=-0.01),
+            ],
+            shown('cascade', 'faster_rcnn'),
         ),
         Claim(
             'What is ours in two stages, scores and L1 improves the base',
