@@ -32,9 +32,9 @@ SIZES = tuple((dims, side) for dims in (64, 256) for side in (256, 512, 1024))
 
 def prepare(context: Context) -> None:
     """Paint the images."""
-    for large in (False, True):
-        scale = 0.02 if context.quick else 1.0
-        make_data(context.work / ('large' if large else 'data'), ROOT / 'tests/data/clothing10', scale, large)
+    photos, scale = ROOT / 'tests/data/clothing10', 0.02 if context.quick else 1.0
+    make_data(context.work / 'data', photos, scale)
+    make_data(context.work / 'large', photos, scale, large=True)
 
 
 def detect(arm: str, seed: int, context: Context) -> dict:
@@ -54,7 +54,7 @@ def encode(arm: str, seed: int, context: Context) -> dict:
     iters = 3 if context.quick else ENCODER_ITERS
     runner = Runner.from_cfg(arm_config(ENCODERS[arm], context.work / 'large', context.folder, iters, seed, None))
     runner.train()
-    return dict(test(runner), parameters=count(runner.model) / 1e6)
+    return dict(**test(runner), parameters=count(runner.model) / 1e6)
 
 
 def costs(kind: str, seed: int, context: Context) -> dict:
