@@ -166,23 +166,3 @@ def test_autograd_keeps_the_input_the_centered_tokens_and_small_maps():
         SPSA(64)(x)
     large = {t.untyped_storage().data_ptr() for t in saved if t.numel() >= x.numel()}
     assert x.untyped_storage().data_ptr() in large and len(large) == 2
-
-
-@pytest.mark.slow
-def test_time_per_token():
-    """At 65,536 tokens at most 4 times that at 3,136 (attention: about 20); process time, best of several."""
-    import time
-
-    torch.set_num_threads(1)
-    layer, per_token = SPSA(64), {}
-    with torch.no_grad():
-        for side in (56, 256):
-            x = torch.randn(1, 64, side, side)
-            layer(x)
-            times = []
-            for _ in range(9):
-                start = time.process_time()
-                layer(x)
-                times.append(time.process_time() - start)
-            per_token[side] = min(times) / side**2
-    assert per_token[256] < 4 * per_token[56]

@@ -85,6 +85,11 @@ def build_layer(name: str, side: int, device: str, calls: int = 1) -> Callable[[
     return call
 
 
+def case_of(tokens: int) -> str:
+    """Return the name of the case of the layers."""
+    return f'layer, {tokens} tokens'
+
+
 def layer_cases(options: Options) -> Iterator[Case]:
     """Layers by number of tokens; attention up to 12,544."""
     repeats = 1 if options.quick else options.repeats or 15
@@ -102,7 +107,7 @@ def layer_cases(options: Options) -> Iterator[Case]:
         peaks = {}
         if side == 112:
             peaks = {name: (build_layer, (name, side, options.device), (name, 14, options.device)) for name in names}
-        yield Case(f'layer, {side**2} tokens', arms, GATE, timed=False, peaks=peaks, given=given)
+        yield Case(case_of(side**2), arms, GATE, timed=False, peaks=peaks, given=given)
 
 
 class Classifier(nn.Module):
@@ -176,8 +181,12 @@ def layer_bounds(measured: Measured) -> list[Bound]:
     layers = [case for case in measured if case.startswith('layer')]
     a_token = [measured[case][GATE]['traffic'] / int(case.split()[1]) for case in layers]
     found = [Bound('gate: bytes moved a token, most over fewest', max(a_token) / min(a_token), 1.1, 'counted: linear')]
+    if case_of(65536) in measured:
+        a_token = [measured[case_of(tokens)][GATE]['seconds'] / tokens for tokens in (65536, 3136)]
+        reason = 'the map leaves the cache, and its memory is new in each call; attention would take 20 times'
+        found.append(Bound('gate: time a token, 65,536 over 3,136', a_token[0] / a_token[1], 4, reason))
     pairs = 'attention multiplies each token with each, the gate each with one mean'
-    for case in [case for case in layers if case.startswith('layer, 12544')]:
+    for case in [case for case in layers if case == case_of(12544)]:
         times = ratio(measured, case, ATTENTION, GATE, 'seconds')
         found.append(Bound(f'{case}: time of attention over the gate', times, 100, pairs, '>='))
     for case in layers:
