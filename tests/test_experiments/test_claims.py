@@ -30,6 +30,15 @@ def entry(found):
     return to_json(Claim('Ours is better', 'abstract', 'above', judged, found.rows('photos', 'ap', 'AP')))
 
 
+def test_processor_time_is_compared_on_one_machine(found):
+    assert [row.values for row in found.time_over('photos', 'theirs')] == [{0: 1.0, 1: 1.0, 2: 1.0}]
+    found.results['photos']['ours'][0].update(machine='another')
+    found.results['photos']['ours'][1].update(cpu_seconds=90)
+    (row,) = found.time_over('photos', 'theirs', ('ours', 'theirs', 'not run'))
+    assert (row.name, row.values) == ('ours', {1: 1.5, 2: 1.0})
+    assert found.time_over('photos', 'not run') == []
+
+
 def test_found_pairs_seeds(found):
     assert found.values('photos', 'ours', 'inner.deep') == {0: -0.5, 1: -0.6, 2: -0.7}
     assert found.difference('photos', 'ours', 'theirs', 'ap') == pytest.approx({0: 0.1, 1: 0.08, 2: 0.12})

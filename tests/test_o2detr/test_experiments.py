@@ -166,15 +166,6 @@ def test_arms_that_were_not_run_are_undecided():
     assert shown == [True, True, False, True, True, False, True, False]
 
 
-def test_processor_time_is_compared_on_one_machine():
-    found = found_with()
-    for (arm, seconds), place in zip(dict(default=10.0, retinanet=12.0).items(), 'AB', strict=True):
-        for seed, job in found.results['aerial'][arm].items():
-            job.update(cpu_seconds=seconds, machine=place if seed else 'A')
-    rows = [row for claim in claims(found) for row in claim.shown if row.metric.startswith('processor time over')]
-    assert {row.name: row.values for row in rows if row.name in ('default', 'retinanet')} == dict(retinanet={0: 1.2})
-
-
 def test_aerial_arms_are_the_shipped_configs(tmp_path):
     cfgs = {arm: aerial_config(arm, 1, tmp_path, tmp_path / 'x.pth', quick=False) for arm in aerial.ARMS}
     assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 12

@@ -178,7 +178,7 @@ def pyramid_claim(found: Found, epochs: int) -> Claim:
         [
             *found.rows(task, 'ap50', metric),
             *found.rows(task, 'parameters', 'parameters'),
-            *found.rows(task, 'cpu_seconds', 'processor seconds of training'),
+            *found.time_over(task, FPN),
         ],
     )
 

@@ -78,6 +78,19 @@ class Found:
         """A number of several arms, default all."""
         return [self.row(task, arm, key, metric) for arm in arms or self.arms(task)]
 
+    def time_over(self, task: str, base: str, arms: Sequence[str] | None = None, key: str = 'cpu_seconds') -> list[Row]:
+        """Processor time of arms, default all, over that of another, of the seeds that one machine ran of both."""
+        jobs, rows = self.results.get(task, {}), []
+        for arm in arms or jobs:
+            pairs = {seed: (job, jobs.get(base, {}).get(seed)) for seed, job in jobs.get(arm, {}).items()}
+            values = {
+                seed: ours[key] / theirs[key]
+                for seed, (ours, theirs) in pairs.items()
+                if theirs and ours.get('machine') == theirs.get('machine')
+            }
+            rows.append(Row(arm, f'processor time over that of {base}, on the same machine', values))
+        return [row for row in rows if row.name != base and row.values]
+
     def difference(self, task: str, ours: str, theirs: str, key: str) -> Values:
         """Differences of two arms, paired over the seeds that both have."""
         return minus(self.values(task, ours, key), self.values(task, theirs, key))

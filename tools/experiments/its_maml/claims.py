@@ -36,7 +36,6 @@ METRICS = {
     'pgd10': 'accuracy under PGD-10, %',
     'id_pca90': 'dimension (PCA, 90 %) of clean features, one list of images',
     'id_noise': 'dimension (PCA, 90 %) of what the attack adds, mean over tasks',
-    'training_seconds': 'processor seconds of training',
 }
 FEW_POINTS = 3.0  # how much robustness may be lost, in points: "little" in the abstract
 BOTH = ('omniglot', 'digits')
@@ -120,7 +119,10 @@ def claims(found: Found) -> list[Claim]:
                 for key, side in (('clean', dict(below=0)), ('pgd10', dict(above=0)))
                 for each in judged(key, LEARNERS[1::-1], LEARNERS[3:1:-1], **only, **side)
             ],
-            [row for key in ('clean', 'pgd10', 'training_seconds') for row in omniglot(key, MAML, PLAIN, *LEARNERS)],
+            [
+                *(row for key in ('clean', 'pgd10') for row in omniglot(key, MAML, PLAIN, *LEARNERS)),
+                *found.time_over('omniglot', MAML, (PLAIN, *LEARNERS), 'training_seconds'),
+            ],
         ),
         Claim(
             'The adversarial term makes robust, before anything else',
@@ -170,9 +172,8 @@ def claims(found: Found) -> list[Claim]:
             'both accuracies of 5 shots above 1 shot with as many processor seconds of training, Omniglot',
             [each for key in ('clean', 'pgd10') for each in judged(key, (ITS, LONGER), data=('omniglot',))],
             [
-                row
-                for key in ('clean', 'pgd10', 'training_seconds')
-                for row in omniglot(key, PLAIN, LONGER, LONGEST, ITS)
+                *(row for key in ('clean', 'pgd10') for row in omniglot(key, PLAIN, LONGER, LONGEST, ITS)),
+                *found.time_over('omniglot', ITS, (PLAIN, LONGER, LONGEST), 'training_seconds'),
             ],
         ),
         Claim(

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from experiments import ROOT
 from experiments.frame import measure
-from experiments.frame.claims import Claim, Found, Row, minus
+from experiments.frame.claims import Claim, Found, minus
 from experiments.frame.experiment import Experiment
 from experiments.frame.tasks import Context, Task
 from experiments.frame.verdict import Comparison
@@ -97,19 +97,7 @@ def aerial_claims(found: Found) -> list[Claim]:
         texts = {f'{plain}.ap50': 'AP50', f'{suppressed}.ap50': 'AP50 with NMS', f'{plain}.ap75': 'AP75'}
         texts |= dict(iterations='iterations', parameters='million parameters')
         rows = [row for key, text in texts.items() for row in found.rows('aerial', key, text, arms)]
-        return [row for row in (*rows, *map(time_over_default, arms)) if row.values]
-
-    def time_over_default(arm: str) -> Row:
-        """Seeds that one machine trained of both: processor seconds of two machines do not compare."""
-        jobs = found.results.get('aerial', {})
-        pairs = {
-            seed: (job, jobs['default'][seed])
-            for seed, job in jobs.get(arm, {}).items()
-            if arm != 'default' and seed in jobs.get('default', {})
-        }
-        same = {seed: pair for seed, pair in pairs.items() if len({job.get('machine') for job in pair}) == 1}
-        values = {seed: ours['cpu_seconds'] / default['cpu_seconds'] for seed, (ours, default) in same.items()}
-        return Row(arm, 'processor time over that of the default, on the same machine', values)
+        return [row for row in (*rows, *found.time_over('aerial', 'default', arms)) if row.values]
 
     oracles = [
         row

@@ -156,7 +156,7 @@ def layout_claims(found: Found, layout: str) -> list[Claim]:
             SOURCE,
             f'the gate not more than {NEAR:g} points below MHSA, tokens added',
             [above(MHSA, by=-NEAR)],
-            found.rows('photos', 'cpu_seconds', 'processor seconds of training', arms),
+            found.time_over('photos', arm_of(layout, NONE), arms),
         ),
     ]
 
