@@ -111,6 +111,17 @@ def test_a_record_is_extended_where_nothing_of_its_run_is_left(start, folders):
     assert claim['judged'][0]['values'] == {'0': 1.0, '1': 1.0}
 
 
+def test_whoever_extends_a_record_is_told_of_which_commits_it_is(start, folders, capsys):
+    start('--out', folders / 'out')
+    path = folders / 'out/jobs.json'
+    jobs = json.loads(path.read_text())
+    jobs[0]['commit'] = 'abc1234'
+    del jobs[1]['commit'], jobs[2:]
+    path.write_text(json.dumps(jobs))
+    start('--out', folders / 'out', '--work-dir', folders / 'other', '--extend')
+    assert '2 jobs of the record count as they are, of commit abc1234, an unknown one' in capsys.readouterr().out
+
+
 def test_whoever_repeats_a_claim_runs_it(start, folders):
     start('--out', folders / 'out')
     (folders / 'small/number').write_text('7')

@@ -121,6 +121,9 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     jobs_file = out / 'jobs.json'
     recorded = read_jobs(jobs_file) if args.extend else {}
     restore(recorded, work)
+    if recorded:
+        commits = sorted({job.get('commit') or 'an unknown one' for job in recorded.values()})
+        print(f'{len(recorded)} jobs of the record count as they are, of commit {", ".join(commits)}')
     if args.budget is not None:
         most = within(args.budget, tasks, work, args.processes, args.seeds, only)
     known = {(name, arm) for name, task in tasks.items() for arm in task.arms}

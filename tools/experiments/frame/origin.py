@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,17 @@ PACKAGES = (
     'torch', 'onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmpretrain', 'onedl-mmrotate', 'mmcv',
     'mmengine', 'mmdet', 'mmpretrain', 'mmrotate', 'numpy', 'scipy',
 )  # fmt: skip
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout, with ``-dirty`` behind it if files differ; None outside of one."""
+    try:
+        call = subprocess.run(
+            ['git', '-C', str(ROOT), 'describe', '--always', '--exclude=*', '--dirty'], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return None
+    return call.stdout.strip() or None
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.frame.origin import machine, today
+from experiments.frame.origin import commit, machine, today
 from mmplugins.utils.atomic import write_text
 
 RESULT = 'result.json'
@@ -162,7 +162,8 @@ def run_job(job: Job, task: Task, context: Context) -> dict:
     torch.set_num_threads(1)
     start, cpu = time.time(), time.process_time()
     found = task.run(job.arm, job.seed, context)
-    found.update(seconds=time.time() - start, cpu_seconds=time.process_time() - cpu, date=today(), machine=machine())
+    found.update(seconds=time.time() - start, cpu_seconds=time.process_time() - cpu)
+    found.update(date=today(), machine=machine(), commit=commit())
     write_text(context.folder / RESULT, json.dumps(found, indent=1) + '\n')
     print(f'{job.task}, {job.arm}, seed {job.seed}: {found["seconds"]:.0f} s', flush=True)
     return found
