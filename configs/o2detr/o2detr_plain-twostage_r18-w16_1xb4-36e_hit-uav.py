@@ -3,6 +3,8 @@
 _base_ = './o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 model = dict(
     distinct_thr=None,
+    recompute_query_pos=False,
+    dn_cfg=None,
     bbox_head=dict(
         tokens_per_gt=1,
         loss_cls=dict(_delete_=True, type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),

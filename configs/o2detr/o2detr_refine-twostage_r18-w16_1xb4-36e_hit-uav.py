@@ -1,4 +1,4 @@
-# O²DETR, our default (distinct proposals of two stages, box refinement), quarter-width ResNet-18 from scratch, on aerial
+# O²DETR, our default (distinct proposals of two stages, box refinement, denoising), quarter-width ResNet-18 from scratch, on aerial
 # infrared crops (tests/data/hit_uav). Small: 1 process x 4 images, 36 epochs, 11 minutes of processor time. Every value here
 # is ours.
 _base_ = 'mmrotate::_base_/default_runtime.py'
@@ -9,6 +9,8 @@ model = dict(
     num_queries=60,  # a crop has up to 24 objects
     with_box_refine=True,
     as_two_stage=True,
+    recompute_query_pos=True,
+    dn_cfg=dict(label_noise_scale=0.5, box_noise_scale=1.0, group_cfg=dict(dynamic=True, num_dn_queries=50)),
     num_feature_levels=3,
     data_preprocessor=dict(
         type='mmdet.DetDataPreprocessor',

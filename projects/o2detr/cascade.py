@@ -150,6 +150,9 @@ class O2DETRCascade(O2DETR):
             head_inputs = self.forward_transformer(base_maps, batch_data_samples)
         with torch.no_grad():
             logits, boxes = self.bbox_head(**head_inputs)
+        if 'dn_meta' in head_inputs:  # queries made of true boxes propose nothing
+            first = head_inputs['dn_meta']['num_denoising_queries']
+            logits, boxes = logits[:, :, first:], boxes[:, :, first:]
         proposals = []
         for logit, box, sample in zip(logits[-1].float(), boxes[-1], batch_data_samples, strict=True):
             cls_scores = logit.sigmoid()

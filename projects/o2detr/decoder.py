@@ -8,6 +8,8 @@ the paper does not describe the decoder; a leaderboard lists the method as "defo
 Shapes: ``B`` images, ``M`` queries, ``N`` memory tokens, ``L`` levels, ``D`` channels.
 """
 
+from collections.abc import Callable
+
 import torch
 from mmdet.models.layers import DeformableDetrTransformerDecoder
 from torch import Tensor, nn
@@ -56,6 +58,7 @@ class O2DETRDecoder(DeformableDetrTransformerDecoder):
         level_start_index: Tensor,
         valid_ratios: Tensor,
         reg_branches: nn.ModuleList | None = None,
+        embed_boxes: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
@@ -71,6 +74,8 @@ class O2DETRDecoder(DeformableDetrTransformerDecoder):
             valid_ratios: ``(B, L, 2)``, width and height of the image in its padded batch.
             reg_branches: A box branch for each layer: each layer's boxes are the references of the next; None for the
                 same references in all.
+            embed_boxes: Gives the positions of queries, and their content, from boxes; None for ``query_pos`` in all
+                layers. The first layer has ``query_pos`` in any case.
             **kwargs: For the layers.
 
         Returns:
@@ -79,6 +84,8 @@ class O2DETRDecoder(DeformableDetrTransformerDecoder):
         """
         states, references = [], []
         for index, layer in enumerate(self.layers):
+            if index and embed_boxes is not None:
+                query_pos, _ = embed_boxes(reference_points)
             query = layer(
                 query,
                 query_pos=query_pos,

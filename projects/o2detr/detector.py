@@ -11,14 +11,15 @@ Shapes: ``B`` images, ``N`` memory tokens of ``L`` levels, ``M`` queries, ``D`` 
 import torch
 from mmdet.models.detectors import DeformableDETR
 from mmdet.models.layers import DeformableDetrTransformerEncoder, SinePositionalEncoding, inverse_sigmoid
-from mmdet.structures import DetDataSample, OptSampleList
-from mmdet.utils import ConfigType
+from mmdet.structures import DetDataSample, OptSampleList, SampleList
+from mmdet.utils import ConfigType, OptConfigType
 from mmengine.model import BaseModule
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
 from .angles import circular, refine_boxes
 from .decoder import O2DETRDecoder
+from .denoising import RotatedCdnQueryGenerator
 from .encoder import DepthwiseSeparableMixer, DWSepEncoder, NoEncoder
 from .head import O2DETRHead
 from .proposals import distinct_tokens
@@ -59,6 +60,10 @@ class O2DETR(DeformableDETR):
         distinct_thr: Of two stages. Of proposals that overlap more, see :func:`~.proposals.probabilistic_iou`, the
             worse comes last, and queries get the content of their tokens. None for the proposals of Deformable DETR:
             the best tokens, repeats among them, and queries made of boxes alone.
+        recompute_query_pos: Of two stages with refinement. Whether each layer embeds the position of a query anew, from
+            the box of the layer before, as in DINO; without, it is that of the first box, as in Deformable DETR.
+        dn_cfg: Of two stages. Arguments of :class:`~.denoising.RotatedCdnQueryGenerator`, but for those that the
+            detector knows; None for no denoising queries in training.
         num_feature_levels: ``L``, maps that the neck gives.
         *args: Of the host's ``DeformableDETR``.
         **kwargs: Of the host's ``DeformableDETR``: ``backbone``, ``neck``, ``positional_encoding``, ``train_cfg``,
@@ -66,11 +71,21 @@ class O2DETR(DeformableDETR):
 
     Raises:
         TypeError: The head is no :class:`O2DETRHead`.
-        ValueError: Encoder, decoder, head and positions differ in width, or the decoder's levels in number.
+        ValueError: Encoder, decoder, head and positions differ in width, or the decoder's levels in number; or
+            ``recompute_query_pos`` or ``dn_cfg`` without two stages and refinement.
     """
 
-    def __init__(self, *args, distinct_thr: float | None = 0.7, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        distinct_thr: float | None = 0.7,
+        recompute_query_pos: bool = False,
+        dn_cfg: OptConfigType = None,
+        **kwargs,
+    ) -> None:
         self.distinct_thr = distinct_thr
+        self.recompute_query_pos = recompute_query_pos
+        self.dn_cfg = dn_cfg
         super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
@@ -87,12 +102,23 @@ class O2DETR(DeformableDETR):
             self.pos_trans_norm = nn.LayerNorm(self.embed_dims * 2)
             if self.distinct_thr is not None:
                 self.content_norm = nn.LayerNorm(self.embed_dims)
+            if self.dn_cfg is not None:
+                self.dn_query_generator = RotatedCdnQueryGenerator(
+                    num_classes=self.bbox_head.num_classes,
+                    embed_dims=self.embed_dims,
+                    num_matching_queries=self.num_queries,
+                    **self.dn_cfg,
+                )
         else:
             # Content and position of each query.
             self.query_embedding = nn.Embedding(self.num_queries, self.embed_dims * 2)
             self.reference_points_fc = nn.Linear(self.embed_dims, 2)
 
     def _check(self) -> None:
+        wanted = dict(recompute_query_pos=self.recompute_query_pos, dn_cfg=self.dn_cfg is not None)
+        if any(wanted.values()) and not (self.as_two_stage and self.with_box_refine):
+            names = ' and '.join(name for name, want in wanted.items() if want)
+            raise ValueError(f'without as_two_stage=True and with_box_refine=True there are no boxes for {names}')
         if not isinstance(self.bbox_head, O2DETRHead):
             raise TypeError(f'bbox_head must be an O2DETRHead, not {type(self.bbox_head).__name__}')
         widths = dict(
@@ -138,6 +164,80 @@ class O2DETR(DeformableDETR):
             batch_data_samples = [DetDataSample(metainfo=dict(img_shape=(1, 1), batch_input_shape=(1, 1)))]
         return super().pre_transformer(mlvl_feats, batch_data_samples)
 
+    def forward_transformer(self, img_feats: tuple[Tensor, ...], batch_data_samples: OptSampleList = None) -> dict:
+        """As the host's; the true boxes reach the denoising queries.
+
+        Args:
+            img_feats: ``L`` maps ``(B, D, H_l, W_l)``.
+            batch_data_samples: With ``gt_instances`` where denoising queries are made.
+
+        Returns:
+            Arguments of the head.
+        """
+        encoder_inputs, decoder_inputs = self.pre_transformer(img_feats, batch_data_samples)
+        queries, head_inputs = self.pre_decoder(**self.forward_encoder(**encoder_inputs))
+        # Not where a cascade has frozen the decoder: its proposals would be made of true boxes.
+        if self.decoder.training and self.dn_cfg is not None and batch_data_samples is not None:
+            head_inputs['dn_meta'] = self.add_denoising_queries(queries, batch_data_samples)
+        return head_inputs | self.forward_decoder(**decoder_inputs, **queries)
+
+    def add_denoising_queries(self, queries: dict, batch_data_samples: SampleList) -> dict:
+        """Put denoising queries before the others.
+
+        Args:
+            queries: ``query``, ``query_pos`` ``(B, M, D)`` and ``reference_points`` ``(B, M, 5)``; they are replaced,
+                and ``self_attn_mask`` is added.
+            batch_data_samples: With ``gt_instances``.
+
+        Returns:
+            What their loss needs, see :class:`~.denoising.RotatedCdnQueryGenerator`.
+        """
+        gts = [self.bbox_head.prepare_gt(sample.gt_instances, sample.metainfo) for sample in batch_data_samples]
+        shapes = [sample.img_shape for sample in batch_data_samples]
+        labels, boxes, mask, dn_meta = self.dn_query_generator(gts, shapes, queries['query'].size(1))
+        query_pos, query = self.embed_boxes(boxes)
+        denoising = dict(query=query + labels, query_pos=query_pos, reference_points=boxes)
+        queries.update({key: torch.cat([value, queries[key]], dim=1) for key, value in denoising.items()})
+        queries['self_attn_mask'] = mask
+        return dn_meta
+
+    def embed_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return position and content ``(B, M, D)`` of queries that start from normalized boxes ``(B, M, 5)``."""
+        # The host's function takes logits, of any number of coordinates, and embeds each in num_pos_feats numbers.
+        embedded = self.get_proposal_pos_embed(inverse_sigmoid(circular(boxes)), num_pos_feats=self.embed_dims // 2)
+        return self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
+
+    def forward_decoder(
+        self,
+        memory: Tensor,
+        memory_mask: Tensor | None,
+        reference_points: Tensor,
+        self_attn_mask: Tensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """As the host's, with a mask of the queries.
+
+        Args:
+            memory: ``(B, N, D)``.
+            memory_mask: ``(B, N)``, True at padding, or None.
+            reference_points: ``(B, M, 2)`` or ``(B, M, 5)``.
+            self_attn_mask: ``(M, M)``, True where a query must not look at another, or None.
+            **kwargs: Of :meth:`O2DETRDecoder.forward`.
+
+        Returns:
+            ``hidden_states`` ``(K, B, M, D)`` and ``references``, of the first layer and after each.
+        """
+        states, references = self.decoder(
+            value=memory,
+            key_padding_mask=memory_mask,
+            reference_points=reference_points,
+            reg_branches=self.bbox_head.reg_branches if self.with_box_refine else None,
+            self_attn_mask=self_attn_mask,
+            embed_boxes=self.embed_boxes if self.recompute_query_pos else None,
+            **kwargs,
+        )
+        return dict(hidden_states=states, references=[reference_points, *references])
+
     def pre_decoder(self, memory: Tensor, memory_mask: Tensor | None, spatial_shapes: Tensor) -> tuple[dict, dict]:
         """Queries and their references.
 
@@ -164,9 +264,7 @@ class O2DETR(DeformableDETR):
             sides = image_sides(memory, memory_mask, spatial_shapes)
             best = distinct_tokens(objectness, boxes, sides, num, self.distinct_thr)
         chosen = boxes.gather(1, best[..., None].expand(-1, -1, 5)).detach()
-        # The host's function takes logits, of any number of coordinates, and embeds each in num_pos_feats numbers.
-        embedded = self.get_proposal_pos_embed(inverse_sigmoid(circular(chosen)), num_pos_feats=self.embed_dims // 2)
-        query_pos, query = self.pos_trans_norm(self.pos_trans_fc(embedded)).chunk(2, dim=-1)
+        query_pos, query = self.embed_boxes(chosen)
         if self.distinct_thr is not None:
             query = query + self.content_norm(tokens.gather(1, best[..., None].expand(-1, -1, self.embed_dims)))
         decoder_inputs = dict(query=query, query_pos=query_pos, memory=memory, reference_points=chosen)

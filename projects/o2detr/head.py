@@ -10,21 +10,16 @@ Shapes: ``B`` images, ``M`` queries, ``C`` classes, ``D`` channels, ``G`` true b
 import torch
 from mmcv.cnn import Linear
 from mmcv.ops import batched_nms
-from mmdet.models.dense_heads import DeformableDETRHead
-from mmdet.models.utils import multi_apply
-from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.structures import InstanceData
-from mmrotate.models.losses import GDLoss, RotatedIoULoss
 from mmrotate.registry import MODELS
 from torch import Tensor
 
 from .angles import MIN_SIZE, box_factors, check_angle_version, clamp_sides, refine_boxes, regularize, scale_boxes
-from .match_costs import assign_cheapest
-from .targets import prepare_gt, score_targets
+from .criterion import RotatedDETRLosses
 
 
 @MODELS.register_module()
-class O2DETRHead(DeformableDETRHead):
+class O2DETRHead(RotatedDETRLosses):
     """Focal classification, L1 and Gaussian loss of rotated boxes.
 
     Args:
@@ -116,126 +111,6 @@ class O2DETRHead(DeformableDETRHead):
             for branch, state, reference in zip(self.reg_branches, hidden_states, references, strict=False)
         ]
         return torch.stack(logits), torch.stack(boxes)
-
-    def loss_by_feat(
-        self,
-        all_layers_cls_scores: Tensor,
-        all_layers_bbox_preds: Tensor,
-        enc_cls_scores: Tensor | None,
-        enc_bbox_preds: Tensor | None,
-        batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
-        batch_gt_instances_ignore: OptInstanceList = None,
-    ) -> dict[str, Tensor]:
-        """Losses of all layers, after one look at the ground truth.
-
-        Args:
-            all_layers_cls_scores: ``(K, B, M, C)`` logits.
-            all_layers_bbox_preds: ``(K, B, M, 5)`` normalized boxes.
-            enc_cls_scores: ``(B, N, C)`` logits of the tokens of a two-stage detector, or None.
-            enc_bbox_preds: ``(B, N, 5)`` normalized boxes of the tokens, or None.
-            batch_gt_instances: ``bboxes`` ``(G, 5)`` in pixels, ``labels`` ``(G,)``; they are not changed.
-            batch_img_metas: With ``img_shape``.
-            batch_gt_instances_ignore: None.
-
-        Returns:
-            ``loss_cls``, ``loss_bbox``, ``loss_iou``, those of the other layers as ``d0.loss_cls``, and of the tokens
-            as ``enc_loss_cls``.
-
-        Raises:
-            ValueError: A label is not below ``num_classes``, or boxes are not rotated ones.
-        """
-        pairs = zip(batch_gt_instances, batch_img_metas, strict=True)
-        gts = [prepare_gt(gt, meta, self.num_classes, self.min_gt_size) for gt, meta in pairs]
-        losses = super().loss_by_feat(
-            all_layers_cls_scores.float(), all_layers_bbox_preds.float(), None, None, gts, batch_img_metas
-        )
-        if enc_cls_scores is not None:
-            # The host teaches the tokens where any object is, in the logit of the first class.
-            tokens = enc_cls_scores.float(), enc_bbox_preds.float()
-            found = self.loss_by_feat_single(*tokens, gts, batch_img_metas, self.tokens_per_gt)
-            losses.update(zip(('enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou'), found, strict=True))
-        return losses
-
-    def loss_by_feat_single(
-        self,
-        cls_scores: Tensor,
-        bbox_preds: Tensor,
-        batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
-        num_per_gt: int = 1,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of one decoder layer, or of the tokens.
-
-        Args:
-            cls_scores: ``(B, M, C)`` logits.
-            bbox_preds: ``(B, M, 5)`` normalized boxes.
-            batch_gt_instances: From :func:`~.targets.prepare_gt`.
-            batch_img_metas: With ``img_shape``.
-            num_per_gt: Predictions that each true box teaches; 1 for the assigner.
-
-        Returns:
-            Classification, L1 and Gaussian (or IoU) loss.
-        """
-        labels, positions, true_boxes = multi_apply(
-            self._get_targets_single,
-            cls_scores,
-            bbox_preds,
-            batch_gt_instances,
-            batch_img_metas,
-            num_per_gt=num_per_gt,
-        )
-        num_queries = bbox_preds.size(1)
-        matched = torch.cat([index + image * num_queries for image, index in enumerate(positions)])
-        pairs = bbox_preds.flatten(0, 1)[matched], torch.cat(true_boxes)
-        num_pos = reduce_mean(cls_scores.new_full((), len(matched))).clamp(min=1)  # stays on the device
-        loss_bbox = self.loss_bbox(*pairs, avg_factor=num_pos)
-
-        # The Gaussian loss is in pixels. In float32 the determinant of a thin slanted box is lost: at 1000 x 0.3 pixels
-        # it may be negative, and the loss is not a number.
-        dtype = torch.float64 if isinstance(self.loss_iou, GDLoss) else bbox_preds.dtype
-        factors = torch.stack([box_factors(meta['img_shape'], bbox_preds) for meta in batch_img_metas])
-        factors = factors.repeat_interleave(num_queries, dim=0)[matched]
-        pred_boxes, true_boxes = (clamp_sides(boxes.to(dtype) * factors, MIN_SIZE) for boxes in pairs)
-        if isinstance(self.loss_iou, RotatedIoULoss) and not pred_boxes.is_cuda:
-            raise RuntimeError('RotatedIoULoss has no CPU code in mmcv: train on CUDA or use GDLoss')
-        if len(true_boxes):
-            loss_iou = self.loss_iou(pred_boxes, true_boxes, avg_factor=num_pos).to(loss_bbox.dtype)
-        else:
-            loss_iou = bbox_preds.sum() * 0
-
-        cls_targets = score_targets(self.loss_cls, torch.cat(labels), matched, pred_boxes, true_boxes, self.num_classes)
-        cls_factor = num_pos if self.sync_cls_avg_factor else max(len(matched), 1)
-        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), cls_targets, avg_factor=cls_factor)
-        return loss_cls, loss_bbox, loss_iou
-
-    def _get_targets_single(
-        self, cls_score: Tensor, bbox_pred: Tensor, gt_instances: InstanceData, img_meta: dict, num_per_gt: int = 1
-    ) -> tuple[Tensor, ...]:
-        """Match the queries of one image; as the host's, with rotated boxes.
-
-        Args:
-            cls_score: ``(M, C)`` logits.
-            bbox_pred: ``(M, 5)`` normalized boxes.
-            gt_instances: From :func:`~.targets.prepare_gt`.
-            img_meta: With ``img_shape``.
-            num_per_gt: See :meth:`loss_by_feat_single`.
-
-        Returns:
-            Labels ``(M,)``, ``num_classes`` for none, positions of the matched queries ``(Q,)``, and the normalized
-            boxes ``(Q, 5)`` that they are matched to.
-        """
-        factors = box_factors(img_meta['img_shape'], bbox_pred)
-        pred_instances = InstanceData(scores=cls_score, bboxes=bbox_pred * factors)
-        if num_per_gt == 1:
-            assigned = self.assigner.assign(pred_instances, gt_instances, img_meta).gt_inds
-        else:
-            assigned = assign_cheapest(self.assigner.match_costs, pred_instances, gt_instances, img_meta, num_per_gt)
-        positions = (assigned > 0).nonzero().squeeze(1)
-        matched = assigned[positions] - 1
-        labels = assigned.new_full((len(bbox_pred),), self.num_classes)
-        labels[positions] = gt_instances.labels[matched]
-        return labels, positions, gt_instances.bboxes[matched] / factors
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True

@@ -93,7 +93,7 @@ MAY_WAIT = {
     'o2detr': {
         'train': {
             'o2detr/encoder.py forward': 1,
-            'o2detr/head.py _get_targets_single': 16,
+            'o2detr/criterion.py _get_targets_single': 16,
             'o2detr/targets.py prepare_gt': 2,  # a label out of range would be an assertion on the device
         },
         'test': {'o2detr/encoder.py forward': 1},

@@ -66,6 +66,23 @@ def test_finetuned_base_learns_too(build_model, cascade_changes, prepared):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize('finetune_base', [False, True])
+def test_queries_made_of_true_boxes_propose_nothing(build_model, cascade_changes, prepared, finetune_base):
+    groups = dict(dynamic=True, num_dn_queries=10)
+    changes = dict(with_box_refine=True, as_two_stage=True, dn_cfg=dict(group_cfg=groups))
+    model = build_model(**cascade_changes(finetune_base=finetune_base, **changes)).train()
+    inputs, samples = prepared(model)
+    maps, _ = model.extract_feat(inputs)
+    head_inputs, proposals = model.forward_base(maps, samples)
+    assert ('dn_meta' in head_inputs) == finetune_base
+    # A base that learns learns from them too.
+    assert ('dn_loss_cls' in model.loss(inputs, samples)) == finetune_base
+    model.dn_cfg = None
+    for found, expected in zip(proposals, model.forward_base(maps, samples)[1], strict=True):
+        assert torch.allclose(found.scores, expected.scores, rtol=1e-4)
+        assert torch.allclose(found.bboxes.tensor, expected.bboxes.tensor, rtol=1e-3, atol=1e-3)
+
+
 def test_learning_rates_of_the_docstring(build_model, cascade_changes):
     model = build_model(**cascade_changes(finetune_base=True, fpn=True))
     keys = {'roi_head': dict(lr_mult=10), 'roi_neck': dict(lr_mult=10)}

@@ -19,6 +19,12 @@ VARIANTS = {
     'refine': dict(with_box_refine=True),
     'two_stage': dict(as_two_stage=True),
     'refine_two_stage': dict(with_box_refine=True, as_two_stage=True),
+    'denoising': dict(
+        with_box_refine=True,
+        as_two_stage=True,
+        recompute_query_pos=True,
+        dn_cfg=dict(group_cfg=dict(dynamic=True, num_dn_queries=10)),
+    ),
     'plain_two_stage': dict(as_two_stage=True, distinct_thr=None, **{'bbox_head.tokens_per_gt': 1}),
 }
 variants = pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
@@ -37,6 +43,8 @@ def test_losses_and_gradients(build_model, make_batch, encoder, changes):
     expected = {'loss_cls', 'loss_bbox', 'loss_iou', 'd0.loss_cls', 'd0.loss_bbox', 'd0.loss_iou'}
     if changes.get('as_two_stage'):
         expected |= {'enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou'}
+    if 'dn_cfg' in changes:
+        expected |= {f'{layer}dn_loss_{name}' for layer in ('', 'd0.') for name in ('cls', 'bbox', 'iou')}
     assert set(losses) == expected
     sum(losses.values()).backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -87,6 +95,39 @@ def test_any_number_of_boxes(build_model, make_batch, changes, boxes):
     model = build_model(**changes).train()
     losses = model.loss(*prepared(model, make_batch(boxes=boxes)))
     assert all(value.isfinite() for value in losses.values())
+
+
+def test_denoising_queries_change_nothing_that_is_matched(build_model, make_batch):
+    """Nothing leaks from true boxes, and all parameters learn where no image of the batch has boxes."""
+    model = build_model(**VARIANTS['denoising']).train()
+    inputs, samples = prepared(model, make_batch())
+    with_queries = model.loss(inputs, samples)
+    model.dn_cfg = None
+    without = model.loss(inputs, samples)
+    assert all(torch.allclose(with_queries[name], value, rtol=1e-4) for name, value in without.items())
+    assert set(with_queries) - set(without) == {
+        f'{layer}dn_loss_{name}' for layer in ('', 'd0.') for name in ('cls', 'bbox', 'iou')
+    }
+    model.dn_cfg = VARIANTS['denoising']['dn_cfg']
+    sum(model.loss(*prepared(model, make_batch(boxes=(0, 0)))).values()).backward()
+    assert model.dn_query_generator.label_embedding.weight.grad is not None  # or DDP would wait for it
+
+
+def test_positions_are_those_of_the_box_of_the_layer_before(build_model, make_batch):
+    model = build_model(with_box_refine=True, as_two_stage=True, recompute_query_pos=True).eval()
+    asked = []
+    embed = model.embed_boxes
+    model.embed_boxes = lambda boxes: asked.append(boxes) or embed(boxes)
+    inputs, samples = prepared(model, make_batch())
+    references = model.forward_transformer(model.extract_feat(inputs), samples)['references']
+    assert [torch.equal(*pair) for pair in zip(asked, references[:2], strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize('stage', [dict(as_two_stage=True), dict(with_box_refine=True), {}])
+@pytest.mark.parametrize('option', [dict(recompute_query_pos=True), dict(dn_cfg={})])
+def test_boxes_that_a_detector_has_not_are_refused(build_model, stage, option):
+    with pytest.raises(ValueError, match=f'there are no boxes for {next(iter(option))}'):
+        build_model(**stage, **option)
 
 
 def test_fewer_tokens_than_queries(build_model, make_batch):

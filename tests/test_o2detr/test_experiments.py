@@ -85,7 +85,9 @@ def test_costs_of_a_layer_are_those_of_the_formula(dims):
 SCORES = dict(dwsep=0.5, exchange=0.6, plain_l1=0.4, retinanet=0.4, cascade=0.7, longer=0.5)
 ENCODED = dict(dwsep=0.5, deformable=0.52, none=0.3)
 
-AERIAL = dict(default=0.5, retinanet=0.4, base=0.3, deformable=0.3, cascade=0.6, longer=0.5, faster_rcnn=0.4)
+AERIAL = dict(
+    default=0.5, retinanet=0.4, base=0.3, deformable=0.3, cascade=0.6, longer=0.5, faster_rcnn=0.4, matched=0.4
+)
 
 
 def found_with(aerial=(), encode=(), alone_score=0.4, **changes):
@@ -120,12 +122,12 @@ def verdicts(found):
 
 
 def test_claims_hold_where_every_direction_is_right():
-    assert verdicts(found_with()) == ['holds'] * 14
+    assert verdicts(found_with()) == ['holds'] * 15
 
 
 @pytest.mark.parametrize(
     ('arm', 'score', 'claim'),
-    [('exchange', 0.4, 10), ('plain_l1', 0.9, 11), ('longer', 0.9, 12), ('retinanet', 0.9, 13)],
+    [('exchange', 0.4, 11), ('plain_l1', 0.9, 12), ('longer', 0.9, 13), ('retinanet', 0.9, 14)],
 )
 def test_a_claim_fails_where_its_direction_is_wrong(arm, score, claim):
     found = verdicts(found_with(**{arm: score}))
@@ -134,12 +136,12 @@ def test_a_claim_fails_where_its_direction_is_wrong(arm, score, claim):
 
 @pytest.mark.parametrize(('arm', 'score'), [('deformable', 0.7), ('none', 0.6)])
 def test_the_claim_of_encoders_fails_where_its_direction_is_wrong(arm, score):
-    assert verdicts(found_with(encode={arm: score}))[9] == 'does not hold'
+    assert verdicts(found_with(encode={arm: score}))[10] == 'does not hold'
 
 
 def test_the_cascade_is_compared_with_its_head_alone():
     found = verdicts(found_with(alone_score=0.7))
-    assert found.pop(8) == 'does not hold' and set(found) == {'holds'}
+    assert found.pop(9) == 'does not hold' and set(found) == {'holds'}
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,9 @@ def test_the_cascade_is_compared_with_its_head_alone():
         ('faster_rcnn', 0.9, 2),
         ('faster_rcnn', 0.9, 3),
         ('base', 0.9, 4),
-        ('deformable', 0.9, 6),
-        ('longer', 0.9, 7),
+        ('matched', 0.9, 5),
+        ('deformable', 0.9, 7),
+        ('longer', 0.9, 8),
     ],
 )
 def test_a_claim_of_aerial_frames_fails_where_its_direction_is_wrong(arm, score, claim):
@@ -161,15 +164,18 @@ def test_arms_that_were_not_run_are_undecided():
     results = {Job('aerial', 'default', seed): found_with().results['aerial']['default'][seed] for seed in range(3)}
     found = [to_json(claim) for claim in claims(Found(results))]
     # What the default shows by itself.
-    assert [claim['verdict'] for claim in found] == ['undecided'] * 5 + ['holds'] + ['undecided'] * 8
-    shown = [any(arm['values'] for arm in claim['arms']) for claim in found[1:9]]
-    assert shown == [True, True, False, True, True, False, True, False]
+    assert [claim['verdict'] for claim in found] == ['undecided'] * 6 + ['holds'] + ['undecided'] * 8
+    shown = [any(arm['values'] for arm in claim['arms']) for claim in found[1:10]]
+    assert shown == [True, True, False, True, False, True, False, True, False]
 
 
 def test_aerial_arms_are_the_shipped_configs(tmp_path):
     cfgs = {arm: aerial_config(arm, 1, tmp_path, tmp_path / 'x.pth', quick=False) for arm in aerial.ARMS}
     assert cfgs['longer'].train_cfg.max_epochs == cfgs['cascade'].train_cfg.max_epochs == 12
     assert {cfg.train_cfg.max_epochs for arm, cfg in cfgs.items() if 'start' not in aerial.ARMS[arm]} == {36}
+    assert cfgs['default'].model.dn_cfg and cfgs['default'].model.recompute_query_pos
+    others = [cfgs[arm].model for arm in ('matched', 'base', 'deformable')]
+    assert not any(model.dn_cfg or model.recompute_query_pos for model in others)
     assert cfgs['base'].model.distinct_thr is None and 'distinct_thr' not in cfgs['default'].model
     losses = {arm: cfgs[arm].model.bbox_head.loss_cls.type for arm in ('default', 'base', 'deformable')}
     assert losses == dict(default='mmdet.QualityFocalLoss', base='mmdet.FocalLoss', deformable='mmdet.FocalLoss')

@@ -11,8 +11,14 @@ CONFIGS = ROOT / 'configs/o2detr'
 SMALL = 'o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
 MORE_ITERS = 250  # of the cascade, and of the base as its control
 
-# An image has at most five digits; two decoder layers halve the time.
-LIGHT = {'model.num_queries': 20, 'model.test_cfg.max_per_img': 20, 'model.decoder.num_layers': 2}
+# An image has at most five digits; two decoder layers halve the time. Parts are compared without denoising.
+LIGHT = {
+    'model.num_queries': 20,
+    'model.test_cfg.max_per_img': 20,
+    'model.decoder.num_layers': 2,
+    'model.recompute_query_pos': False,
+    'model.dn_cfg': None,
+}
 PLAIN = {
     'model.bbox_head.loss_bbox.angle_l1': 'plain',
     'model.train_cfg.assigner.match_costs': [
