@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmplugins.utils.atomic import replacing
+from mmplugins.utils.wrappers import model_of
 
 from .tokens import split_places
 
@@ -57,7 +57,7 @@ class ReconstructionHook(Hook):
         epoch = runner.epoch + 1
         if epoch % self.interval and epoch != runner.max_epochs:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         if self.batch is None:
             self.batch = self.read_images(runner)
         path = Path(self.out_dir or Path(runner.log_dir, 'pictures')) / f'epoch_{epoch}.png'

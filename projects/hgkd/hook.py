@@ -11,11 +11,12 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.utils import _pair as to_2tuple
+
+from mmplugins.utils.wrappers import model_of
 
 from .schedule import WeightSchedule, epochs_done
 from .student import Student
@@ -221,9 +222,7 @@ class GenerativeDistillHook(Hook):
 
     @staticmethod
     def _student(runner: Runner) -> Student:
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = model_of(runner)
         if not isinstance(model, Student):
             raise ValueError(
                 f'GenerativeDistillHook needs a student: put the {type(model).__name__} of your config into '

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import collect_results
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from mmplugins.utils.wrappers import model_of
 
 from .student import evaluating
 
@@ -51,9 +52,7 @@ class NearestNeighborHook(Hook):
         """Classify, and log ``knn/top1`` in percent."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = model_of(runner)
         bank, queries = (features(model, loader) for loader in self.loaders)
         if runner.rank == 0:
             accuracy = top1(*bank, *queries, self.neighbors)

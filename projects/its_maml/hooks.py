@@ -10,19 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
+from mmplugins.utils.wrappers import model_of
+
 from .data.episodes import EpisodicDataset
 from .intrinsic_dim import ESTIMATORS, dimension_or_nan
 from .robust_maml import RobustMAML
-
-
-def model_of(runner: Runner) -> RobustMAML:
-    """Return the model without its wrapper for several processes."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def fixed_positions(dataset: EpisodicDataset, num_classes: int, per_class: int, seed: int) -> np.ndarray:

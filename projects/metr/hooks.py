@@ -3,17 +3,14 @@
 import torch
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import batched_nms
 
+from mmplugins.utils.wrappers import model_of
+
 from .text.vocabulary import normalize_name
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 @HOOKS.register_module()
@@ -38,7 +35,7 @@ class CheckVocabularyHook(Hook):
         self._check(runner, 'test_dataloader', runner.test_dataloader)
 
     def _check(self, runner: Runner, key: str, dataloader: object) -> None:
-        names = _model(runner).vocabulary.names
+        names = model_of(runner).vocabulary.names
         metainfo = getattr(dataloader.dataset, 'metainfo', {})
         classes = tuple(metainfo.get('classes', ()))
         # Spelling does not count: mmdet writes "traffic_light" in one list of COCO and "traffic light" in another.
@@ -99,7 +96,7 @@ class PseudoBoxHook(Hook):
         early = runner.epoch < self.start_epoch if self.start_iter is None else runner.iter < self.start_iter
         if early:
             return
-        model = _model(runner)
+        model = model_of(runner)
         model.eval()
         with torch.no_grad():
             data = model.data_preprocessor(dict(data_batch), False)

@@ -13,7 +13,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..hooks import fixed_positions, meta_features, method_name, model_of
+from mmplugins.utils.wrappers import model_of
+
+from ..hooks import fixed_positions, meta_features, method_name
 from ..intrinsic_dim import explained_variance
 from . import report
 
