@@ -1,11 +1,13 @@
 """The experiments: images, measures, arms, and what the claims follow from."""
 
+import json
 import math
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from experiments.frame import measure
 from experiments.frame.claims import Found, to_json
@@ -167,6 +169,20 @@ def test_arms_that_were_not_run_are_undecided():
     assert [claim['verdict'] for claim in found] == ['undecided'] * 6 + ['holds'] + ['undecided'] * 8
     shown = [any(arm['values'] for arm in claim['arms']) for claim in found[1:10]]
     assert shown == [True, True, False, True, False, True, False, True, False]
+
+
+def test_what_shipped_configs_reach_is_kept_for_the_metafile(tmp_path, repo):
+    found = found_with()
+    for seeds in found.results['aerial'].values():
+        for seed, job in seeds.items():
+            job.update(machine='AB'[seed % 2], date=f'2026-01-0{seed + 1}')
+    aerial.record_models(found, None, tmp_path)
+    models = json.loads((tmp_path / 'models.json').read_text())
+    names = {model['Name'] for model in yaml.safe_load((repo / 'projects/o2detr/metafile.yml').read_text())['Models']}
+    assert set(models) < names and len(models) == len(aerial.ARMS) - 2
+    model = models['o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav']
+    assert model['metrics'] == {'dota/AP50': 0.5, 'dota/AP75': 0.5}
+    assert model['seeds']['0'] == {'dota/AP50': 0.49, 'dota/AP75': 0.49} and model['machine'] == 'A; B'
 
 
 def test_aerial_arms_are_the_shipped_configs(tmp_path):

@@ -27,7 +27,7 @@ class Experiment:
         tasks: What is trained and measured, by name.
         claims: From what was found to what is claimed.
         prepare: Makes what all jobs share, once, before they start; must leave alone what is there.
-        pictures: Draws more than the figure of the claims: ``pictures(found, context, folder)``.
+        finish: Writes more than the claims and their figure: ``finish(found, context, folder)``.
         data: Default of ``--data``; None if there is nothing to choose.
         on_data: ``on_data(folder)`` returns what is run where ``--data`` is given, in the place of ``tasks``: what
             depends on the data, at their size.
@@ -38,7 +38,7 @@ class Experiment:
     tasks: Mapping[str, Task]
     claims: Callable[[Found], Sequence[Claim]]
     prepare: Callable[[Context], None] | None = None
-    pictures: Callable[[Found, Context, Path], None] | None = None
+    finish: Callable[[Found, Context, Path], None] | None = None
     data: Path | None = None
     on_data: Callable[[Path], Mapping[str, Task]] | None = None
     packages: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     if claims:
         draw_claims(claims, out / 'claims.png')
-    if experiment.pictures:
-        experiment.pictures(found, context, out)
+    if experiment.finish:
+        experiment.finish(found, context, out)
     print('\n'.join(verdict_lines(claims)))
     print(f'written to {out}; {record["seconds"]} s')

@@ -171,7 +171,7 @@ EXPERIMENT = Experiment(
     ),
     claims=claims,
     prepare=tune_teacher,
-    pictures=photos.draw,
+    finish=photos.draw,
     data=CLOTHING,
     packages=('mlxtend',),
 )

@@ -247,7 +247,7 @@ EXPERIMENT = Experiment(
         for data, arms in ARMS.items()
     },
     claims=claims,
-    pictures=pictures,
+    finish=pictures,
     data=ROOT / 'tests/data/omniglot',
     packages=('scikit-learn', 'torchattacks'),
 )

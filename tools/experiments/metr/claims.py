@@ -219,6 +219,6 @@ EXPERIMENT = Experiment(
     tasks=dict(detect=Task(detect, tuple(ARMS), (0, 1, 2), minutes=2.3, after=AFTER)),
     claims=claims,
     prepare=prepare,
-    pictures=pictures,
+    finish=pictures,
     packages=('scikit-learn', 'pycocotools'),
 )

@@ -284,5 +284,6 @@ EXPERIMENT = Experiment(
     ),
     claims=claims,
     prepare=prepare,
+    finish=aerial.record_models,
     packages=('scikit-learn',),
 )

@@ -269,7 +269,7 @@ EXPERIMENT = Experiment(
         calibration=Task(calibration, ('E',), minutes=0.4),
     ),
     claims=claims,
-    pictures=pictures,
+    finish=pictures,
     data=DATA,
     packages=PACKAGES,
 )

@@ -201,6 +201,6 @@ def pictures(found: Found, context: Context, folder: Path) -> None:
 EXPERIMENT = Experiment(
     tasks={'edit': Task(edit, (FREE, *arms.arms()), (0, 1, 2), minutes=0.7), **scenes.TASKS},
     claims=claims,
-    pictures=pictures,
+    finish=pictures,
     packages=('diffusers', 'transformers', 'scikit-learn', 'mlxtend'),
 )

@@ -271,7 +271,7 @@ EXPERIMENT = Experiment(
         slope=Task(slope, tuple(LAYERS), (0, 1, 2, 3, 4), minutes=0.3),
     ),
     claims=claims,
-    pictures=pictures,
+    finish=pictures,
     data=CLOTHING,
     on_data=on_data,
 )
