@@ -129,7 +129,7 @@ def aerial_claims(found: Found) -> list[Claim]:
         Claim(
             'O²DETR with its cascade is better than Faster R-CNN, on aerial frames',
             'abstract; small experiment of ours',
-            f'{budget} and twelve epochs of the cascade, in all less processor time: higher AP50, AP75 not lower',
+            f'{budget} and twelve epochs of the cascade: higher AP50, AP75 not lower',
             above('cascade', 'faster_rcnn'),
             shown('cascade', 'faster_rcnn'),
         ),
