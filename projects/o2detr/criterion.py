@@ -61,7 +61,6 @@ class RotatedDETRLosses(DeformableDETRHead):
         self,
         all_layers_cls_scores: Tensor,
         all_layers_bbox_preds: Tensor,
-        batch_gt_instances: InstanceList,
         batch_img_metas: list[dict],
         dn_meta: dict,
     ) -> dict[str, Tensor]:
@@ -69,7 +68,7 @@ class RotatedDETRLosses(DeformableDETRHead):
         num_groups = dn_meta['num_denoising_groups']
         largest = dn_meta['num_denoising_queries'] // (2 * num_groups)
         labels, positions, true_boxes = [], [], []
-        for gt, meta in zip(batch_gt_instances, batch_img_metas, strict=True):
+        for gt, meta in zip(dn_meta['dn_instances'], batch_img_metas, strict=True):
             label, position = denoising_targets(gt, largest, num_groups, self.num_classes)
             labels.append(label)
             positions.append(position)
@@ -117,7 +116,7 @@ class RotatedDETRLosses(DeformableDETRHead):
         count = dn_meta['num_denoising_queries'] if dn_meta else 0
         losses = super().loss_by_feat(*(layer[:, :, count:] for layer in layers), None, None, gts, batch_img_metas)
         if dn_meta:
-            losses.update(self.loss_dn(*(layer[:, :, :count] for layer in layers), gts, batch_img_metas, dn_meta))
+            losses.update(self.loss_dn(*(layer[:, :, :count] for layer in layers), batch_img_metas, dn_meta))
         if enc_cls_scores is not None:
             # The host teaches the tokens where any object is, in the logit of the first class.
             tokens = enc_cls_scores.float(), enc_bbox_preds.float()

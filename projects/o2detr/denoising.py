@@ -25,7 +25,9 @@ class RotatedCdnQueryGenerator(CdnQueryGenerator):
     """Queries of rotated boxes with noise.
 
     A group holds each true box twice, first with little noise, then with much. As many groups are made as
-    ``group_cfg`` of the host says; images with fewer boxes than the largest of the batch are filled up.
+    ``group_cfg`` of the host says; images with fewer boxes than the largest of the batch are filled up. If an image has
+    more boxes than ``num_dn_queries``, that many of them are drawn at random, as in METR: the host makes a pair of
+    queries of each, and patches of DOTA have up to 2,000.
 
     Args:
         angle_noise_scale: 1 turns a box of little noise by up to 45°.
@@ -49,8 +51,10 @@ class RotatedCdnQueryGenerator(CdnQueryGenerator):
 
         Returns:
             Embedded labels ``(B, P, D)``; normalized boxes ``(B, P, 5)``; :func:`denoising_mask`; and
-            ``num_denoising_queries`` ``P``, ``num_denoising_groups`` and ``gt_instances``.
+            ``num_denoising_queries`` ``P``, ``num_denoising_groups``, ``gt_instances``, which are ``gts``, and
+            ``dn_instances``, those of them that became queries.
         """
+        all_gts, gts = gts, [self.drawn(gt) for gt in gts]
         largest = max(len(gt.labels) for gt in gts)
         num_groups = self.get_num_groups(largest)
         labels = torch.stack([pad(gt.labels, (0, largest - len(gt.labels))) for gt in gts])
@@ -59,9 +63,17 @@ class RotatedCdnQueryGenerator(CdnQueryGenerator):
         noisy = self.generate_dn_bbox_query(boxes, num_groups) / factors[:, None]
         noisy = torch.cat([noisy[..., :4].clamp(0, 1), noisy[..., 4:] - noisy[..., 4:].floor()], dim=-1)
         count = 2 * largest * num_groups
-        dn_meta = dict(num_denoising_queries=count, num_denoising_groups=num_groups, gt_instances=gts)
+        dn_meta = dict(
+            num_denoising_queries=count, num_denoising_groups=num_groups, gt_instances=all_gts, dn_instances=gts
+        )
         mask = denoising_mask(largest, num_groups, num_matching_queries, labels.device)
         return self.generate_dn_label_query(labels, num_groups), noisy, mask, dn_meta
+
+    def drawn(self, gt: InstanceData) -> InstanceData:
+        """Return at most ``num_dn_queries`` of the boxes of an image."""
+        if not self.dynamic_dn_groups or len(gt.labels) <= self.num_dn_queries:
+            return gt
+        return gt[torch.randperm(len(gt.labels), device=gt.labels.device)[: self.num_dn_queries]]
 
     def generate_dn_label_query(self, gt_labels: Tensor, num_groups: int) -> Tensor:
         """Exchange labels for random ones, of half of ``label_noise_scale`` of them; a GPU is not waited for.

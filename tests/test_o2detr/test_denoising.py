@@ -109,6 +109,18 @@ def test_targets_are_the_boxes_of_little_noise(gts):
     assert labels.eq(3).all() and labels.shape == (24,)
 
 
+def test_of_many_boxes_some_are_drawn(make_generator, random_boxes):
+    gts = [InstanceData(bboxes=random_boxes(number), labels=torch.arange(number) % 3) for number in (300, 5)]
+    generator = make_generator(box_noise_scale=1e-9, label_noise_scale=1e-9, angle_noise_scale=0.0)
+    labels, boxes, _, meta = generator(gts, [(128, 128)] * 2, 7)
+    assert meta['num_denoising_queries'] == 40 and [len(gt.labels) for gt in meta['dn_instances']] == [20, 5]
+    assert meta['gt_instances'] is gts  # of the matching
+    pixels = boxes[0, :20] * box_factors((128, 128), boxes)
+    assert torch.allclose(pixels, meta['dn_instances'][0].bboxes, atol=1e-3)
+    first, second = (generator.drawn(gts[0]).bboxes for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 def test_no_boxes(make_generator):
     gts = [InstanceData(bboxes=torch.zeros(0, 5), labels=torch.zeros(0, dtype=torch.long))] * 2
     labels, boxes, mask, meta = make_generator()(gts, SHAPES, 7)
