@@ -29,9 +29,8 @@ def test_two_ranks_train_as_one(run, repo, tmp_path, plugin):
     cfg.custom_imports.imports = [*cfg.custom_imports.imports, 'same_for_any_ranks']
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='SameForAnyRanks')]
     if plugin == 'o2detr':
-        cfg.model.dn_cfg = (
-            None  # as many groups as fit the picture of a process with the most boxes, as in the host's DINO
-        )
+        # The number of denoising groups depends on the pictures of a process, as in the host's DINO.
+        cfg.model.dn_cfg = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.train_cfg = dict(by_epoch=False, max_iters=STEPS, val_interval=STEPS + 1)
     cfg.param_scheduler = []
