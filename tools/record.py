@@ -1,6 +1,6 @@
 """Keep what trainings of one of our configs measured: ``python tools/record.py WORK_DIR [WORK_DIR of another seed …]``.
 
-It reads the last validation of the newest log of each, and writes ``projects/<plugin>/results/models.json``; then
+It reads the last validation or test of each, and writes ``projects/<plugin>/results/models.json``; then
 ``python tools/results.py`` puts it into RESULTS.md and the metafile, which has the mean over the seeds.
 """
 
@@ -10,31 +10,34 @@ import json
 import logging
 import re
 from pathlib import Path
-from statistics import mean
 
 import yaml
 from mmengine.config import Config
 
 from experiments import ROOT
+from experiments.frame.models import write_models
 from experiments.frame.origin import machine
-from mmplugins.utils.atomic import write_text
 from mmplugins.utils.checkpoint import load_without_code
 from mmplugins.utils.running.saving import newest_whole_checkpoint
 
-KEPT = re.compile(r'accuracy/top1|.*(mAP|mAP_50|AP50|AP75|mIoU)')
+KEPT = re.compile(r'accuracy/(top1|\w+/eta.*)|.*(mAP|mAP_50|AP50|AP75|mIoU)|few_shot/(clean|pgd\d+)|(psnr|ssim)/recon')
 
 
-def last_validation(work_dir: Path) -> tuple[dict[str, float], str]:
-    """Return metric -> value of the last validation, and its date.
+def last_evaluation(work_dir: Path) -> tuple[dict[str, float], str]:
+    """Return metric -> value of the last validation or test, and its date.
 
     Raises:
         SystemExit: There was none.
     """
-    for log in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
+    # Each run has a folder, named by its time: a line for each validation, or a file for the one test.
+    validations, tests = work_dir.glob('2*/vis_data/scalars.json'), work_dir.glob('2*/2*.json')
+    for log in sorted([*validations, *tests], reverse=True):
         for line in reversed(log.read_text(encoding='utf-8').splitlines()):
-            if found := {name: round(value, 4) for name, value in json.loads(line).items() if KEPT.fullmatch(name)}:
+            if found := {name: value for name, value in json.loads(line).items() if KEPT.fullmatch(name)}:
                 return found, datetime.date.fromtimestamp(log.stat().st_mtime).isoformat()
-    raise SystemExit(f'{work_dir} has no log of a validation; name the --work-dir of a training that went to its end')
+    raise SystemExit(
+        f'{work_dir} has no log of a validation or test; name the --work-dir of a training or test that went to its end'
+    )
 
 
 def find_model(work_dir: Path) -> tuple[Path, str, dict]:
@@ -78,7 +81,7 @@ def by_seed(work_dirs: list[Path], name: str) -> tuple[dict[int, dict[str, float
         seed = seed_of(work_dir, config)
         if model['Name'] != name or seed in found:
             raise SystemExit(f'{work_dir} trained {model["Name"]} with seed {seed}: give {name}, each seed once')
-        found[seed], date = last_validation(work_dir)
+        found[seed], date = last_evaluation(work_dir)
         dates.append(date)
     return found, max(dates)
 
@@ -91,19 +94,10 @@ def main(argv: list[str] | None = None) -> None:
     _, plugin, model = find_model(args.work_dirs[0])
     name = model['Name']
     seeds, date = by_seed(args.work_dirs, name)
-    # A metric that a run lacks has no mean.
-    metrics = {
-        metric: round(mean(found[metric] for found in seeds.values()), 4)
-        for metric in next(iter(seeds.values()))
-        if all(metric in found for found in seeds.values())
-    }
     path = plugin / 'results/models.json'
-    models = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    measured = dict(metrics=metrics, seeds=seeds, machine=machine(), date=date)
-    # What people wrote beside it stays: `note`.
-    models[name] = {**models.get(name, {}), 'dataset': model['Metadata']['Training Data'], **measured}
-    write_text(path, json.dumps(dict(sorted(models.items())), indent=1) + '\n')
-    print(f'{path.relative_to(ROOT)}: {name}: {metrics}')
+    measured = dict(dataset=model['Metadata']['Training Data'], seeds=seeds, machine=machine(), date=date)
+    models = write_models(path, {name: measured})
+    print(f'{path.relative_to(ROOT)}: {name}: {models[name]["metrics"]}')
 
 
 if __name__ == '__main__':

@@ -26,6 +26,13 @@ from mmplugins.utils.atomic import write_text
 
 BLOCK = re.compile(r'(<!-- (claims|benchmark) -->).*?(<!-- end -->)', re.DOTALL)
 MODEL = re.compile(r'(  - Name: (\S+)\n    In Collection:.*?    Results:\n)(.*?)(    Weights:)', re.DOTALL)
+TASKS = {  # by a part of the name of a metric
+    'top1': 'Image Classification',
+    'few_shot': 'Few-Shot Image Classification',
+    'mIoU': 'Semantic Segmentation',
+    'psnr': 'Image Editing',
+    'AP': 'Object Detection',
+}
 MORE = 'All numbers: [RESULTS.md](RESULTS.md).'
 
 
@@ -88,7 +95,7 @@ def models_section(models: dict[str, dict]) -> str:
         seeds = ', '.join(model.get('seeds', '0'))
         measured = f'{model["machine"]}, {model["date"]}'
         rows.append([f'`{name}`', model['dataset'], values, seeds, measured, model.get('note', '')])
-    header = ('config', 'data', 'last validation, mean (range)', 'seeds', 'measured', 'note')
+    header = ('config', 'data', 'last validation or test, mean (range)', 'seeds', 'measured', 'note')
     return f'## Configs\n\n{markdown_table(header, rows)}'
 
 
@@ -98,7 +105,7 @@ def fill_metafile(metafile: str, models: dict[str, dict]) -> str:
     def one(match: re.Match) -> str:
         if (model := models.get(match[2])) is None:
             return match[1] + match[4]
-        task = 'Image Classification' if 'accuracy/top1' in model['metrics'] else 'Object Detection'
+        task = next(task for part, task in TASKS.items() if any(part in metric for metric in model['metrics']))
         values = ', '.join(f'{metric}: {value:g}' for metric, value in model['metrics'].items())
         lines = (f'      - Task: {task}', f'        Dataset: {model["dataset"]}', f'        Metrics: {{{values}}}')
         return match[1] + ''.join(f'{line}\n' for line in lines) + match[4]

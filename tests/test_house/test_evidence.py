@@ -111,10 +111,18 @@ def test_the_last_validation_of_the_newest_log_is_recorded(tmp_path, monkeypatch
     record.main([str(tmp_path / 'run')])
     kept = json.loads((plugin / 'results/models.json').read_text())['net']
     assert (kept['dataset'], kept['metrics']) == ('BCCD', {'coco/bbox_mAP_50': 0.2})
-    with pytest.raises(SystemExit, match='no log of a validation'):
+    with pytest.raises(SystemExit, match='no log of a validation or test'):
         (tmp_path / 'empty').mkdir()
         (tmp_path / 'empty/net.py').write_text('randomness = dict(seed=0)')
         record.main([str(tmp_path / 'empty')])
+    # A test later on is the newest.
+    tested = tmp_path / 'run/20260103_000000/20260103_000000.json'
+    tested.parent.mkdir()
+    tested.write_text(json.dumps({'few_shot/clean': 71.5, 'few_shot/clean_ci': 0.5, 'few_shot/pgd10': 40.0}))
+    record.main([str(tmp_path / 'run')])
+    kept = json.loads((plugin / 'results/models.json').read_text())['net']
+    assert kept['metrics'] == {'few_shot/clean': 71.5, 'few_shot/pgd10': 40.0}
+    shutil.rmtree(tested.parent)
     other = tmp_path / 'other'
     shutil.copytree(tmp_path / 'run', other)
     with pytest.raises(SystemExit, match='trained net with seed 0: give net, each seed once'):

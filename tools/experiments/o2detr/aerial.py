@@ -6,9 +6,7 @@ that are recomputed; `longer`, the control of `cascade`, trains the default as m
 epochs more.
 """
 
-import json
 from pathlib import Path
-from statistics import mean
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -16,10 +14,10 @@ from mmengine.runner import Runner
 
 from experiments import ROOT
 from experiments.frame.claims import Found
+from experiments.frame.models import write_models
 from experiments.frame.tasks import Context
 from experiments.o2detr.measure import test
 from experiments.workloads.classify import count
-from mmplugins.utils.atomic import write_text
 
 CONFIGS = ROOT / 'configs/o2detr'
 DEFAULT = 'o2detr_refine-twostage_r18-w16_1xb4-36e_hit-uav.py'
@@ -79,17 +77,17 @@ def aerial(arm: str, seed: int, context: Context) -> dict:
 
 def record_models(found: Found, context: Context, folder: Path) -> None:
     """Write what the configs that are shipped reached, for the metafile: ``models.json``."""
-    models = {}
+    measured = {}
     for arm, settings in ARMS.items():
         jobs = found.results.get('aerial', {}).get(arm)
         if not jobs or arm in ('matched', 'longer'):  # which are no configs of their own
             continue
         seeds = {
-            str(seed): {f'dota/{key.upper()}': round(job['rows']['as it is'][key], 4) for key in ('ap50', 'ap75')}
+            seed: {f'dota/{key.upper()}': job['rows']['as it is'][key] for key in ('ap50', 'ap75')}
             for seed, job in sorted(jobs.items())
         }
-        metrics = {key: round(mean(each[key] for each in seeds.values()), 4) for key in next(iter(seeds.values()))}
         places = {key: '; '.join(sorted({job[key] for job in jobs.values()})) for key in ('machine', 'date')}
-        name = settings['config'].removesuffix('.py')
-        models[name] = dict(dataset='HIT-UAV', metrics=metrics, seeds=seeds, **places, note='107 crops')
-    write_text(folder / 'models.json', json.dumps(dict(sorted(models.items())), indent=1) + '\n')
+        measured[settings['config'].removesuffix('.py')] = dict(
+            dataset='HIT-UAV', seeds=seeds, **places, note='107 crops'
+        )
+    write_models(folder / 'models.json', measured)
