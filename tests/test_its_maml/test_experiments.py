@@ -28,7 +28,7 @@ def found_with(arm: str = '', key: str = '', shift: float = 0.0) -> Found:
                     id_noise=20 + shots,
                     training_seconds=10 * setting.get('longer', 1),
                 )
-                row['clean'] += 40 * (setting.get('longer') == 10)
+                row['clean'] += 40 * (setting.get('longer', 1) >= 10)
                 row = {each: value + noise.random() / 10 for each, value in row.items()}
                 found = dict.fromkeys(masking.STRONGER, row['pgd10']) | {
                     'clean': row['clean'],
@@ -48,7 +48,7 @@ def verdicts(found: Found) -> dict[str, str]:
 
 def test_claims_hold_where_every_direction_is_right():
     found = verdicts(found_with())
-    assert len(found) == 13 and set(found.values()) == {'holds'}, found
+    assert len(found) == 14 and set(found.values()) == {'holds'}, found
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,12 @@ def test_claims_hold_where_every_direction_is_right():
         ('ITS-MAML, 5 shots', 'pgd10', -50, 'More training shots lose little robustness'),
         ('R-MAML, 1 shot', 'id_pca90', 50, 'The adversarial term lowers the intrinsic dimension of clean features'),
         ('R-MAML, 1 shot, 1.35 times the updates', 'clean', 50, 'It is not a matter of cost (ours to ask)'),
+        (
+            'R-MAML, 1 shot, 13.5 times the updates',
+            'clean',
+            50,
+            'More training shots raise clean accuracy where R-MAML is trained to the end (ours to ask)',
+        ),
         (
             'ITS-MAML, 5 shots, 5 steps',
             'clean',

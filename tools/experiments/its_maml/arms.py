@@ -26,6 +26,8 @@ ARMS = {
         # To convergence: hours.
         'MAML, 1 shot, ten times the updates': dict(PLAIN, reg_weight=0.0, longer=10),
         'R-MAML, 1 shot, ten times the updates': dict(PLAIN, longer=10),
+        'ITS-MAML, 5 shots, ten times the updates': dict(PLAIN, train_shots=5, longer=10),
+        'R-MAML, 1 shot, 13.5 times the updates': dict(PLAIN, longer=13.5),
         'R-MAML, 1 shot, 1 step': dict(PLAIN, inner_steps=1),
         'ITS-MAML, 5 shots, 1 step': dict(PLAIN, train_shots=5, inner_steps=1),
         'R-MAML, 1 shot, 5 steps': dict(PLAIN, inner_steps=5),
