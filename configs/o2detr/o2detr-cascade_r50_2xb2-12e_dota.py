@@ -58,7 +58,7 @@ model = dict(
 max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 # A frozen base; for one that learns, see the docstring of O2DETRCascade.
-optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=35), paramwise_cfg=None)
+optim_wrapper = dict(optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=35), paramwise_cfg=dict(_delete_=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1.0 / 3, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[8, 11], gamma=0.1)

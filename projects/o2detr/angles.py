@@ -112,8 +112,8 @@ def scale_boxes(boxes: Tensor, factors: Sequence[float]) -> Tensor:
 def box_factors(img_shape: Sequence[int], like: Tensor) -> Tensor:
     """What normalized boxes of an image are multiplied by, for pixels and radians.
 
-    To normalize boxes, :func:`regularize` them to ``le180`` and divide by it; sides of boxes that are longer than the
-    image exceed 1.
+    To normalize boxes, :func:`regularize` them to ``le180`` and divide by it; sides of true boxes that are longer than
+    the image exceed 1, which no prediction reaches.
 
     Args:
         img_shape: Height and width without padding, in pixels.

@@ -185,7 +185,10 @@ class RotatedDETRLosses(DeformableDETRHead):
 
         cls_targets = score_targets(self.loss_cls, torch.cat(labels), matched, pred_boxes, true_boxes, self.num_classes)
         cls_factor = num_pos if self.sync_cls_avg_factor else max(len(matched), 1)
-        loss_cls = self.loss_cls(cls_scores.flatten(0, 1), cls_targets, avg_factor=cls_factor)
+        if cls_scores.numel():
+            loss_cls = self.loss_cls(cls_scores.flatten(0, 1), cls_targets, avg_factor=cls_factor)
+        else:  # denoising of a batch without objects; mmcv's focal loss stops at nothing on CUDA
+            loss_cls = cls_scores.sum() * 0
         return loss_cls, loss_bbox, loss_iou
 
     def _get_targets_single(

@@ -26,8 +26,8 @@ class RotatedCdnQueryGenerator(CdnQueryGenerator):
 
     A group holds each true box twice, first with little noise, then with much. As many groups are made as
     ``group_cfg`` of the host says; images with fewer boxes than the largest of the batch are filled up. If an image has
-    more boxes than ``num_dn_queries``, that many of them are drawn at random, as in METR: the host makes a pair of
-    queries of each, and patches of DOTA have up to 2,000.
+    more boxes than ``num_dn_queries`` of dynamic groups, that many of them are drawn at random, as in METR: the host
+    makes a pair of queries of each, and patches of DOTA have up to 2,000. Static groups (``num_groups``) take all.
 
     Args:
         angle_noise_scale: 1 turns a box of little noise by up to 45°.

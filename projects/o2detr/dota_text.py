@@ -31,13 +31,17 @@ def read_labels(path: Path, classes: Sequence[str]) -> tuple[list[dict], list[st
         faults: file, line and what is wrong there.
     """
     objects, faults = [], []
-    for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        return [], [f'{path}: not in UTF-8, {error}']
+    for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields or fields[0].lower().startswith(HEADERS):
             continue
         try:
             objects.append(read_object(fields, classes))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             faults.append(f'{path}, line {number}: {error}')
     return objects, faults
 

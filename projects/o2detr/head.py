@@ -1,8 +1,8 @@
 """Head of O²DETR (arXiv 2106.03146): classes and rotated boxes of each query, matched one to one, no NMS.
 
 Only "DETR", "oriented" and "deformable" are public about this head; losses, weights and the coding of a box are our
-decisions, near to those of public rotated DETRs (ai4rs, Apache-2.0), whose errors with anisotropic scales and with
-boxes longer than an image it does not have.
+decisions, near to those of public rotated DETRs (ai4rs, Apache-2.0), whose errors with anisotropic scales it does not
+have. No predicted side exceeds the longer side of the image, which a sigmoid times it gives.
 
 Shapes: ``B`` images, ``M`` queries, ``C`` classes, ``D`` channels, ``G`` true boxes, ``K`` decoder layers.
 """
@@ -139,7 +139,8 @@ class O2DETRHead(RotatedDETRLosses):
     def decode_boxes(self, bbox_pred: Tensor, img_meta: dict) -> Tensor:
         """Return boxes in pixels of the network's input, centers inside the image.
 
-        Sides are not clamped to the image: a long slanted box may exceed it.
+        Boxes are not clamped to the image: a slanted one near a corner may exceed it. Sides are at most the longer side
+        of the image.
 
         Args:
             bbox_pred: ``(M, 5)`` normalized boxes.

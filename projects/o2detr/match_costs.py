@@ -1,6 +1,7 @@
 """Costs between all predicted and all true rotated boxes, for a Hungarian matching (O²DETR, arXiv 2106.03146).
 
-The hosts have none for rotated boxes. Each equals the loss of the same name, pair by pair (tests compare). The Gaussian
+The hosts have none for rotated boxes. Each equals the loss of the same name, pair by pair (tests compare); that of the
+IoU is ``RotatedIoULoss(mode='linear')``, while the default of the host's loss is a logarithm. The Gaussian
 ones are written out, which is exact where determinants of 2x2 matrices cancel, and takes matrices of ``(Q, G)`` numbers
 and not ``Q G`` matrices.
 

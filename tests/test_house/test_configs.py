@@ -19,6 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_')
+MODELS_SAID = {
+    model['Name']: model['Metadata']
+    for path in ROOT.glob('projects/*/metafile.yml')
+    for model in yaml.safe_load(path.read_text(encoding='utf-8'))['Models']
+}
 # What decides which samples a data set has.
 IDENTITY = ('type', 'data_root', 'ann_file', 'data_prefix', 'split', 'part', 'classes', 'class_split', 'metainfo')
 
@@ -116,6 +121,16 @@ def test_batch_size_is_that_of_the_name(cfg):
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     total = gpus * batch * cfg.optim_wrapper.get('accumulative_counts', 1)
     assert base == total, f'the name says {total} samples a step, auto_scale_lr.base_batch_size is {base}'
+
+
+def test_metafile_says_how_long_it_trains(cfg):
+    said = MODELS_SAID.get(Path(cfg.filename).stem, {})  # another test misses those that no metafile names
+    loop = cfg.get('train_cfg') or {}
+    lengths = {key: loop[name] for key, name in (('Epochs', 'max_epochs'), ('Iterations', 'max_iters')) if name in loop}
+    assert {key: said[key] for key in ('Epochs', 'Iterations') if key in said} == lengths
+    if 'Batch Size' in said:
+        gpus, batch = map(int, re.search(r'_(\d+)xb(\d+)', Path(cfg.filename).stem).groups())
+        assert said['Batch Size'] == gpus * batch
 
 
 def test_average_of_weights_has_statistics_too(cfg, model):

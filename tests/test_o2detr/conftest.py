@@ -25,6 +25,19 @@ def mmrotate_scope():
 
 
 @pytest.fixture(scope='session')
+def iou_of_opencv():
+    """Return a function that gives the IoU of two boxes ``(x, y, w, h, θ)``."""
+
+    def iou(first, second) -> float:
+        rectangles = [((x, y), (w, h), math.degrees(theta)) for x, y, w, h, theta in (first, second)]
+        corners = cv2.rotatedRectangleIntersection(*rectangles)[1]
+        common = 0.0 if corners is None else cv2.contourArea(cv2.convexHull(corners))
+        return common / (first[2] * first[3] + second[2] * second[3] - common)
+
+    return iou
+
+
+@pytest.fixture(scope='session')
 def random_boxes():
     """Return a function that gives ``(n, 5)`` boxes inside an image, regular in [0, π), of ratios 1.2 to 6."""
 

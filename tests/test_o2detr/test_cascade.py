@@ -1,10 +1,16 @@
 """Cascaded fine-tuning: a RoI head on the boxes of an O²DETR."""
 
+import inspect
+import itertools
+import textwrap
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmrotate.structures.bbox import rbbox_overlaps
 
+from mmplugins.o2detr.cascade import O2DETRCascade
 from mmplugins.o2detr.match_costs import gaussian_kld
 
 MOUNTED = ('roi_head.', 'roi_neck.')
@@ -93,6 +99,19 @@ def test_learning_rates_of_the_docstring(build_model, cascade_changes):
     rate = {id(p): group['lr'] for group in wrapper.param_groups for p in group['params']}
     for name, p in model.named_parameters():
         assert rate[id(p)] == pytest.approx(1e-5 if is_base(name) else 1e-4), name
+
+
+@pytest.mark.parametrize('config', ['o2detr-cascade_r50_2xb2-12e_dota', 'o2detr-cascade_r18-w16-fpn_1xb4-12e_hit-uav'])
+def test_a_child_config_takes_what_the_docstring_says(config, repo, tmp_path):
+    lines = inspect.getdoc(O2DETRCascade).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith('::'))
+    block = itertools.takewhile(lambda line: not line or line.startswith('    '), lines[start + 1 :])
+    text = textwrap.dedent('\n'.join(block))
+    path = tmp_path / 'mine.py'
+    path.write_text(f'_base_ = {str(repo / "configs/o2detr" / config)!r} + ".py"\n{text}')
+    cfg = Config.fromfile(path)
+    assert cfg.model.finetune_base and cfg.optim_wrapper.optimizer.lr == 1e-5
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.roi_head == dict(lr_mult=10)
 
 
 @pytest.mark.parametrize('num_stages', [1, 2])

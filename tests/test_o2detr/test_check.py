@@ -110,6 +110,20 @@ def test_pictures_of_another_scale(cfg, tmp_path):
     assert '2 times in train, 0.5 times in val' in fault
 
 
+def test_a_size_that_is_drawn_is_not_compared(cfg):
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    place = next(index for index, step in enumerate(pipeline) if step['type'].endswith('Resize'))
+    pipeline[place] = dict(type='mmdet.RandomResize', scale=[(512, 512), (1024, 1024)], keep_ratio=True)
+    check = Check(cfg)
+    check.run()
+    assert not check.faults and 'train: pictures of 512x512, enlarged to a size that is drawn' in check.facts
+
+
+def test_a_config_that_does_not_train(cfg):
+    cfg.train_cfg = None
+    assert not faults_of(cfg)
+
+
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [

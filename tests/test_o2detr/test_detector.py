@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from mmdet.models.layers import DeformableDetrTransformerEncoder
+from mmdet.models.losses import FocalLoss
 from mmengine.config import Config
 from mmrotate.registry import MODELS
 from torch.nn.functional import pad
@@ -111,6 +112,17 @@ def test_denoising_queries_change_nothing_that_is_matched(build_model, make_batc
     model.dn_cfg = VARIANTS['denoising']['dn_cfg']
     sum(model.loss(*prepared(model, make_batch(boxes=(0, 0)))).values()).backward()
     assert model.dn_query_generator.label_embedding.weight.grad is not None  # or DDP would wait for it
+
+
+def test_denoising_of_nothing_asks_no_loss_of_nothing(build_model, make_batch, monkeypatch):
+    """On CUDA mmcv's focal loss stops at no rows."""
+    model, sizes = build_model(**VARIANTS['denoising']).train(), []
+    forward = FocalLoss.forward
+    monkeypatch.setattr(
+        FocalLoss, 'forward', lambda self, p, *a, **k: sizes.append(len(p)) or forward(self, p, *a, **k)
+    )
+    losses = model.loss(*prepared(model, make_batch(boxes=(0, 0))))
+    assert all(sizes) and losses['dn_loss_cls'] == 0
 
 
 def test_positions_are_those_of_the_box_of_the_layer_before(build_model, make_batch):

@@ -67,11 +67,19 @@ def test_an_empty_file_is_a_picture_without_objects(folder):
         ('1 2 3 4 5 6 7 inf ship', 'are not all numbers'),
         ('1 2 3 4 5 6 7 8 boat 0', "class 'boat' is none of ship, large-vehicle"),
         ('1 2 3 4 5 6 7 8 ship hard', "'hard'"),
+        ('1 2 3 4 5 6 7 8 ship inf', 'infinity'),
     ],
 )
 def test_file_and_line_are_named(folder, line, message):
     with pytest.raises(ValueError, match=rf'1 lines of labels cannot be read:\n.*b\.txt, line 2: .*{message}'):
         read(folder(a=TIDY[0], b=f'{TIDY[0]}\n{line}'))
+
+
+def test_a_file_in_another_encoding_is_named(folder):
+    data = folder(a=TIDY[0])
+    Path(data['ann_file'], 'b.txt').write_bytes(b'caf\xe9')
+    with pytest.raises(ValueError, match=r'b\.txt: not in UTF-8'):
+        read(data)
 
 
 def test_the_first_of_many_are_named(folder):

@@ -77,7 +77,13 @@ class TestEncoder:
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.parametrize(
-    'changes', [{}, dict(with_box_refine=True, as_two_stage=True)], ids=['base', 'refine_two_stage']
+    'changes',
+    [
+        {},
+        dict(with_box_refine=True, as_two_stage=True),
+        dict(with_box_refine=True, as_two_stage=True, recompute_query_pos=True, dn_cfg={}),
+    ],
+    ids=['base', 'refine_two_stage', 'as_shipped'],
 )
 class TestNetwork:
     @pytest.fixture

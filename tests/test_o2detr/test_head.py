@@ -3,7 +3,6 @@
 import copy
 import math
 
-import cv2
 import pytest
 import torch
 from mmdet.models.dense_heads import DeformableDETRHead
@@ -51,13 +50,6 @@ def perfect(boxes, labels, queries=8):
     pred = torch.full((queries, 5), 0.5)
     pred[: len(boxes)] = regularize(boxes) / box_factors(SHAPE, boxes)
     return logits, pred
-
-
-def iou_of_opencv(first, second):
-    rectangles = [((x, y), (w, h), math.degrees(theta)) for x, y, w, h, theta in (first, second)]
-    corners = cv2.rotatedRectangleIntersection(*rectangles)[1]
-    common = cv2.contourArea(cv2.convexHull(corners))
-    return common / (first[2] * first[3] + second[2] * second[3] - common)
 
 
 class TestForward:
@@ -168,7 +160,7 @@ class TestLoss:
         assert losses['loss_iou'].item() == pytest.approx(gaussian.item() / 4, rel=1e-4)
 
     @pytest.mark.parametrize('kind', ['QualityFocalLoss', 'VarifocalLoss'])
-    def test_scores_learn_the_iou(self, make_head, random_boxes, kind):
+    def test_scores_learn_the_iou(self, make_head, random_boxes, iou_of_opencv, kind):
         boxes, labels = random_boxes(3, SHAPE), [0, 1, 2]
         _, pred = perfect(boxes, labels)
         pred[:3, 2] *= 0.8

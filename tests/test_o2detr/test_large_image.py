@@ -122,6 +122,24 @@ def test_objects_are_shown_as_large_as_in_training():
         default_patch(without)
 
 
+@pytest.mark.parametrize(
+    ('resize', 'patch', 'scale'),
+    [
+        (dict(type='mmdet.Resize', scale=64), 64, 1.0),
+        (dict(type='mmdet.Resize', scale_factor=2.0), None, 2.0),
+        (dict(type='mmdet.RandomResize', scale=[(32, 32), (64, 64)]), None, 1.0),
+    ],
+)
+def test_other_ways_to_resize(resize, patch, scale):
+    cfg = ConfigDict(test_dataloader=dict(dataset=dict(pipeline=[PIPELINE[0], resize, PIPELINE[-1]])))
+    assert shown_scale(cfg, 64) == scale
+    if patch:
+        assert default_patch(cfg) == patch
+    else:
+        with pytest.raises(ValueError, match='--patch'):
+            default_patch(cfg)
+
+
 def test_a_small_picture_is_shown_at_the_scale_of_a_patch():
     class Scale(BrightPixels):
         def test_step(self, data):

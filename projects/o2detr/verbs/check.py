@@ -11,6 +11,8 @@ import numpy as np
 from mmengine.config import Config
 from mmrotate.registry import DATASETS
 
+from .scales import enlarged, first_resize
+
 PARTS = ('train', 'val', 'test')
 SHOWN = 5  # files that a message names
 SAME_SCALE = 1.25  # pictures may be shown so much larger in one part than in another
@@ -26,14 +28,10 @@ def dicts_of(node: object) -> Iterator[dict]:
             yield from dicts_of(value)
 
 
-def shown_at(dataset: dict, size: Sequence[int]) -> float:
-    """Return by how much the first Resize of a data set enlarges a picture of a width and height."""
-    for node in dicts_of(dataset):
-        for step in node.get('pipeline', ()):
-            if step['type'].rpartition('.')[2] == 'Resize' and 'scale' in step:
-                scale = step['scale'] if isinstance(step['scale'], list | tuple) else (step['scale'],) * 2
-                return min(max(scale) / max(size), min(scale) / min(size))
-    return 1.0
+def shown_at(dataset: dict, size: Sequence[float]) -> float | None:
+    """Return by how much a data set enlarges a picture of a width and height; None if that is drawn."""
+    pipelines = [node['pipeline'] for node in dicts_of(dataset) if node.get('pipeline')]
+    return enlarged(next(filter(first_resize, pipelines), ()), size)
 
 
 def named(paths: Sequence[str]) -> str:
@@ -91,13 +89,14 @@ class Check:
         self.check_classes(len(classes))
         if sizes:
             middle = np.median(list(sizes.values()), axis=0)
-            self.scales[part] = shown_at(loader.dataset, middle)
+            scale = shown_at(loader.dataset, middle)
+            shown = 'to a size that is drawn' if scale is None else f'{scale:.3g} times'
+            if scale is not None:
+                self.scales[part] = scale
             low, high = np.min(list(sizes.values()), axis=0), np.max(list(sizes.values()), axis=0)
             between = '' if (low == high).all() else f' to {high[0]:.0f}x{high[1]:.0f}'
-            self.facts.append(
-                f'{part}: pictures of {low[0]:.0f}x{low[1]:.0f}{between}, enlarged {self.scales[part]:.3g} times'
-            )
-        if part == 'train':
+            self.facts.append(f'{part}: pictures of {low[0]:.0f}x{low[1]:.0f}{between}, enlarged {shown}')
+        if part == 'train' and self.cfg.get('train_cfg'):
             self.count_iterations(len(pictures), loader.batch_size)
 
     def check_pictures(self, part: str, paths: Sequence[str]) -> dict[str, tuple[int, int]]:

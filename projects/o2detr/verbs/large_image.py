@@ -17,6 +17,8 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
+from .scales import enlarged, first_resize, fixed_scale
+
 
 def patch_pipeline(model: nn.Module) -> Compose:
     """Return the test pipeline of a model's config, reading patches of an array in the place of files.
@@ -41,8 +43,7 @@ def shown_scale(cfg: Config, patch: int) -> float:
     """Return by how much the test pipeline of a config enlarges square patches of a side."""
     from mmrotate.utils import get_test_pipeline_cfg
 
-    steps = [step for step in get_test_pipeline_cfg(cfg) if step['type'].rpartition('.')[2] == 'Resize']
-    return min(steps[0]['scale']) / patch if steps else 1.0
+    return enlarged(get_test_pipeline_cfg(cfg), (patch, patch)) or 1.0
 
 
 def default_patch(cfg: Config) -> int:
@@ -54,10 +55,12 @@ def default_patch(cfg: Config) -> int:
     Raises:
         ValueError: The config has neither.
     """
-    side = cfg.get('patch_size') or round(shown_scale(cfg, 1))
-    if side == 1:
+    from mmrotate.utils import get_test_pipeline_cfg
+
+    side = cfg.get('patch_size') or min(fixed_scale(first_resize(get_test_pipeline_cfg(cfg))) or (0,))
+    if not side:
         raise ValueError(
-            'the config has neither patch_size nor a Resize in its test pipeline: give --patch, '
+            'the config has neither patch_size nor a Resize to a scale in its test pipeline: give --patch, '
             'the side in pixels of the pictures that it was trained on'
         )
     return side

@@ -45,7 +45,7 @@ def aerial_config(arm: str, seed: int, work_dir: Path, start: Path | None, quick
             loader.dataset.indices = 8
     cfg.merge_from_dict(ARMS[arm].get('changes', {}))
     if arm == 'longer':
-        # As long as the cascade, by its schedule, from the last rate of the default's.
+        # As long as the cascade and by its schedule, at a tenth of the default's highest rate.
         cascade = Config.fromfile(CONFIGS / CASCADE)
         cfg.train_cfg.max_epochs = cascade.train_cfg.max_epochs
         cfg.param_scheduler = cascade.param_scheduler
