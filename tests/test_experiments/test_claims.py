@@ -92,6 +92,22 @@ def test_table_shows_the_comparison_that_decides(entry):
     assert table[3].endswith('(least certain of 2) | undecided; 24 seeds would decide |')
 
 
+def test_as_many_seeds_are_named_as_decide_all_comparisons():
+    near = Comparison('near', 'AP', {0: -0.1, 1: 0.3, 2: 0.1}, above=0.1)
+    far = Comparison('far', 'AP', {0: -1.0, 1: 3.0, 2: 1.4}, above=0)
+    numbers = [judged.needed() for judged in (near, far)]
+    row = verdict_table([to_json(Claim('c', 'ours', '', [near, far]))]).splitlines()[2]
+    assert max(numbers) == 1000 and min(numbers) < 1000 and 'more than 1,000 seeds would decide' in row
+    alone = Comparison('alone', 'AP', {0: 1.0}, above=0)
+    assert verdict_table([to_json(Claim('c', 'ours', '', [far, alone]))]).endswith('| undecided |')
+
+
+def test_what_is_no_number_was_not_measured(found):
+    found.results['photos']['ours'][1]['ap'] = float('nan')
+    assert found.values('photos', 'ours', 'ap') == {0: 0.5, 2: 0.7}
+    assert found.compare('photos', 'ours', 'theirs', 'ap', 'AP').verdict() == 'undecided'
+
+
 def test_what_is_left_of_a_difference_by_rounding_is_no_number():
     equal = Comparison('ours minus theirs', 'AP', {0: 0.1, 1: 0.2, 2: 0.1 - 0.4 + 0.1 - 0.1}, above=0)
     assert 0 < abs(equal.mean) < 1e-15

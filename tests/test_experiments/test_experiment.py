@@ -6,6 +6,7 @@ import pytest
 
 from experiments.frame.claims import Claim
 from experiments.frame.experiment import Experiment, build_parser, keep_older, run
+from experiments.frame.lock import locked
 from experiments.frame.tasks import Task
 
 
@@ -109,6 +110,24 @@ def test_a_record_is_extended_where_nothing_of_its_run_is_left(start, folders):
     ours, theirs = (arm['values'] for arm in claim['arms'])
     assert ours == {'0': 2.0, '1': 2.1, '3': 8.3, '4': 8.4} and theirs == {'0': 1.0, '1': 1.1}
     assert claim['judged'][0]['values'] == {'0': 1.0, '1': 1.0}
+
+
+def test_seeds_that_are_added_in_the_same_folder_count_with_the_earlier_ones(start, folders, capsys):
+    """Or an undecided claim could be judged by fresh seeds, as if nobody had looked."""
+    start('--out', folders / 'out')
+    start('--out', folders / 'out', '--seeds', 4)
+    record = json.loads((folders / 'out/claims.json').read_text())
+    assert list(record['claims'][0]['arms'][0]['values']) == ['0', '1', '4']
+    assert record['command'].endswith('any --seeds 0 1 4')
+    capsys.readouterr()
+    start('--out', folders / 'out', '--work-dir', folders / 'other')
+    assert '2 jobs of the record are of other seeds and will leave it' in capsys.readouterr().out
+
+
+def test_one_run_at_a_time_works_in_a_folder(start, folders):
+    with locked(folders / 'work'), pytest.raises(SystemExit, match='another run works in .*work'):
+        start('--out', folders / 'out')
+    start('--out', folders / 'out')
 
 
 def test_whoever_extends_a_record_is_told_of_which_commits_it_is(start, folders, capsys):

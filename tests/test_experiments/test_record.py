@@ -31,6 +31,13 @@ def test_arms_that_were_not_run_stay_and_others_are_replaced_whole(tmp_path):
     assert read_jobs(path) == {OTHER: dict(value=3), FIRST: dict(value=4)}
 
 
+def test_seeds_that_another_run_has_added_stay_where_a_record_is_extended(tmp_path):
+    path = tmp_path / 'jobs.json'
+    write_jobs({FIRST: dict(value=1), OTHER: dict(value=3)}, path)
+    found = write_jobs({SECOND: dict(value=2), OTHER: dict(value=4)}, path, extend=True)
+    assert read_jobs(path) == found == {FIRST: dict(value=1), OTHER: dict(value=4), SECOND: dict(value=2)}
+
+
 def test_what_the_work_folder_has_is_not_replaced(tmp_path):
     FIRST.folder(tmp_path).mkdir(parents=True)
     (FIRST.folder(tmp_path) / 'result.json').write_text('{"value": 5}')

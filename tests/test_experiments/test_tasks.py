@@ -1,7 +1,11 @@
 """Arms, seeds, budget, and what is kept of a run that was cut off."""
 
 import importlib
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -25,9 +29,38 @@ def reads_the_other(arm, seed, context):
 """
 
 
+# Ends only with its process.
+NEVER_ENDS = """
+import os, sys, time
+from pathlib import Path
+
+from experiments.frame.tasks import Context, Task, jobs_of, run_all
+
+
+def never_ends(arm, seed, context):
+    (context.work / f'pid {os.getpid()}').touch()
+    while True:
+        time.sleep(0.1)
+
+
+if __name__ == '__main__':
+    work = Path(sys.argv[1])
+    from never import never_ends
+    tasks = dict(task=Task(never_ends, ('a', 'b')))
+    run_all(jobs_of(tasks), tasks, Context(work=work, folder=work, data=None, quick=False), processes=2)
+"""
+
+
 @pytest.fixture
 def context(tmp_path):
     return Context(work=tmp_path, folder=tmp_path, data=None, quick=False)
+
+
+def wait_for(condition) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < 120
+        time.sleep(0.1)
 
 
 TASKS = dict(long=Task(measure, ('a', 'b'), (0, 1, 2), minutes=dict(a=2, b=3)), once=Task(measure, ('c',), minutes=4))
@@ -70,6 +103,18 @@ def test_a_run_that_was_cut_off_goes_on(context):
     found = run_all(jobs_of(tasks), tasks, context, processes=1)
     assert (context.work / 'log').read_text().split() == ['good0', 'broken0', 'broken0']
     assert found[Job('task', 'broken', 0)]['value'] == 6
+
+
+@pytest.mark.skipif(not Path('/proc/self').exists(), reason='looks for processes in /proc')
+def test_workers_end_where_a_run_is_killed(tmp_path, repo):
+    (tmp_path / 'never.py').write_text(NEVER_ENDS)
+    paths = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(repo / 'tools')]))
+    run = subprocess.Popen([sys.executable, str(tmp_path / 'never.py'), str(tmp_path)], env=paths)
+    wait_for(lambda: len(list(tmp_path.glob('pid *'))) == 2)
+    workers = [path.name.split()[1] for path in tmp_path.glob('pid *')]
+    run.kill()
+    run.wait()
+    wait_for(lambda: not any(Path('/proc', worker).exists() for worker in workers))
 
 
 @pytest.mark.parametrize('processes', [1, 2])

@@ -44,6 +44,9 @@ def test_interval_is_that_of_a_t_test():
         ([0.0] * 24, dict(above=-0.05, limits=(-1, 1)), UNDECIDED),
         ([0.0] * 100, dict(above=-0.05, limits=(-1, 1)), HOLDS),
         ([0.0] * 23 + [1.0], dict(above=-0.05), HOLDS),
+        # One that differs tells no more.
+        ([0.0] * 23 + [1.0], dict(above=-0.05, limits=(-1, 1)), UNDECIDED),
+        ([1.0] * 35 + [0.0], dict(above=0.91, limits=(0, 1)), UNDECIDED),
     ],
 )
 def test_verdict(values, sides, verdict):
@@ -56,6 +59,27 @@ def test_interval_of_equal_shares_is_that_of_clopper_and_pearson(count):
     assert comparison([1.0] * count, above=0, limits=(0, 1)).bounds() == pytest.approx((exact.low, exact.high))
     low, high = comparison([0.0] * count, above=0, limits=(-1, 1)).bounds()
     assert (-low, high) == pytest.approx((1 - exact.low,) * 2)
+
+
+@pytest.mark.parametrize('share', [0.05, 0.5, 0.9, 0.98])
+def test_a_claim_on_a_share_that_is_not_above_holds_by_chance_in_one_of_40_runs_at_most(share):
+    count = 36
+    holds = [
+        comparison([1.0] * ones + [0.0] * (count - ones), above=share, limits=(0, 1)).verdict() == HOLDS
+        for ones in range(count + 1)
+    ]
+    assert scipy.stats.binom.pmf(range(count + 1), count, share)[holds].sum() <= 0.025
+
+
+def test_intervals_keep_to_the_limits():
+    values = [1.0] * 23 + [0.8]
+    low, high = comparison(values, above=0.9, limits=(0, 1)).bounds()
+    assert 0.8 < low < 0.9 and high == 1
+
+
+def test_who_has_more_seeds_than_are_ever_asked_for_is_told_no_number():
+    values = [1.0, -1.0] * 750
+    assert comparison(values, above=0).verdict() == UNDECIDED and comparison(values, above=0).needed() is None
 
 
 def test_looking_again_does_not_make_untrue_claims_hold():

@@ -60,13 +60,13 @@ class Found:
     def values(self, task: str, arm: str, key: str) -> Values:
         """A number of an arm, by seed; ``'a.b'`` looks into a dictionary.
 
-        Seeds that have None are left out; an arm that was not run has no values.
+        Seeds that have None or no number (nan) are left out; an arm that was not run has no values.
         """
         found = {}
         for seed, value in self.results.get(task, {}).get(arm, {}).items():
             for part in key.split('.'):
                 value = value[part]
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 found[seed] = value
         return found
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from experiments import ROOT
 from experiments.frame.claims import Claim, Found, after_looks, to_json
 from experiments.frame.figure import draw_claims
+from experiments.frame.lock import locked
 from experiments.frame.origin import command_of, cores, origin
 from experiments.frame.record import read_jobs, restore, write_jobs
 from experiments.frame.report import verdict_lines
-from experiments.frame.tasks import Context, Task, in_order, jobs_of, minutes_of, run_all, slug, within
+from experiments.frame.tasks import Context, Task, finished, in_order, jobs_of, minutes_of, run_all, slug, within
 from mmplugins.utils.atomic import write_text
 
 
@@ -128,32 +129,62 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         most = within(args.budget, tasks, work, args.processes, args.seeds, only)
     known = {(name, arm) for name, task in tasks.items() for arm in task.arms}
     jobs = {*jobs_of(tasks, args.seeds, most, only)}
-    jobs |= {job for job in jobs_of(tasks, args.seeds) if job.done(work)}
+    jobs |= finished(tasks, work)
     jobs = in_order(jobs | {job for job in recorded if (job.task, job.arm) in known}, tasks)
+    arms = {(job.task, job.arm) for job in jobs}
+    if lost := sum((job.task, job.arm) in arms for job in {*read_jobs(jobs_file)} - {*jobs}):
+        print(f'{lost} jobs of the record are of other seeds and will leave it; --extend keeps them')
     minutes, done = minutes_of(jobs, tasks, work), sum(job.done(work) for job in jobs)
     cost = '' if args.quick else f'; about {minutes:.0f} processor minutes, {minutes / args.processes:.0f} minutes here'
     print(f'{len(jobs)} jobs, {done} of them done before{cost}', flush=True)
     start = time.time()
-    work.mkdir(parents=True, exist_ok=True)
-    if experiment.prepare:
-        experiment.prepare(context)
-    results = run_all(jobs, tasks, context, args.processes)
-    write_jobs(results, jobs_file)
-    found = Found(results)
-    # Of the whole experiment, also of jobs that an earlier run finished.
-    seconds = max(time.time() - start, found.seconds() / args.processes)
+    with locked(work, f'another run works in {work}: wait for it, or name another --work-dir'):
+        if experiment.prepare:
+            experiment.prepare(context)
+        results = run_all(jobs, tasks, context, args.processes)
+    with locked(out):
+        kept = write_jobs(results, jobs_file, args.extend)
+        if args.extend:
+            results = {job: kept[job] for job in in_order([job for job in kept if (job.task, job.arm) in known], tasks)}
+        seconds = write_claims(experiment, args, context, Found(results), time.time() - start, out)
+    print(f'written to {out}; {seconds} s')
+
+
+def write_claims(
+    experiment: Experiment, args: argparse.Namespace, context: Context, found: Found, seconds: float, out: Path
+) -> int:
+    """Judge what was found; write, draw and say it.
+
+    Returns:
+        Seconds of the whole experiment, also of jobs that an earlier run finished.
+    """
+    seconds = max(seconds, found.seconds() / args.processes)
     path = out / 'claims.json'
     earlier = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
     claims = [to_json(after_looks(claim, earlier['claims'])) for claim in experiment.claims(found)]
     claims = keep_older(claims, earlier)
-    # The command that runs all of it, whatever part this call has added.
-    words = [args.plugin, *(('--data', str(args.data)) if args.data else ()), *(('--quick',) if args.quick else ())]
     record = origin(seconds, *experiment.packages) | found.origin()
-    record |= dict(command=command_of(words), minutes=found.cost())
+    record |= dict(command=command_of(words_of(experiment, args, found)), minutes=found.cost())
     write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     if claims:
         draw_claims(claims, out / 'claims.png')
     if experiment.finish:
         experiment.finish(found, context, out)
     print('\n'.join(verdict_lines(claims)))
-    print(f'written to {out}; {record["seconds"]} s')
+    return record['seconds']
+
+
+def words_of(experiment: Experiment, args: argparse.Namespace, found: Found) -> list[str]:
+    """Words of the command that runs all of it, whatever part this call has added."""
+    words = [args.plugin, *(('--data', str(args.data)) if args.data else ()), *(('--quick',) if args.quick else ())]
+    usual = {seed for task in experiment.tasks.values() if len(task.seeds) > 1 for seed in task.seeds}
+    seeds = {
+        seed
+        for name, arms in found.results.items()
+        if name in experiment.tasks and len(experiment.tasks[name].seeds) > 1
+        for rows in arms.values()
+        for seed in rows
+    }
+    if not args.quick and seeds - usual:
+        words += ['--seeds', *map(str, sorted(seeds | usual))]
+    return words

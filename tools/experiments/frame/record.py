@@ -12,17 +12,23 @@ from experiments.frame.tasks import RESULT, Job
 from mmplugins.utils.atomic import write_text
 
 
-def write_jobs(results: Mapping[Job, dict], path: Path) -> None:
+def write_jobs(results: Mapping[Job, dict], path: Path, extend: bool = False) -> dict[Job, dict]:
     """Keep results of single jobs, a line each; those of arms that were not run this time stay.
 
     Args:
         results: As `run_all` returns them.
         path: JSON file.
+        extend: Other seeds of these arms stay too, such as another run has added while this one went on.
+
+    Returns:
+        All that the file has now.
     """
     arms = {(job.task, job.arm) for job in results}
-    kept = {job: found for job, found in read_jobs(path).items() if (job.task, job.arm) not in arms}
-    rows = [json.dumps(asdict(job) | found) for job, found in (kept | dict(results)).items()]
+    kept = {job: found for job, found in read_jobs(path).items() if extend or (job.task, job.arm) not in arms}
+    kept |= results
+    rows = [json.dumps(asdict(job) | found) for job, found in kept.items()]
     write_text(path, '[\n' + ',\n'.join(rows) + '\n]\n')
+    return kept
 
 
 def read_jobs(path: Path) -> dict[Job, dict]:

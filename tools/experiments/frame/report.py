@@ -61,6 +61,12 @@ def deciding(claim: dict) -> dict | None:
     return min(claim['judged'], key=distance, default=None)
 
 
+def needed(claim: dict) -> int | None:
+    """Return how many seeds would decide all comparisons that are undecided; None if that cannot be said of one."""
+    numbers = [entry['needed'] for entry in claim['judged'] if entry['verdict'] == UNDECIDED]
+    return None if None in numbers else max(numbers)
+
+
 def verdict_table(claims: Sequence[dict]) -> str:
     """One row a claim: what was expected, the comparison that decides, the verdict."""
     rows = []
@@ -69,7 +75,7 @@ def verdict_table(claims: Sequence[dict]) -> str:
         if entry := deciding(claim):
             measured = f'{entry["name"]}, {entry["metric"]}: {interval_text(entry)}'
             measured += f' (least certain of {len(claim["judged"])})' if len(claim['judged']) > 1 else ''
-            verdict = verdict_text(entry) if claim['verdict'] == UNDECIDED else verdict
+            verdict = verdict_text(entry | dict(needed=needed(claim))) if claim['verdict'] == UNDECIDED else verdict
         verdict += f' (of {claim["older"]})' if 'older' in claim else ''
         rows.append([claim['claim'], claim['expected'], measured, verdict])
     return markdown_table(('claim', 'expected', 'measured [95 % interval]', 'verdict'), rows)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -126,6 +128,13 @@ def in_order(jobs: Iterable[Job], tasks: Mapping[str, Task]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.seed, arms.index((job.task, job.arm))))
 
 
+def finished(tasks: Mapping[str, Task], work: Path) -> set[Job]:
+    """Return the jobs, of any seed, that earlier runs have finished."""
+    arms = [(name, arm) for name, task in tasks.items() for arm in task.arms]
+    results = {arm: Job(*arm, 0).folder(work).parent.glob(f'*/{RESULT}') for arm in arms}
+    return {Job(*arm, int(path.parent.name)) for arm, paths in results.items() for path in paths}
+
+
 def minutes_of(jobs: Iterable[Job], tasks: Mapping[str, Task], work: Path) -> float:
     """Processor minutes of the jobs that no earlier run has finished."""
     return sum(tasks[job.task].cost(job.arm) for job in jobs if not job.done(work))
@@ -180,6 +189,16 @@ def run_chain(chain: list[Job], tasks: Mapping[str, Task], context: Context) -> 
     return [run_job(job, tasks[job.task], context) for job in chain]
 
 
+def end_with_parent() -> None:
+    """Let a worker end where the run was killed: it would go on, and a run that is started anew does the same work."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def run_all(jobs: list[Job], tasks: Mapping[str, Task], context: Context, processes: int) -> dict[Job, dict]:
     """Run what is missing in several processes, the dear ones first."""
     chains: dict[Job, list[Job]] = {}
@@ -195,7 +214,7 @@ def run_all(jobs: list[Job], tasks: Mapping[str, Task], context: Context, proces
         found = [run_chain(*each) for each in work]  # a process more would import everything again
     else:
         spawn = multiprocessing.get_context('spawn')
-        with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        with ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
             found = list(pool.map(run_chain, *zip(*work, strict=True)))
     results = {job: row for chain, rows in zip(order, found, strict=True) for job, row in zip(chain, rows, strict=True)}
     return {job: results[job] for job in jobs}

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from scipy.stats import beta
 from scipy.stats import t as student
 
 HOLDS, FAILS, UNDECIDED = 'holds', 'does not hold', 'undecided'
@@ -46,7 +47,8 @@ class Comparison:
         interval: Where it does not follow from ``values``, as of a bootstrap over images.
         unit: What ``values`` are counted in.
         looks: Numbers of values at which earlier runs left it undecided; the interval grows with each.
-        limits: Least and greatest value that there can be, as of shares; with them equal values have an interval too.
+        limits: Least and greatest value that there can be, as of shares; the interval keeps to them, and equal values
+            have one too.
 
     Raises:
         ValueError: Not exactly one of ``above`` and ``below``.
@@ -88,15 +90,23 @@ class Comparison:
     def _bounds_of(self, count: int, looks: int) -> tuple[float, float] | None:
         """Interval of ``count`` values of this mean and spread after so many looks."""
         spread = stdev(self.values.values())
-        if spread > 0:
-            half = half_width(spread, count, looks)
-            return self.mean - half, self.mean + half
+        half = half_width(spread, count, looks)
         if self.limits is None:
-            return None
-        # The largest share of other values with which so many are equal in one of 40 runs, after no look.
-        others = 1 - ((1 - confidence(looks)) / 2) ** (1 / count)
+            return (self.mean - half, self.mean + half) if spread > 0 else None
         low, high = self.limits
-        return self.mean - others * (self.mean - low), self.mean + others * (high - self.mean)
+        chance = (1 - confidence(looks)) / 2
+        if {*self.values.values()} <= {low, high}:  # a share, of which Clopper's and Pearson's is the exact interval
+            ones = count * (self.mean - low) / (high - low)
+            least = beta.ppf(chance, ones, count - ones + 1) if ones > 0 else 0.0
+            most = beta.isf(chance, ones + 1, count - ones) if ones < count else 1.0
+            return low + least * (high - low), low + most * (high - low)
+        # The largest share of values at a limit of which so many show none by chance. A few that differ tell no more
+        # than none: 23 equal ones and another have a small spread.
+        others = 1 - chance ** (1 / count)
+        return (
+            max(low, self.mean - max(half, others * (self.mean - low))),
+            min(high, self.mean + max(half, others * (high - self.mean))),
+        )
 
     def verdict(self) -> str:
         """Return `HOLDS`, `FAILS` or `UNDECIDED`."""
@@ -115,7 +125,12 @@ class Comparison:
         It is the least number whose interval, at the mean and spread seen so far and as that of one look more, leaves
         out the bound.
         """
-        if self.verdict() != UNDECIDED or self.interval is not None or self.bounds() is None:
+        if (
+            len(self.values) >= MOST_SEEDS
+            or self.verdict() != UNDECIDED
+            or self.interval is not None
+            or self.bounds() is None
+        ):
             return None
 
         def decides(count: int) -> bool:
