@@ -1,6 +1,7 @@
 # mmplugins with CUDA ops: docker build -t mmplugins . && docker run --gpus all --rm mmplugins python -m mmplugins doctor
 # A pair of Python and torch for which the maintainers of the forks publish mmcv with CUDA ops; if pip does not find that
-# wheel, the toolkit of this image compiles it. The host needs driver 525 or newer.
+# wheel, the toolkit of this image compiles it. The host needs driver 535 or newer
+# on a card for data centers, 575 or newer on others.
 FROM nvidia/cuda:12.9.1-devel-ubuntu24.04
 RUN apt-get update && \
     apt-get install -y --no-install-recommends g++ libgl1 libglib2.0-0 python3-dev python3-venv && \

@@ -12,8 +12,10 @@ processes=$2
 shift 2
 
 # Without it torchrun gives each process one thread, however many cores there are.
-threads=$(($(nproc) / processes))
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
+if [ -z "${OMP_NUM_THREADS:-}" ]; then
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) # macOS has no nproc
+    export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
+fi
 
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes "${NNODES:-1}" \

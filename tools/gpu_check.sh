@@ -92,7 +92,7 @@ run_pip() { run "$python" -m pip --disable-pip-version-check install --no-index 
 
 stage_setup() {
     local files=()
-    run rm -rf "$work/site"
+    run rm -rf "$work/site" "$work"/*.status # what was installed there, and what was found with it
     run mkdir -p "$work/site"
     run "$python" "$ROOT/tools/gpu_report.py" machine "$work/machine.json"
     if [ -n "$wheels" ]; then

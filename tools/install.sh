@@ -171,7 +171,8 @@ plan_mmcv() {
     if [ -n "$(ask version onedl-mmcv)" ] && ask ops; then
         mmcv_plan=keep
         say "mmcv and its ops are kept"
-    elif pip_install --dry-run --no-deps --only-binary :all: "$mmcv" >/dev/null 2>&1; then
+    # Of an mmcv whose ops do not load pip would say that it is there.
+    elif pip_install --dry-run --ignore-installed --no-deps --only-binary :all: "$mmcv" >/dev/null 2>&1; then
         mmcv_plan=wheel
     else
         check_can_compile
@@ -256,7 +257,8 @@ main() {
     [ -z "$system" ] || [ -z "$venv" ] || die "--system and --venv exclude each other"
     find_python
     extras=$(ask extras "$extras")
-    if ask complete "$extras"; then
+    # A virtual environment that is to be made is not the one whose Python was found.
+    if { [ -z "$venv" ] || [ -x "$venv/bin/python" ]; } && ask complete "$extras"; then
         say "all is there: $(ask summary)"
         return
     fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster, one task per GPU.
-# Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS (more options of srun).
+# Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS (more options of srun), MASTER_PORT (drawn: two
+# jobs on a node must not share one).
 # A minute before its time is over, and when the node is taken away, the job gets SIGTERM: it saves at the end of the
 # iteration and exits with 143. The same command with --resume goes on from there.
 set -euo pipefail
@@ -19,6 +20,7 @@ if [ "$gpus" -lt "$gpus_per_node" ]; then
     gpus_per_node=$gpus
 fi
 
+export MASTER_PORT="${MASTER_PORT:-$((20000 + RANDOM % 20000))}"
 # SRUN_ARGS is a list of options: it must be split.
 # shellcheck disable=SC2086
 exec srun --partition "$partition" --job-name "$job_name" \

@@ -111,6 +111,13 @@ def test_a_failure_stops_nothing_else_and_what_is_done_is_kept(check, tmp_path):
     assert [line.split()[1] for line in ran if 'benchmark.py' in line] == ['slow']
 
 
+def test_what_an_earlier_setup_installed_is_done_anew_with_a_new_setup(check, tmp_path):
+    """Setup empties the folder that mmcv is installed into."""
+    check('--stages', 'good')
+    assert 'good: kept' in check('--stages', 'good')[1]
+    assert 'good: kept' not in check('--stages', 'setup,good')[1]
+
+
 def test_all_done(check):
     assert check('--stages', 'good')[0] == 0
 

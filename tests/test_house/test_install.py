@@ -23,6 +23,20 @@ def test_complete_run_then_nothing_to_do(bare):
     assert len(bare.pip_calls) == calls  # pip alone would take longer than a second
 
 
+def test_another_environment_is_made_though_the_active_one_is_complete(bare, tmp_path):
+    bare.install()
+    path = f'{bare.folder / "bin"}:{bare.env["PATH"]}'
+    offline = dict(PIP_NO_INDEX='1', PATH=path)  # the new one has a pip that does not pretend
+    code, output = bare.run('bash', bare.script, '--venv', tmp_path / 'other', **offline)
+    assert (tmp_path / 'other/bin/python').exists() and 'all is there' not in output
+
+
+def test_what_pip_was_about_to_remove_is_no_distribution(bare):
+    (bare.site / '~cipy-1.17.1.dist-info').mkdir()
+    code, output = bare.install()
+    assert code == 0 and 'only in part' not in output, output
+
+
 def test_other_extras_are_installed_later(bare):
     bare.install('--extras', 'tests')
     code, output = bare.install('--extras', 'tests,metr')

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import runpy
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -102,6 +103,35 @@ def test_two_gloo_ranks_equal_one_process(trained, tool, tmp_path):
     # ranks adds in another order than the mean over four samples: float32 rounding, about 1e-7 per step.
     for name, value in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder for PATH with what the launchers need, and two programs that show what they were called with."""
+    for name in ('bash', 'dirname', 'getconf'):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for name in ('python', 'srun'):
+        path = tmp_path / name
+        path.write_text(f'#!{shutil.which("bash")}\necho "$OMP_NUM_THREADS|${{MASTER_PORT:-}}|$*"\n')
+        path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(('threads', 'expected'), [(None, str(max(1, (os.cpu_count() or 1) // 2))), ('3', '3')])
+def test_cores_are_shared_by_processes_also_where_there_is_no_nproc(run, repo, programs, threads, expected):
+    env = dict(PATH=str(programs), PYTHON='python', OMP_NUM_THREADS=threads or '')
+    said = run('bash', repo / 'tools/dist_train.sh', CONFIG, '2', env=env).stdout
+    assert said.split('|')[0] == expected and '--nproc-per-node 2' in said
+
+
+def test_jobs_of_a_cluster_do_not_share_a_port(run, repo, programs):
+    def port(**env: str) -> str:
+        command = ('bash', repo / 'tools/slurm_train.sh', 'partition', 'name', CONFIG)
+        return run(*command, env=dict(PATH=str(programs), **env)).stdout.split('|')[1]
+
+    assert port(MASTER_PORT='29501') == '29501'
+    drawn = {port() for _ in range(3)}
+    assert len(drawn) > 1 and all(20000 <= int(each) < 40000 for each in drawn)
 
 
 @pytest.mark.slow

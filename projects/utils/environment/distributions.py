@@ -55,7 +55,8 @@ def partial() -> list[tuple[str, str]]:
     the metadata may be what is missing.
     """
     infos = sorted(Path(sysconfig.get_path('purelib')).glob('*-*.dist-info'))
-    stems = [info.stem for info in infos if not (info / 'INSTALLER').is_file()]
+    # What pip was about to remove begins with a tilde.
+    stems = [info.stem for info in infos if not (info.stem.startswith('~') or (info / 'INSTALLER').is_file())]
     return [(name.replace('_', '-'), number) for name, _, number in (stem.rpartition('-') for stem in stems)]
 
 
