@@ -64,13 +64,19 @@ class PRAEFitMetric(BaseMetric):
                 They may say which classes each detector knows, ``known``, names; where not, all of the data set.
 
         Raises:
-            ValueError: If a class is not in the annotation file, or the classes of the data set are in another order.
+            ValueError: If a class is not in the annotation file, the classes of the data set are in another order, or
+                there are several names and boxes do not say whose they are.
         """
         if not self.results:
             self._check_classes()
         for sample in data_samples:
             self.known = sample.get('known', ())
             pred = sample['pred_instances']
+            if len(self.names) > 1 and 'detector' not in pred:
+                raise ValueError(
+                    f'boxes do not say which of the detectors {list(self.names)} they are of: an ensemble that is '
+                    'to be fitted must not fuse them, set model.fusion=None'
+                )
             columns = {name: get_box_tensor(pred[name]).float().cpu().numpy() for name in ('bboxes', 'scores')}
             labels = columns['labels'] = pred['labels'].cpu().numpy()
             columns['detector'] = pred['detector'].cpu().numpy() if 'detector' in pred else np.zeros_like(labels)

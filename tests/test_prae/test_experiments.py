@@ -9,10 +9,13 @@ from experiments.frame.claims import Found, to_json
 from experiments.frame.tasks import Job
 from experiments.prae import benchmark
 from experiments.prae.calibrated import gain_interval
-from experiments.prae.claims import ALL, BANDIT, FEW, FEW_METHODS, SETS, TRANSFORMED, WEAK, claims
+from experiments.prae.claims import ALL, BANDIT, FEW, FEW_METHODS, FEW_PAIRS, SETS, TRANSFORMED, WEAK, MeanAP, claims
 from experiments.prae.data import smaller, with_weak_boxes
+from mmplugins.prae import fit
+from mmplugins.prae.tuning.bootstrap import ResampledAP
 from mmplugins.prae.tuning.folds import make_folds
 from mmplugins.prae.tuning.held_out import Held
+from mmplugins.prae.verbs.compare import METHODS, calibration_of
 
 NUM_CLAIMS = 12
 
@@ -35,7 +38,9 @@ def found_with(
         fits['PRAE tuned'] = fits['WBF tuned'] + few + noise
         fits[BANDIT[0.1]] = fits[BANDIT[0.0]] + theta + noise
         fits[BANDIT[0.5]] = fits[BANDIT[0.0]] - 1
-        results[Job('few', arm, 0)] = fits
+        gains = {f'{ours} minus {theirs}': (fits[ours] - fits[theirs]).mean() for ours, theirs in FEW_PAIRS}
+        intervals = {name: [gain - 0.1, gain + 0.1] for name, gain in gains.items()}
+        results[Job('few', arm, 0)] = dict(fits, intervals=intervals)
     for arm in TRANSFORMED:
         results[Job('transforms', arm, 0)] = dict(mAP=cubed if arm == 'PRAE, cubed' else 50.0)
     for arm in WEAK:
@@ -103,14 +108,29 @@ def test_weak_boxes_are_more_boxes_with_lower_scores(ground_truth, detector):
     assert (np.sort(more.score)[: 5 * len(gt.dataset)] < 4e-3).all() and (np.diff(more.image) >= 0).all()
 
 
+def test_prae_of_the_comparison_is_the_one_that_is_shipped(ground_truth, detector):
+    gt = ground_truth()
+    fold = make_folds(gt, dict(a=detector(gt, 1), b=detector(gt, 2)))[0]
+    shipped = fit(fold.fit_tables, fold.fit_gt)
+    assert shipped.fusion.corner_weights
+    found = calibration_of(next(method for method in METHODS if method.name == 'PRAE'), fold, ['a', 'b'])
+    assert found.fusion == shipped.fusion
+
+
+def test_mean_of_fits_is_resampled_on_the_same_images(ground_truth, detector):
+    gt = ground_truth()
+    fits = [ResampledAP(detector(gt, seed), gt) for seed in (1, 2)]
+    weights = np.random.default_rng(0).integers(0, 3, len(gt.dataset)).astype(float)
+    np.testing.assert_allclose(MeanAP(fits)(weights), (fits[0](weights) + fits[1](weights)) / 2)
+
+
 def test_fewer_fit_images_leave_the_test_images_alone(ground_truth, detector):
     gt = ground_truth()
     fold = make_folds(gt, dict(a=detector(gt, 1)))[0]
-    part, same = smaller(fold, 10, 0, 1000), smaller(fold, 1000, 0, 1000)
+    part, same = smaller(fold, 10, 0), smaller(fold, 1000, 0)
     assert len(part.fit_gt.dataset) == 10 and part.fit_tables['a'].image.max() < 10
     np.testing.assert_array_equal(part.test_gt.box, fold.test_gt.box)
-    assert len(smaller(fold, 10, 0, 7).test_gt.dataset) == 7
-    again, other = (smaller(fold, 10, draw, 1000).fit_gt.dataset.image_ids for draw in (0, 1))
+    again, other = (smaller(fold, 10, draw).fit_gt.dataset.image_ids for draw in (0, 1))
     assert again == part.fit_gt.dataset.image_ids != other
     np.testing.assert_array_equal(same.fit_tables['a'].score, fold.fit_tables['a'].score)
 

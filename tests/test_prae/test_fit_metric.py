@@ -14,8 +14,8 @@ def fit_metric(repo, tmp_path):
     ann = repo / 'tests/data/bccd/annotations/all_val.json'
     gt = read_ground_truth(ann)
 
-    def run(score=lambda x: x, extra=(), classes=gt.dataset.classes):
-        metric = PRAEFitMetric(str(ann), str(tmp_path / 'calib.json'))
+    def run(score=lambda x: x, extra=(), classes=gt.dataset.classes, **options):
+        metric = PRAEFitMetric(str(ann), str(tmp_path / 'calib.json'), **options)
         metric.dataset_meta = dict(classes=classes)
         rng = np.random.default_rng(0)
         for place, image_id in enumerate(gt.dataset.image_ids):
@@ -28,6 +28,12 @@ def fit_metric(repo, tmp_path):
         return metric.evaluate(len(gt.dataset)), (tmp_path / 'calib.json').read_text()
 
     return run
+
+
+def test_fused_boxes_are_no_detectors(fit_metric, tmp_path):
+    with pytest.raises(ValueError, match=r"which of the detectors \['a', 'b'\] .* model.fusion=None"):
+        fit_metric(names=('a', 'b'))
+    assert not (tmp_path / 'calib.json').exists()
 
 
 def test_fit_metric_leaves_out_what_is_no_box(fit_metric):

@@ -58,6 +58,20 @@ def test_wbf_is_that_of_ensemble_boxes(boxes, count, conf_type, weights):
         compare(out, image, *expected, atol=1e-6)  # theirs adds in float32
 
 
+def test_boxes_are_left_out_by_their_score_whatever_the_weight_of_the_detector(boxes):
+    ensemble_boxes = pytest.importorskip('ensemble_boxes')
+    classes, tables = boxes
+    alone = fuse_config(head='nms', iou_thr=0.1, max_per_img=1000)
+    tables = [fuse([table], Calibration.identity('a', classes), alone) for table in tables]
+    options = dict(weights=(1.0, 0.1, 0.1), max_per_img=1000)
+    out = fuse(tables, Calibration.identity('abc', classes), fuse_config(skip_below=0.3, **options))
+    for image in range(40):
+        expected = ensemble_boxes.weighted_boxes_fusion(
+            *by_image(tables, image), iou_thr=0.55, skip_box_thr=0.3, weights=options['weights']
+        )
+        compare(out, image, *expected, atol=1e-6)
+
+
 @pytest.mark.parametrize('iou_thr', [0.3, 0.55])
 def test_nmw_is_that_of_ensemble_boxes(boxes, iou_thr):
     ensemble_boxes = pytest.importorskip('ensemble_boxes')

@@ -106,7 +106,7 @@ def _flatten(
     for index, table in enumerate(tables):
         refined = calib.refine(index, table.score, table.category)
         with np.errstate(invalid='ignore'):
-            row = np.flatnonzero(refined * weights[index] >= cfg.skip_below)  # NaN is dropped
+            row = np.flatnonzero(refined >= cfg.skip_below)  # NaN is dropped
         part = dict(
             image=table.image[row],
             category=table.category[row],

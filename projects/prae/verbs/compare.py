@@ -126,11 +126,11 @@ def run_method(fold: Fold, calib: Calibration) -> Detections:
 
 def calibration_of(method: Method, fold: Fold, names: Sequence[str]) -> Calibration:
     """Curves and settings of a method that is not tuned, fitted on the fit images of the fold."""
-    fusion = fuse_config(method.preset or 'robust', **method.fusion)
     if method.preset is None:
+        fusion = fuse_config('robust', **method.fusion)
         return replace(Calibration.identity(names, fold.fit_gt.dataset.classes), fusion=fusion)
-    tables = {name: fold.fit_tables[name] for name in names}
-    return replace(fit(tables, fold.fit_gt, fit_config(method.preset, **method.fit)), fusion=fusion)
+    calib = fit({name: fold.fit_tables[name] for name in names}, fold.fit_gt, fit_config(method.preset, **method.fit))
+    return replace(calib, fusion=replace(calib.fusion, **method.fusion))
 
 
 def calibrations(

@@ -7,6 +7,7 @@ knows no other way to ignore an object.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmplugins.prae import Detections, GroundTruth
 from mmplugins.prae.files.inputs import read_annotations, read_detections
 from mmplugins.prae.tuning.folds import Fold, pick
 
-DATA = ROOT.parent / 'shared/data/detections'
+DATA = ROOT / 'data/detections'
 DETECTORS = (
     'yolov2_darknet', 'two_stage', 'yolov2_pytorch', 'yolov3_darknet', 'tiny_yolo_darknet', 'tiny_yolo_caffe',
 )  # fmt: skip
@@ -31,12 +32,11 @@ def load(data: Path) -> Boxes:
     return gt, {name: read_detections(folder / f'{name}.bbox.json.gz', gt.dataset, name) for name in DETECTORS}
 
 
-def smaller(fold: Fold, count: int, seed: int, tested: int) -> Fold:
-    """The fold with ``count`` of its fit images, drawn by ``seed``, and the first ``tested`` of its test images."""
+def smaller(fold: Fold, count: int, seed: int) -> Fold:
+    """The fold with ``count`` of its fit images, drawn by ``seed``."""
     images = np.sort(np.random.RandomState(seed).permutation(len(fold.fit_gt.dataset))[:count])
     fit_gt, fit_tables = pick(fold.fit_gt, fold.fit_tables, images)
-    test_gt, test_tables = pick(fold.test_gt, fold.test_tables, np.arange(len(fold.test_gt.dataset))[:tested])
-    return Fold(fit_gt, test_gt, fit_tables, test_tables)
+    return replace(fold, fit_gt=fit_gt, fit_tables=fit_tables)
 
 
 def with_weak_boxes(gt: GroundTruth, table: Detections, count: int, seed: Sequence[int]) -> Detections:
