@@ -47,7 +47,8 @@ class FeatureDistiller(BaseModule):
         if len(student_taps) != len(teacher_channels) or not student_taps or not losses:
             raise ValueError(
                 f'{len(student_taps)} student_taps, {len(teacher_channels)} teacher_channels, {len(losses)} losses: '
-                'each tap of the student has one of the teacher, and at least one loss'
+                'each tap of the student has one of the teacher, and at least one loss. In a config that is based on '
+                'another, student_taps=dict(_delete_=True, …) drops the taps of that one'
             )
         self.student_taps = dict(student_taps)
         self.projectors = nn.ModuleList(
@@ -114,12 +115,21 @@ class Distilled(Student):
             inputs: ``(B, C, H, W)`` as they come from the data preprocessor; the teacher sees the padding too.
             data_samples: Of the model.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``; only the first needs the teacher.
+
+        Raises:
+            ValueError: In training, a tap gives something without a gradient, so that the student could not learn.
         """
         if mode != 'loss':
             return super().forward(inputs, data_samples, mode=mode)
         teacher = self.require_teacher()
         with Taps(self, self.distiller.student_taps, 'student').listen() as features:
             losses = super().forward(inputs, data_samples, mode=mode)
+        constant = [name for name, feature in features.items() if not feature.requires_grad]
+        if constant and self.training and torch.is_grad_enabled():
+            raise ValueError(
+                f'the taps {constant} of the student pass no gradient on, so that it would not learn from the teacher: '
+                'frozen, or inside a block that with_cp computes again. Tap a stage that is trained, as a whole'
+            )
         predictions = [*self.distiller.project(features, tuple(inputs.shape[2:]), self._backbone).values()]
         targets = teacher.maps(inputs)
         if targets is None:

@@ -20,7 +20,7 @@ from mmplugins.utils.wrappers import model_of
 
 from .schedule import WeightSchedule, epochs_done
 from .student import Student
-from .teachers.loading import build_teacher, fingerprint
+from .teachers.loading import build_teacher, fingerprint, without_sources
 from .teachers.probe import image_channels, noise_image
 from .teachers.provider import TeacherProvider
 
@@ -200,6 +200,7 @@ class GenerativeDistillHook(Hook):
             input_channels=self.input_channels,
             resize_input=self.resize_input,
             autocast=self.autocast,
+            target_stride=student.target_stride,
         )
 
     def _compare(self, before: dict) -> None:
@@ -208,11 +209,9 @@ class GenerativeDistillHook(Hook):
         Raises:
             ValueError: Another teacher, or other settings, and ``verify`` is on.
         """
-        changed = [
-            f'{key} was {before[key]}, is {self.record[key]}'
-            for key in self.record
-            if key != 'teacher' and key in before and before[key] != self.record[key]
-        ]
+        # The same weights may come from another place, but not into another network: heads or eps change no weight.
+        was, now = ({**record, 'teacher': without_sources(record.get('teacher'))} for record in (before, self.record))
+        changed = [f'{key} was {was[key]}, is {now[key]}' for key in now if key in before and was[key] != now[key]]
         if not changed:
             return
         text = f'the teacher is not that of the resumed run: {"; ".join(changed)}'

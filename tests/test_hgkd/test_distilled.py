@@ -260,6 +260,43 @@ class TestOptions:
         assert copy.distiller.projectors[0].weight.grad is not None and model.backbone.conv1.weight.grad is None
 
 
+class TestGradient:
+    """What the loss of the distillation changes."""
+
+    def step(self, tap, channels, depth=50, **backbone):
+        init_default_scope('mmpretrain')
+        cfg = student(**backbone)
+        cfg['backbone']['depth'], cfg['head']['in_channels'] = depth, 64 if depth == 18 else 256
+        model = distilled_model(cfg, {tap: channels}, [48], input_size=64)
+        fit(model, MODELS.build(deepcopy(VIT)))
+        model(torch.randn(2, 3, 64, 64), [sample(0), sample(1)], mode='loss')['loss_distill'].backward()
+        return model.backbone
+
+    @pytest.mark.parametrize('with_cp', [False, True])
+    def test_a_stage_learns(self, with_cp):
+        backbone = self.step('backbone.layer3', 128, with_cp=with_cp)
+        assert backbone.layer2[0].conv1.weight.grad.abs().sum() > 0
+
+    @pytest.mark.parametrize(
+        ('tap', 'options'),
+        [
+            ('backbone.layer3.5.conv2', dict(with_cp=True)),  # mmpretrain computes such blocks without a graph
+            ('backbone.layer1', dict(depth=18, frozen_stages=1)),
+        ],
+    )
+    def test_a_tap_without_a_gradient_is_an_error(self, tap, options):
+        channels = 32 if 'conv2' in tap else 8
+        with pytest.raises(ValueError, match=rf"taps \['{tap}'\] of the student pass no gradient on.*frozen.*with_cp"):
+            self.step(tap, channels, **options)
+
+    def test_losses_can_be_asked_for_without_gradients(self, vit):
+        model = make()
+        fit(model, vit)
+        with torch.no_grad():
+            losses = model(torch.randn(2, 3, 64, 64), [sample(0), sample(1)], mode='loss')
+        assert losses['loss_distill'] > 0
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ('options', 'hook', 'text'),
@@ -271,7 +308,7 @@ class TestErrors:
                 "has 32 channels: set student_taps={'backbone.layer3': 32}",
             ),
             (dict(teacher_channels=[64]), {}, r'set teacher_channels=\[48\], not \[64\]'),
-            (dict(teacher_channels=[48, 48]), {}, '1 student_taps, 2 teacher_channels'),
+            (dict(teacher_channels=[48, 48]), {}, '1 student_taps, 2 teacher_channels.*_delete_=True'),
             (dict(student_taps={'backbone[9]': 32}), {}, 'gives 4 outputs, none of number 9'),
             ({}, dict(mode='visible'), "'visible' needs a student with a mask"),
             ({}, dict(taps=['blocks.9']), "teacher VisionTransformer has no module 'blocks.9'"),

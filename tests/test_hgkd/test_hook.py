@@ -231,7 +231,7 @@ class TestResume:
         meta = load_without_code(tmp_path / 'work/epoch_1.pth')['meta']  # no class of mmengine is needed to read it
         assert meta['distill'] == dict(
             teacher=TEACHER, sha256=fingerprint(make_vit()), mode='full', taps=['layers.1'], target_norm='ln',
-            input_norm=None, input_channels=None, resize_input=False, autocast=None,
+            input_norm=None, input_channels=None, resize_input=False, autocast=None, target_stride=16,
         )  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -256,6 +256,25 @@ class TestResume:
         with pytest.raises(ValueError, match=text):
             make_runner(hook=other, **again).train()
         make_runner(hook=dict(verify=False, **other), **again).train()
+
+    def test_the_same_weights_in_another_network_are_an_error(self, make_runner, tmp_path):
+        """The number of heads, for one, changes the targets and no weight."""
+        make_runner(epochs=1).train()
+        again = dict(epochs=2, resume=True, load_from=str(tmp_path / 'work/epoch_1.pth'))
+        with pytest.raises(ValueError, match="teacher was .*'num_heads': 2.* is .*'num_heads': 8"):
+            make_runner(hook=dict(teacher={**TEACHER, 'arch': {**ARCH, 'num_heads': 8}}), **again).train()
+
+    def test_the_same_weights_from_another_place(self, make_runner, tmp_path, teacher_file):
+        make_runner(epochs=1).train()
+        teacher = {**TEACHER, 'init_cfg': dict(type='Pretrained', checkpoint=teacher_file)}
+        again = dict(epochs=2, resume=True, load_from=str(tmp_path / 'work/epoch_1.pth'))
+        make_runner(hook=dict(teacher=teacher, checkpoint=None), **again).train()
+
+    def test_another_stride_of_the_targets_is_an_error(self, make_runner, tmp_path):
+        make_runner(epochs=1, hook=dict(resize_input=True)).train()
+        again = dict(epochs=2, resume=True, load_from=str(tmp_path / 'work/epoch_1.pth'))
+        with pytest.raises(ValueError, match='target_stride was 16, is 8'):
+            make_runner(hook=dict(resize_input=True), student=dict(stride=8), **again).train()
 
     def test_a_checkpoint_to_start_from_may_have_had_any_teacher(self, make_runner, tmp_path):
         make_runner(epochs=1).train()

@@ -17,6 +17,7 @@ from ...utils.weights import load_strictly, read_weights
 from .naming import to_mmpretrain
 
 WEIGHTS = ('pretrained', 'weights', 'checkpoint_path')  # arguments of timm and torchvision
+SOURCES = (*WEIGHTS, 'init_cfg', 'pretrained_model_name_or_path')  # where weights come from, not what they are for
 READING = ('.from_pretrained', 'CLIPGenerator')  # types that read weights whatever their arguments
 # What mmpretrain's ViTs resize while they load it.
 RESIZED = ('pos_embed', 'relative_position_index', 'bias_table')
@@ -66,6 +67,11 @@ def brings_weights(cfg: dict, network: nn.Module) -> bool:
     if is_published(network):
         return True
     return any(cfg.get(key) for key in WEIGHTS) or str(cfg['type']).endswith(READING)
+
+
+def without_sources(teacher: dict | str | None) -> dict | str | None:
+    """Return the config of a teacher without what only says where its weights come from; a name as it is."""
+    return {k: v for k, v in teacher.items() if k not in SOURCES} if isinstance(teacher, dict) else teacher
 
 
 def fingerprint(teacher: nn.Module) -> str:
