@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
         import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     hook = find_hook(cfg)
+    hook.autocast = None  # float16 is for GPUs; grids, channels and places are the same
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the runner does
     student = MODELS.build(cfg.model)
@@ -104,7 +105,8 @@ def expected_memory(student: Student, teacher: nn.Module, images: Tensor, batch:
     """Return about how much memory a step takes.
 
     Counted are weights, gradients and two moments of the student, what its backbone and neck keep of whole images for
-    the backward pass, and the teacher's weights; not its largest layer, nor the student's head.
+    the backward pass (of a masked student: its backbone and decoder), and the teacher's weights; not its largest layer,
+    nor the student's head.
 
     Args:
         student: Model.
@@ -125,7 +127,7 @@ def expected_memory(student: Student, teacher: nn.Module, images: Tensor, batch:
         torch.enable_grad(),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        student.extract_feat(images)
+        student.encode_whole(images)
     activations = batch * sum(size for address, size in kept.items() if address not in own)
     weights, theirs = 4 * 4 * count(student), 4 * count(teacher)
     return (

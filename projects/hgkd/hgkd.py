@@ -280,6 +280,10 @@ class HGKD(Student, BaseSelfSupervisor):
             f'{rows} x {columns} cells of {self.downsample_raito} pixels'
         ]
 
+    def encode_whole(self, images: Tensor) -> None:
+        """Run backbone and decoder; as in :class:`Student`."""
+        self.decode(images, self._all_visible(images))
+
     def _distill(self, pred: Tensor, images: Tensor, active: Tensor) -> Tensor:
         target = self.teacher(images, active)
         if target is None:

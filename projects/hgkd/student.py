@@ -53,6 +53,10 @@ class Student:
         """
         raise NotImplementedError
 
+    def encode_whole(self, images: Tensor) -> None:
+        """Run backbone and neck on whole images ``(B, C, H, W)``, to see what they keep for the backward pass."""
+        self.extract_feat(images)
+
     def require_teacher(self) -> TeacherProvider:
         """Return the teacher.
 

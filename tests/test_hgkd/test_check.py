@@ -1,5 +1,7 @@
 """What is looked at before a training, and the verb that prints it."""
 
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -73,7 +75,22 @@ class TestVerb:
         assert 'teacher: MAEViT, 0.53 M parameters, mode full' in text
         assert 'layers.3: 96 channels, grid 6 x 6, a position is 16 x 16 pixels' in text
         assert 'it sees 4 of 3 x 3 cells of 32 pixels' in text
-        assert 'for a batch of 40' in text
+        kept = int(re.search(r'(\d+) kept by backbone and neck for a batch of 40', text)[1])
+        assert kept > 60  # of the backbone alone it would be 42
+
+    def test_a_teacher_in_half_precision(self, repo, tmp_path, capsys):
+        """It is float16 on the GPUs of the training, float32 here."""
+        cfg = Config.fromfile(repo / 'configs/hgkd/hgkd_sparse-r18-w16_mae_1xb40-20e_clothing10.py')
+        cfg.custom_hooks[1].autocast = 'float16'
+        cfg.dump(tmp_path / 'mine.py')
+        assert main(['check', str(tmp_path / 'mine.py'), '--random']) == 0
+        assert 'layers.3: 96 channels, grid 6 x 6' in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_a_paper_scale_config(self, repo, capsys):
+        config = repo / 'configs/hgkd/hgkd_sparse-r50_mae-base_8xb512-amp-coslr-300e_in1k.py'
+        assert main(['check', str(config), '--random']) == 0
+        assert 'layers.11: 768 channels, grid 14 x 14' in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_detector(self, repo, capsys):

@@ -296,6 +296,20 @@ class TestErrors:
         assert exported(tmp_path, 'mmpretrain')[0] == 1
         assert "starts with 'backbone.'" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ('model', 'text'),
+        [
+            ("model = dict(type='HGKDDistilledModel')", 'its checkpoint loads into the plain config'),
+            ("model = dict(type='HGKD')", 'cfg.py has no model with a backbone'),
+            ('', 'cfg.py has no model with a backbone'),
+        ],
+    )
+    def test_a_config_without_a_masked_student(self, pretrained, tmp_path, capsys, model, text):
+        pretrained()
+        (tmp_path / 'cfg.py').write_text(model)
+        assert exported(tmp_path, 'mmpretrain')[0] == 1
+        assert text in capsys.readouterr().err
+
     def test_not_a_sparse_resnet(self):
         with pytest.raises(ValueError, match="'SparseConvNeXt'"):
             export.dense_config(dict(type='SparseConvNeXt'))

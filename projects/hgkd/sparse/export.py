@@ -74,6 +74,23 @@ def dense_config(backbone: ConfigDict | dict) -> ConfigDict:
     return cfg
 
 
+def backbone_of(cfg: Config) -> ConfigDict:
+    """Return the config of a masked student's backbone.
+
+    Raises:
+        ValueError: There is no masked student.
+    """
+    model = cfg.get('model') or {}
+    kind = model.get('type', '').rpartition('.')[2]
+    if kind == 'HGKDDistilledModel':
+        raise ValueError(
+            'a student of HGKDDistilledModel needs no export: its checkpoint loads into the plain config of the student'
+        )
+    if 'backbone' not in model:
+        raise ValueError(f'{cfg.filename} has no model with a backbone: give the config of a pretraining with HGKD')
+    return model.backbone
+
+
 def backbone_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the encoder of a student, with the names of the plain network.
 
@@ -264,7 +281,7 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.out).suffix != '.pth':
         raise ValueError(f'--out must end in .pth, got {args.out}')
     cfg = Config.fromfile(args.config)
-    backbone = dense_config(cfg.model.backbone)
+    backbone = dense_config(backbone_of(cfg))
     # The averages, if EMAHook ran: mmengine puts them where the weights are.
     network = fill(backbone, backbone_weights(read_weights(args.checkpoint)))
     seen = estimate_bn(network, args.bn_images, cfg) if args.bn_images else 0
