@@ -8,7 +8,7 @@ custom_imports = dict(imports=['mmplugins.spsa'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(
-        type='mmpretrain.SPSANet',
+        type='SPSANet',
         arch=dict(dims=(16, 32, 64, 128), depths=(1, 1, 2, 1)),
         mixer=dict(type='SPSA', head_dim=16),
         out_indices=(1, 2, 3),

@@ -106,7 +106,8 @@ class DSBlock(nn.Module):
         with_cp: Recompute the block in backward to save memory.
 
     Raises:
-        ValueError: ``split_ratio`` or ``global_ratio`` out of range, or heads that do not divide the channels.
+        ValueError: ``split_ratio``, ``global_ratio`` or ``num_heads`` out of range, or heads that do not divide the
+            channels.
     """
 
     def __init__(
@@ -129,6 +130,8 @@ class DSBlock(nn.Module):
             raise ValueError(f'global_ratio={global_ratio} is not a whole number from 1 on')
         self.global_channels = global_width(channels, split_ratio)
         self.local_channels = channels - self.global_channels
+        if num_heads < 1 or num_heads != int(num_heads):
+            raise ValueError(f'num_heads={num_heads} is not a whole number from 1 on')
         if self.global_channels % num_heads:
             raise ValueError(
                 f'num_heads={num_heads} does not divide the {self.global_channels} channels of the global stream '

@@ -210,11 +210,18 @@ def revert(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state: Of mmpretrain's ``ImageClassifier`` with `DSNet` and ``LinearClsHead``.
 
     Raises:
-        ValueError: The public code has no such weight, as for a norm behind another stage than the last.
+        ValueError: The public code has no such weight, as for a norm behind another stage than the last, or a block
+            whose streams are not equally wide.
     """
     state = {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
-    for key in [key for key in state if key.endswith('.pos_conv.bias')]:
-        join_projections(state, key.removesuffix('pos_conv.bias'))
+    for prefix in [key.removesuffix('pos_conv.bias') for key in state if key.endswith('.pos_conv.bias')]:
+        widths = [len(state.get(f'{prefix}{stream}_in.bias', ())) for stream in ('local', 'global')]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f'the streams of {prefix}* have {widths[0]} (local) and {widths[1]} (global) channels: the public code '
+                'halves them, split_ratio=0.5'
+            )
+        join_projections(state, prefix)
     return {public_name(key): value for key, value in state.items()}
 
 

@@ -29,8 +29,10 @@ def build_block(channels: int, ratio: int, head_dim: int, split_ratio: float, **
         **options: Of the block.
 
     Raises:
-        ValueError: ``head_dim`` does not divide them.
+        ValueError: ``head_dim`` is below 1 or does not divide them.
     """
+    if head_dim < 1:
+        raise ValueError(f'head_dim={head_dim} is not a number of channels from 1 on')
     width = global_width(channels, split_ratio)
     if width % head_dim:
         raise ValueError(

@@ -293,6 +293,8 @@ def test_norms_of_maps(name, kind):
         (dict(split_ratio=-0.1), r'split_ratio=-0.1'),
         (dict(global_ratio=0), r'global_ratio=0 is not a whole number'),
         (dict(global_ratio=1.5), r'global_ratio=1.5'),
+        (dict(num_heads=0), 'num_heads=0 is not a whole number from 1 on'),
+        (dict(num_heads=-2), 'num_heads=-2 is not'),
         (dict(num_heads=3), r'num_heads=3 does not divide the 8 channels of the global stream .channels=16, split'),
         (dict(split_ratio=0.3, num_heads=4), r'num_heads=4 does not divide the 5 channels'),
     ],

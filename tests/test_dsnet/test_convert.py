@@ -100,6 +100,17 @@ def test_no_way_back_for_what_the_public_code_has_not(upstream, tmp_path, capsys
     assert 'the public code has no weight like backbone.norm0.weight' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('ratio', [0.0, 0.25, 1.0])
+def test_no_way_back_for_streams_of_different_widths(ratio, tmp_path, capsys):
+    net = MODELS.build(dict(type='DSNet', arch=ARCH, split_ratio=ratio, inter_scale_align=False))
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in net.state_dict().items()}), tmp_path / 'a')
+    assert main(['convert', str(tmp_path / 'a'), str(tmp_path / 'back.pth'), '--back']) == 1
+    local, wide = 64 - int(64 * ratio), int(64 * ratio)
+    message = f'the streams of backbone.stages.0.0.* have {local} (local) and {wide} (global) channels'
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'back.pth').exists()
+
+
 def test_both_layouts_give_the_same_weights(upstream, tmp_path):
     (tmp_path / 'public.pdparams').write_bytes(pickle.dumps(to_paddle(upstream), 2))
     expected, found = convert(upstream.state_dict()), convert(read_paddle(tmp_path / 'public.pdparams'))

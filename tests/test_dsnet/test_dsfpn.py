@@ -283,6 +283,8 @@ def test_every_layer_with_weights_is_called(position, silent):
         (dict(levels=(-1,)), r'levels=\(-1,\)'),
         (dict(position='input'), "position='input' is not 'lateral', 'lateral_rev', 'output' or 'last'"),
         (dict(global_ratios=(2, 1)), r'global_ratios=\(2, 1\) needs one entry a scale, 4'),
+        (dict(head_dim=0), 'head_dim=0 is not a number of channels from 1 on'),
+        (dict(head_dim=-2), 'head_dim=-2 is not'),
         (dict(head_dim=3), 'head_dim=3 does not divide the 2 channels of the global stream .of 4 channels of a block'),
         (dict(head_dim=6, position='output'), 'head_dim=6 does not divide the 8 channels'),
         (dict(extra_blocks=True), 'extra_blocks=True is for the scales of add_extra_convs'),

@@ -1,5 +1,7 @@
 """DSNet: published counts, shapes at any size, freezing, drop path, options."""
 
+import sys
+
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -278,6 +280,23 @@ def test_arguments_are_not_changed():
     arch = {key: list(value) for key, value in TINY.items()}
     DSNet(arch)
     assert arch == {key: list(value) for key, value in TINY.items()}
+
+
+WITHOUT_MMDET = """
+import sys
+sys.modules['mmdet'] = None  # as if it were not installed
+import torch
+from mmplugins.dsnet import DSNet
+print(tuple(DSNet().eval()(torch.zeros(1, 3, 32, 32))[0].shape))
+from mmplugins.dsnet import DSFPN
+"""
+
+
+def test_without_mmdet(run):
+    done = run(sys.executable, '-W', 'ignore', '-c', WITHOUT_MMDET, check=False)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and '(1, 512, 1, 1)' in lines
+    assert lines[-1] == 'ImportError: DSFPN needs mmdet: pip install onedl-mmdetection'
 
 
 @pytest.mark.parametrize(

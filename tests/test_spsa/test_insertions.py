@@ -135,6 +135,8 @@ import sys
 sys.modules['mmpretrain'] = None  # as if it were not installed
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmplugins.spsa import SPSA, SPSANet
 
 plugin = dict(cfg=dict(type='SPSA'), stages=(False, False, True, True), position='after_conv2')
@@ -142,15 +144,22 @@ for net in (dict(type='ResNet', depth=50, plugins=[plugin]), dict(type='SPSANet'
     net = MODELS.build(net)
     net(torch.randn(2, 3, 64, 64))[-1].mean().backward()
     print(sum(isinstance(module, SPSA) for module in net.modules()))
+for path in sys.argv[1:]:
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    print(type(MODELS.build(cfg.model).backbone).__name__)
 from mmplugins.spsa import SPSAResNet
 """
+CONFIGS_OF_MMDET = ('fcos_spsanet-micro_1xb8-12e_bccd.py', 'ssdlite_spsanet-xs_8xb24-600e_coco.py')
 
 
-def test_in_mmdet_without_mmpretrain(run):
-    done = run(sys.executable, '-W', 'ignore', '-c', WITHOUT_MMPRETRAIN, check=False)
+def test_in_mmdet_without_mmpretrain(run, repo):
+    configs = [repo / 'configs/spsa' / name for name in CONFIGS_OF_MMDET]
+    done = run(sys.executable, '-W', 'ignore', '-c', WITHOUT_MMPRETRAIN, *configs, check=False)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[-1] == 'ImportError: SPSAResNet needs mmpretrain: pip install onedl-mmpretrain'
+    assert lines.count('SPSANet') == len(configs)
     assert [line for line in lines if line.isdecimal()] == [str(6 + 3), str(2 + 2 + 6 + 3)]
 
 
