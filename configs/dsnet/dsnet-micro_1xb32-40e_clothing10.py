@@ -1,4 +1,4 @@
-# A small DS-Net (0.4 M parameters) on 800 photos of clothes at 64 pixels (tests/data/clothing10). Small: 1 process x 32
+# A small DS-Net (0.5 M parameters) on 800 photos of clothes at 64 pixels (tests/data/clothing10). Small: 1 process x 32
 # images, 40 epochs, about three minutes on one CPU core.
 _base_ = ['../_base_/datasets/clothing10_64.py', 'mmpretrain::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmplugins.dsnet'], allow_failed_imports=False)

@@ -1,5 +1,5 @@
 # RetinaNet on a small DS-Net from scratch, on the blood cells of tests/data/bccd; the baseline of DS-FPN. Small: 1 process
-# x 8 images, 6 epochs, about two minutes on one CPU core.
+# x 8 images, 6 epochs, about one minute on one CPU core.
 _base_ = [
     '../_base_/datasets/bccd_detection.py', '../_base_/models/retinanet_small.py',
     '../_base_/schedules/small_detector_12e.py'

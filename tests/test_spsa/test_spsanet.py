@@ -71,7 +71,7 @@ def test_outputs_come_in_the_order_that_was_asked_for(arch):
     assert [(f['num_chs'], f['reduction']) for f in other.feature_info] == [(32, 8), (16, 4)]
 
 
-@pytest.mark.parametrize('mixer', ['SPSA', 'SPSASimAM', 'SPSASGE', 'SPSAPoolMixer', 'SPSAMHSA', None, 'ContextBlock'])
+@pytest.mark.parametrize('mixer', ['SPSA', 'SPSASimAM', 'SPSASGE', 'SPSAMHSA', None, 'ContextBlock'])
 @layouts
 def test_mixers_are_swappable(mixer, arch):
     ratio = dict(ratio=0.25) if mixer == 'ContextBlock' else {}  # a plugin of mmcv

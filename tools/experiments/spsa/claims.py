@@ -184,7 +184,11 @@ def part_claims(found: Found) -> list[Claim]:
     # On a large set the steps are not run.
     steps = [layout for layout in STEPS if arm_of(layout, GATE) in (found.arms('photos') or ARMS)]
     if steps:
-        claims.append(claim('Each part of that layout costs the gate some of its gain (ours to ask)', *steps))
+        claims.append(
+            claim(
+                'Changing any one part of the two-residual layout costs the gate some of its gain (ours to ask)', *steps
+            )
+        )
     return claims
 
 
@@ -209,7 +213,7 @@ def exact_claims(found: Found) -> list[Claim]:
         Claim(
             'It has no training parameters',
             SOURCE,
-            'the network with SPSA has as many parameters as the one without any mixer',
+            'the network with SPSA has no more parameters than the one without any mixer: a difference of 0 holds',
             [
                 found.compare('photos', arm_of(layout, mixer), arm_of(layout, NONE), *count, below=0, exact=True)
                 for layout in (ONE, TWO)

@@ -1,7 +1,7 @@
 """Reference token mixers with the interface of `SPSA`, for controlled comparison in one network; importing registers.
 
 Each maps ``(B, C, H, W)`` to the same shape and takes ``in_channels``: `SimAM` (Yang et al., ICML 2021), `SGE` (Li et
-al., arXiv 1905.09646), `PoolMixer` (PoolFormer) and `MHSA`, softmax attention. Written from the formulas of the papers.
+al., arXiv 1905.09646) and `MHSA`, softmax attention. Written from the formulas of the papers.
 
 In mmengine's root registry, which all hosts and their users share, their names begin with ``SPSA``: ``SPSASimAM``, ….
 """
@@ -74,26 +74,6 @@ class SGE(nn.Module):
         product = product - product.mean((3, 4), keepdim=True)
         product = product * (product.square().mean((3, 4), keepdim=True) + self.eps).rsqrt()
         return (t * (product * self.weight + self.bias).sigmoid()).flatten(1, 2)
-
-
-@MODELS.register_module('SPSAPoolMixer')
-class PoolMixer(nn.Module):
-    """PoolFormer's mixer, average of the neighborhood minus the token.
-
-    Args:
-        in_channels: Unused; every mixer is given it.
-        pool_size: Side of the neighborhood.
-    """
-
-    _abbr_ = 'pool'
-
-    def __init__(self, in_channels: int | None = None, pool_size: int = 3) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(pool_size, stride=1, padding=pool_size // 2, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        return self.pool(x) - x
 
 
 @MODELS.register_module('SPSAMHSA')
