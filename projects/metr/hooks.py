@@ -2,8 +2,9 @@
 
 import torch
 from mmdet.registry import HOOKS
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -17,11 +18,22 @@ from .text.vocabulary import normalize_name
 class CheckVocabularyHook(Hook):
     """Compare the vocabulary of the model with the classes of each data set before the first image is read.
 
-    Without it a mismatch shows as wrong labels, or as an ``IndexError`` at the first evaluation.
+    Without it a mismatch shows as wrong labels, or as an ``IndexError`` at the first evaluation. Also refuse a run of
+    epochs whose sampler has no end, as :class:`InfiniteRatioSampler`: the first epoch would never be over.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Check the training and the validation set."""
+        """Check the training and the validation set, and that an epoch ends.
+
+        Raises:
+            ValueError: Names and classes differ, or the run counts epochs and its sampler has no end.
+        """
+        sampler = getattr(runner.train_dataloader.batch_sampler, 'sampler', None)
+        if isinstance(sampler, InfiniteSampler) and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'{type(sampler).__name__} has no end, for which EpochBasedTrainLoop would wait in its first epoch: '
+                'give `train_cfg` the type IterBasedTrainLoop and `max_iters`, or another `train_dataloader.sampler`'
+            )
         self._check(runner, 'train_dataloader', runner.train_dataloader)
         if runner.val_loop is not None:
             self._check(runner, 'val_dataloader', runner.val_dataloader)

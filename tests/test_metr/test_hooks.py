@@ -12,7 +12,9 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.structures import InstanceData
+from torch.utils.data import ConcatDataset, DataLoader
 
+from mmplugins.metr.data.sampler import InfiniteRatioSampler
 from mmplugins.metr.hooks import CheckVocabularyHook, PseudoBoxHook
 from mmplugins.metr.text.vocabulary import Vocabulary
 
@@ -26,10 +28,10 @@ def runner_with(model_names, **classes) -> SimpleNamespace:
     """A runner with a model of these names and a data loader of these classes for every keyword."""
     model = SimpleNamespace(vocabulary=SimpleNamespace(names=tuple(model_names)))
     loaders = {
-        key: SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=tuple(names))))
+        key: SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=tuple(names))), batch_sampler=None)
         for key, names in classes.items()
     }
-    return SimpleNamespace(model=model, val_loop='val_dataloader' in classes or None, **loaders)
+    return SimpleNamespace(model=model, train_loop=None, val_loop='val_dataloader' in classes or None, **loaders)
 
 
 def test_equal_names_pass():
@@ -78,6 +80,19 @@ def test_validation_set_is_checked_before_training():
 
 def test_training_without_validation():
     CheckVocabularyHook().before_train(runner_with(['cat'], train_dataloader=['cat']))
+
+
+def test_an_epoch_that_never_ends():
+    runner = runner_with(['cat'], train_dataloader=['cat'])
+    dataset = runner.train_dataloader.dataset
+    sampler = InfiniteRatioSampler(ConcatDataset([range(3), range(2)]), dataset_ratio=[1, 4], seed=0)
+    runner.train_dataloader = DataLoader(sampler.dataset, batch_size=2, sampler=sampler)
+    runner.train_dataloader.dataset.metainfo = dataset.metainfo
+    runner.train_loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    with pytest.raises(ValueError, match='InfiniteRatioSampler has no end.*type IterBasedTrainLoop and `max_iters`'):
+        CheckVocabularyHook().before_train(runner)
+    runner.train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    CheckVocabularyHook().before_train(runner)
 
 
 def test_data_set_without_metainfo_is_a_mismatch():

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from mmdet.registry import DATA_SAMPLERS
+from mmengine.config import Config
 from torch.utils.data import ConcatDataset
 
 import mmplugins.metr  # noqa: F401
@@ -17,9 +18,9 @@ def concat(sizes=SIZES) -> ConcatDataset:
     return ConcatDataset([range(size) for size in sizes])
 
 
-def build(dataset=None, ratio=(1, 4, 4), seed=0):
+def build(dataset=None, ratio=(1, 4, 4), seed=0, **more):
     return DATA_SAMPLERS.build(
-        dict(type='InfiniteRatioSampler', dataset=dataset or concat(), dataset_ratio=ratio, seed=seed)
+        dict(type='InfiniteRatioSampler', dataset=dataset or concat(), dataset_ratio=ratio, seed=seed, **more)
     )
 
 
@@ -83,6 +84,15 @@ def test_a_step_costs_the_same_whatever_the_sizes_are():
 def test_bad_ratios(ratio):
     with pytest.raises(ValueError, match='one whole number for each of 3 sets'):
         build(ratio=ratio)
+
+
+def test_shuffle_is_taken_over_from_the_base_of_a_config(repo):
+    cfg = Config.fromfile(repo / 'configs/metr/metr_dino-r18_1xb4-10e_samples.py')
+    cfg.merge_from_dict(dict(train_dataloader=dict(sampler=dict(type='InfiniteRatioSampler', dataset_ratio=(1, 4, 4)))))
+    sampler = DATA_SAMPLERS.build(cfg.train_dataloader.sampler, default_args=dict(dataset=concat(), seed=0))
+    assert list(islice(sampler, 50)) == list(islice(build(), 50))
+    with pytest.raises(ValueError, match='random order only: leave out `shuffle=False`'):
+        build(shuffle=False)
 
 
 def test_empty_set_and_single_set():

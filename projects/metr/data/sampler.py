@@ -18,20 +18,25 @@ class InfiniteRatioSampler(InfiniteSampler):
     replacement by float32 ``multinomial``, which over millions of weights is off by several percent and takes seconds.
 
     All ranks walk along one stream and take turns, so that the shares are those of the whole job. Memory: one order of
-    each set. For ``IterBasedTrainLoop``: it has no end.
+    each set. For ``IterBasedTrainLoop``: it has no end, and :class:`CheckVocabularyHook` refuses it in a run of epochs.
 
     Args:
         dataset: Several sets as one.
         dataset_ratio: Whole numbers: of each ``sum(dataset_ratio)`` samples, how many are of each set. 0 leaves it out.
         seed: Of the orders, the same in all ranks. None: drawn by the main process.
+        shuffle: Must be True. It is here because a child config inherits it with the sampler of its base.
 
     Raises:
         TypeError: ``dataset`` does not consist of several.
         ValueError: ``dataset_ratio`` is of another length, negative, no whole number or zero everywhere, or asks for
-            samples of an empty set.
+            samples of an empty set; or ``shuffle`` is False.
     """
 
-    def __init__(self, dataset: ConcatDataset, dataset_ratio: Sequence[int], seed: int | None = None) -> None:
+    def __init__(
+        self, dataset: ConcatDataset, dataset_ratio: Sequence[int], seed: int | None = None, shuffle: bool = True
+    ) -> None:
+        if not shuffle:
+            raise ValueError('InfiniteRatioSampler draws in random order only: leave out `shuffle=False`')
         if not isinstance(dataset, ConcatDataset):
             raise TypeError(f'InfiniteRatioSampler mixes the sets of a ConcatDataset, not a {type(dataset).__name__}')
         self.sizes = [len(one) for one in dataset.datasets]
