@@ -15,7 +15,7 @@ model = dict(
     text_bank=dict(embeddings='minilm-l6-v2'),
     cem=dict(num_blocks=2, feedforward_channels=256),
     num_categories=3,
-    num_queries=40,  # for each category; an image has up to 29 red blood cells
+    num_queries=40,  # for each category; an image has up to 27 red blood cells
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[123.675, 116.28, 103.53],

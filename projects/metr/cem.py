@@ -79,6 +79,9 @@ class CategoryExtractionModule(BaseModule):
         feedforward_channels: Width of the FFN.
         loss: Config of the multi-label loss, applied after each block.
         init_cfg: See :class:`mmengine.model.BaseModule`.
+
+    Raises:
+        ValueError: ``num_blocks`` is below 1: nothing would score the names.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class CategoryExtractionModule(BaseModule):
         loss: dict = None,
         init_cfg: dict | None = None,
     ) -> None:
+        if num_blocks < 1:
+            raise ValueError(f'the CEM needs `num_blocks` of at least 1, got {num_blocks}')
         if loss is None:
             loss = dict(type='MultiLabelAsymmetricLoss')
         super().__init__(init_cfg=init_cfg)

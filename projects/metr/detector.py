@@ -36,6 +36,10 @@ class METR(METRMixin, DINO):
         dn_cfg: Arguments of :class:`GroupCdnQueryGenerator`; None for no denoising.
         *args: Of the host's DINO.
         **kwargs: Of the host's DINO.
+
+    Raises:
+        ValueError: ``num_categories`` or ``num_queries`` is below 1, or an argument of the host says that there is one
+            stage or no refinement.
     """
 
     decoder_class = METRDecoder
@@ -86,6 +90,9 @@ class DeformableMETR(METRMixin, DeformableDETR):
         with_cp: See :class:`METR`.
         *args: Of the host's DeformableDETR.
         **kwargs: Of the host's DeformableDETR.
+
+    Raises:
+        ValueError: See :class:`METR`.
     """
 
     decoder_class = DeformableMETRDecoder

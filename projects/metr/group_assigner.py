@@ -16,7 +16,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 BOX_COSTS = (BBoxL1Cost, IoUCost)  # they take leading dimensions, so all groups go in one call
-SCORE_COSTS = (ClassificationCost, FocalLossCost)
 
 
 @TASK_UTILS.register_module()
@@ -30,7 +29,21 @@ class GroupHungarianAssigner(HungarianAssigner):
     Costs are the host's (``FocalLossCost``, ``BBoxL1Cost``, ``IoUCost``, …). They see one class, so ``scores`` has one
     column. Costs of boxes and of scores are computed for all groups together, any other group by group: on the case of
     the benchmark that takes a quarter of the time (4 images, 20 groups; one thread of a CPU, 23 and 86 ms).
+
+    Args:
+        match_costs: Configs of the costs, or one.
+
+    Raises:
+        ValueError: One is a ``ClassificationCost``.
     """
+
+    def __init__(self, match_costs: list[dict] | dict) -> None:
+        super().__init__(match_costs)
+        if any(type(cost) is ClassificationCost for cost in self.match_costs):
+            raise ValueError(
+                'ClassificationCost has no effect here: it is a softmax over classes, and a query has one logit. Give '
+                '`match_costs` a FocalLossCost instead'
+            )
 
     def assign(
         self, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None = None, **kwargs
@@ -107,7 +120,7 @@ class GroupHungarianAssigner(HungarianAssigner):
         for cost in self.match_costs:
             if type(cost) in BOX_COSTS:  # a subclass may be anything
                 value = cost(pred_instances=pred_boxes, gt_instances=gt_boxes, img_meta=img_meta)
-            elif type(cost) in SCORE_COSTS:
+            elif type(cost) is FocalLossCost:
                 value = cost(pred_instances=pred_instances, gt_instances=any_box, img_meta=img_meta)[queries]
             else:
                 value = torch.stack(

@@ -63,6 +63,10 @@ class METRMixin:
                 'METR takes its reference boxes from the encoder and refines them in each layer: '
                 'with_box_refine and as_two_stage must be True'
             )
+        if min(num_categories, num_queries) < 1:
+            raise ValueError(
+                f'num_categories and num_queries must be at least 1, got {num_categories} and {num_queries}'
+            )
         self.with_cp = with_cp
         super().__init__(*args, num_queries=num_queries, with_box_refine=True, as_two_stage=True, **kwargs)
         self.num_categories = num_categories

@@ -226,3 +226,9 @@ def test_bfloat16_autocast(cem, prompts, memory):
     loss.backward()
     assert loss.isfinite()
     assert 0 in keep[0] and {2, 4} == set(keep[1].tolist())
+
+
+@pytest.mark.parametrize('num_blocks', [0, -1])
+def test_a_module_without_blocks(num_blocks):
+    with pytest.raises(ValueError, match=f'`num_blocks` of at least 1, got {num_blocks}'):
+        CategoryExtractionModule(D, num_blocks=num_blocks)

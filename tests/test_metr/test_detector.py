@@ -685,6 +685,13 @@ def test_two_stage_with_refinement_is_needed(build_detector, kind, option):
 
 
 @KINDS
+@pytest.mark.parametrize('numbers', [dict(num_categories=0), dict(num_categories=-1), dict(num_queries=0)], ids=str)
+def test_no_category_or_no_query(build_detector, kind, numbers):
+    with pytest.raises(ValueError, match='num_categories and num_queries must be at least 1, got'):
+        build_detector(kind, **numbers)
+
+
+@KINDS
 def test_number_of_classes_is_one(build_detector, kind):
     with pytest.raises(ValueError, match='num_classes must be 1, not 80'):
         build_detector(kind, **{'bbox_head.num_classes': 80})

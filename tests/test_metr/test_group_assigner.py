@@ -190,6 +190,11 @@ def test_cost_of_a_pair_that_is_not_compared_may_be_anything():
     assert torch.equal(assign(table, [0, 0, 1, 1], [0, 1]), expected) and (expected > 0).sum() == 2
 
 
+def test_cost_that_has_no_effect_on_one_logit():
+    with pytest.raises(ValueError, match='ClassificationCost has no effect.*FocalLossCost'):
+        GroupHungarianAssigner(match_costs=[dict(type='BBoxL1Cost'), dict(type='ClassificationCost')])
+
+
 def test_missing_group_labels():
     pred, gt = real_instances()
     del pred.group_labels

@@ -64,6 +64,16 @@ def test_objects365(write, tmp_path, capsys):
     assert all(image['file_name'].startswith('images/') for image in old['images'])
 
 
+@pytest.mark.parametrize('content', [dict(images=[]), []], ids=['a list is missing', 'no dictionary'])
+def test_file_that_is_not_of_objects365(tmp_path, capsys, content):
+    (tmp_path / 'annotations').mkdir()
+    dump(tmp_path / 'annotations/zhiyuan_objv2_train.json', content)
+    assert main(['prepare', 'objects365', str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert 'zhiyuan_objv2_train.json is not a COCO annotation file' in error
+    assert error.endswith('categories, annotations\n')
+
+
 def test_pictures_in_another_folder(write, tmp_path, capsys):
     write('objects365', tmp_path)
     (tmp_path / 'train').rename(tmp_path / 'training')
@@ -202,3 +212,16 @@ def test_check_of_one_plain_set(write_coco, tmp_path, capsys):
     config.write_text(Config(dict(train_dataloader=loader)).pretty_text)
     assert main(['prepare', 'check', str(config)]) == 1
     assert 'is a VocabCocoDataset, no MultiVocabConcatDataset' in capsys.readouterr().err
+
+
+def test_check_without_validation_or_training(write_coco, tmp_path, capsys):
+    """``None`` is how a child config takes a loader away."""
+    config = tmp_path / 'config.py'
+    sets = dict(A=write_coco('A', ['cat'], [[('cat', [4, 6, 20, 10])]]))
+    loader = dict(dataset=dict(type='MultiVocabConcatDataset', datasets=sets))
+    config.write_text(Config(dict(train_dataloader=loader, val_dataloader=None)).pretty_text)
+    assert main(['prepare', 'check', str(config)]) == 0
+    assert 'val_dataloader: none' in capsys.readouterr().out
+    config.write_text(Config(dict(val_dataloader=loader)).pretty_text)
+    assert main(['prepare', 'check', str(config)]) == 1
+    assert f'{config} has no train_dataloader' in capsys.readouterr().err

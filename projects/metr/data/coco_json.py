@@ -116,11 +116,28 @@ def read_json(path: str | os.PathLike) -> dict:
             raise ValueError(f'annotation file {path} is cut off or not JSON: {error}') from error
 
 
+def check_lists(data: object, path: str | os.PathLike, need_annotations: bool = True) -> None:
+    """Check that a file's content has the three lists of COCO's format.
+
+    Args:
+        data: The content.
+        path: The file, for messages.
+        need_annotations: Whether a file may not be without ``annotations``.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    keys = ('images', 'categories', 'annotations') if need_annotations else ('images', 'categories')
+    missing = [key for key in keys if not isinstance(data, dict) or not isinstance(data.get(key), list)]
+    if missing:
+        raise ValueError(
+            f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)} and lacks {", ".join(missing)}'
+        )
+
+
 def _check(data: object, path: str | os.PathLike, need_annotations: bool) -> None:
     """Check what mmdet and pycocotools take for granted."""
-    keys = ('images', 'categories', 'annotations') if need_annotations else ('images', 'categories')
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in keys):
-        raise ValueError(f'{path} is not a COCO annotation file: it needs the lists {", ".join(keys)}')
+    check_lists(data, path, need_annotations)
     if not data['images'] or not data['categories']:
         raise ValueError(f'{path} has {len(data["images"])} images and {len(data["categories"])} categories')
     for image in data['images']:

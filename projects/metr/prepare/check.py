@@ -26,11 +26,17 @@ def run(args: argparse.Namespace) -> None:
     Parsed samples are kept where the config says ``cache_dir``, so that the training finds them.
 
     Raises:
-        ValueError: The config trains on no :class:`MultiVocabConcatDataset`.
+        ValueError: The config trains or validates on another data set than :class:`MultiVocabConcatDataset`, or does
+            not train.
     """
     cfg = Config.fromfile(args.config)
     register_all_modules()
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(f'{args.config} has no train_dataloader: give the config of a training')
     for loader in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(loader) is None:
+            print(f'{loader}: none')
+            continue
         dataset = DATASETS.build(cfg[loader].dataset)
         if not isinstance(dataset, MultiVocabConcatDataset):
             raise ValueError(f'{loader} of {args.config} is a {type(dataset).__name__}, no MultiVocabConcatDataset')

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmdet.datasets.objects365 import Objects365V2Dataset, objv2_ignore_list
 
-from ..data.coco_json import read_json
+from ..data.coco_json import check_lists, read_json
 from .report import without_absent, write_and_report
 
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write ``annotations/objects365v2_<part>.json``, which needs no ``name_parts``."""
     for part in args.parts:
-        content = read_json(args.root / f'annotations/zhiyuan_objv2_{part}.json')
+        path = args.root / f'annotations/zhiyuan_objv2_{part}.json'
+        content = read_json(path)
+        check_lists(content, path)
         left_out = clean(content, args.root / part)
         write_and_report(args.root / f'annotations/objects365v2_{part}.json', content, left_out)
 
