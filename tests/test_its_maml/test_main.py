@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmplugins.its_maml.__main__ import main
 from mmplugins.its_maml.verbs import report, sweep, view
-from mmplugins.its_maml.verbs.evaluation import attack_config, set_test
+from mmplugins.its_maml.verbs.evaluation import attack_config, evaluate, set_test, trained_method
 from mmplugins.its_maml.verbs.sweep import arm_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,6 +235,59 @@ def test_radius_comes_from_the_config_unless_given():
     cfg.model.test_attacks = {}
     with pytest.raises(ValueError, match='give --eps'):
         set_test(cfg, attacks=['pgd5'])
+
+
+def test_radius_alone_keeps_what_the_config_says_of_attacks():
+    cfg = Config.fromfile(CONFIG)
+    own = dict(type='LinfAttack', eps=0.08, steps=3, step_size=0.01, random_start=False)
+    cfg.model.test_attacks = dict(strong=own)
+    set_test(cfg, eps=0.04)
+    assert cfg.model.test_attacks == dict(strong=dict(own, eps=0.04))
+    set_test(cfg, attacks=['fgsm', 'strong'])
+    assert cfg.model.test_attacks == dict(fgsm=dict(type='LinfAttack', eps=0.04), strong=dict(own, eps=0.04))
+    assert list(cfg.model.test_attacks) == ['fgsm', 'strong']
+    cfg.model.test_attacks = {}
+    with pytest.raises(ValueError, match='give --attack'):
+        set_test(cfg, eps=0.2)
+
+
+def test_method_and_shots_are_those_of_the_training(config, checkpoint, tmp_path):
+    """Not those of the config of the test; a checkpoint that carries none is of that config."""
+    cfg = Config.fromfile(config)
+    set_test(cfg, shots=1, tasks=1, attacks=['fgsm'])
+    row = evaluate(cfg, checkpoint, tmp_path / 'logs')
+    assert (row['method'], row['train_shots']) == ('ITS-MAML', 3)
+    saved = torch.load(checkpoint)
+    trained = Config.fromfile(config)
+    trained.merge_from_dict({'model.reg_weight': 0.0, 'train_dataloader.dataset.shots': 2})
+    saved['meta'] = dict(cfg=trained.pretty_text)
+    torch.save(saved, checkpoint)
+    row = evaluate(cfg, checkpoint, tmp_path / 'logs')
+    assert (row['method'], row['train_shots'], row['test_shots']) == ('MAML, 2 training shots', 2, 1)
+
+
+def test_checkpoint_of_another_network_is_not_tested(config, checkpoint, tmp_path, capsys):
+    cfg = Config.fromfile(config)
+    cfg.model.network.backbone.channels = 8
+    cfg.model.network.head.in_channels = 128
+    cfg.dump(str(tmp_path / 'other.py'))
+    assert main(['test', str(tmp_path / 'other.py'), str(checkpoint), '--out', str(tmp_path / 'out')]) == 1
+    assert 'iter_2.pth is of another model than its config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('change', 'name'),
+    [
+        (dict(type='RobustProtoNet'), 'ITS-ProtoNet'),
+        (dict(clean_weight=0.0), 'ITS-MAML (AQ)'),
+        (dict(crossed=True), 'ITS-MAML (ADML)'),
+        (dict(reg='trades'), 'ITS-MAML (R-MAML (TRADES))'),
+    ],
+)
+def test_method_is_known_from_the_config(change, name):
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.update(change)
+    assert trained_method(cfg, 1) == name
 
 
 def test_arm_changes_only_what_it_names():
