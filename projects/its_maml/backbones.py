@@ -153,14 +153,26 @@ class InstanceNorm(nn.GroupNorm):
     Not ``nn.InstanceNorm2d``, which takes an input without ``B`` as well, and whose error names no layer.
 
     Args:
-        replaced: The batch norm whose place it takes.
-        name: Of that layer, for the error.
+        replaced: The batch norm whose place it takes. Its weight and bias stay, which may be pretrained; so do dropout
+            and activation of timm's ``BatchNormAct2d``.
+        name: Of that layer, for errors.
+
+    Raises:
+        ValueError: A batch norm of another kind, which computes something of its own.
     """
 
     def __init__(self, replaced: nn.modules.batchnorm._BatchNorm, name: str) -> None:
         channels = replaced.num_features
         super().__init__(channels, channels, replaced.eps, replaced.affine)
-        self.name = name
+        self.weight, self.bias, self.name = replaced.weight, replaced.bias, name
+        self.drop = self.act = nn.Identity()
+        if type(replaced).__name__ == 'BatchNormAct2d':  # by name: timm is optional
+            self.drop, self.act = replaced.drop, replaced.act
+        elif type(replaced).forward is not nn.modules.batchnorm._BatchNorm.forward:
+            raise ValueError(
+                f"norm='instance': {name} is a {type(replaced).__name__}, which does more than a batch norm: use "
+                "norm='task_batch', or a plain batch norm there"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize.
@@ -173,7 +185,7 @@ class InstanceNorm(nn.GroupNorm):
                 f"norm='instance': {self.name} sees one position a channel, {tuple(x.shape)}, and would return 0 for "
                 "every image. Use norm='task_batch', larger images, smaller strides, or no norm there"
             )
-        return super().forward(x)
+        return self.act(self.drop(super().forward(x)))
 
 
 def use_batch_statistics(network: nn.Module, norm: str = 'task_batch') -> list[str]:
@@ -191,7 +203,8 @@ def use_batch_statistics(network: nn.Module, norm: str = 'task_batch') -> list[s
         Names of the layers that kept running statistics before, or were replaced.
 
     Raises:
-        ValueError: An unknown ``norm``, or a synchronized batch norm: statistics of a task are not shared by ranks.
+        ValueError: An unknown ``norm``; a synchronized batch norm: statistics of a task are not shared by ranks; or one
+            that ``InstanceNorm`` cannot replace.
     """
     if norm not in ('task_batch', 'instance'):
         raise ValueError(f"norm must be 'task_batch' or 'instance', got {norm!r}")

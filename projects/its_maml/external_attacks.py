@@ -123,6 +123,7 @@ class FoolboxAttack(OneTaskAttack):
 
     Raises:
         ImportError: foolbox is missing.
+        ValueError: It has no attack of this name.
     """
 
     def __init__(self, name: str = 'LinfPGD', eps: float = 8 / 255, **kwargs) -> None:
@@ -130,6 +131,8 @@ class FoolboxAttack(OneTaskAttack):
             import foolbox
         except ImportError as error:
             raise ImportError('FoolboxAttack needs foolbox: pip install foolbox==3.3.4') from error
+        if not hasattr(foolbox.attacks, name):
+            raise ValueError(f'foolbox.attacks has no attack {name!r}')
         # Not the module: hooks copy models, and a module cannot be copied.
         self.wrap, self.eps = foolbox.PyTorchModel, eps
         self.attack = getattr(foolbox.attacks, name)(**kwargs)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
-from mmpretrain.models import ClsHead, CrossEntropyLoss
+from mmpretrain.models import ClsHead, CrossEntropyLoss, DeiTClsHead
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
@@ -121,8 +121,9 @@ class Learner(BaseModule):
             it is the fastest, else ``vmap``.
 
     Raises:
-        ValueError: No head, an unknown engine, or settings of the classifier that episodes would ignore: a loss of its
-            head that is not plain cross-entropy, or batch augmentations.
+        ValueError: No head, or one with two features for an image (DeiT); an unknown engine; or settings of the
+            classifier that episodes would ignore: a loss of its head that is not plain cross-entropy, or batch
+            augmentations.
     """
 
     def __init__(self, classifier: nn.Module, engine: str = 'auto') -> None:
@@ -131,6 +132,11 @@ class Learner(BaseModule):
             raise ValueError(f'engine must be one of {ENGINES}, got {engine!r}')
         if getattr(classifier, 'head', None) is None:
             raise ValueError('the network has no head: a few-shot learner needs logits for its ways')
+        if isinstance(classifier.head, DeiTClsHead):
+            raise ValueError(
+                'DeiTClsHead has two features for an image, of its class token and its distillation token, a few-shot '
+                'learner one: take VisionTransformer with VisionTransformerClsHead'
+            )
         refuse_ignored(classifier)
         self.classifier = classifier
         self.engine = engine

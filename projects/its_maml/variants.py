@@ -102,10 +102,19 @@ class RobustProtoNet(HeadLearner):
     Args:
         **kwargs: Of ``RobustMAML`` but for ``support_attack`` and ``crossed``; steps and learning rate of the inner
             loop have no meaning.
+
+    Raises:
+        ValueError: The head is a kind of ``LinearClsHead`` whose logits are not linear, such as ``CosineClsHead``.
     """
 
     base = 'ProtoNet'
     head_knows_ways = False
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        head = type(self.learner.classifier.head)
+        if head is not LinearClsHead:
+            raise ValueError(f'with a {head.__name__} logits are not distances to class means: take a LinearClsHead')
 
     def describe_adaptation(self) -> str:
         """Return how a task learns."""

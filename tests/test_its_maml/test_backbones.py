@@ -106,6 +106,33 @@ def test_instance_norm_of_one_position_is_refused():
         neck(torch.rand(5, 4))
 
 
+class Activated(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_instance_norm_keeps_pretrained_weights_and_what_is_behind():
+    """timm has its activation in the class of its batch norm."""
+    timm = pytest.importorskip('timm.layers')
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(4), timm.BatchNormAct2d(4, act_layer=nn.Hardswish))
+    for norm in net:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    plain, activated = (dict(weight=norm.weight.clone(), bias=norm.bias.clone()) for norm in net)
+    names = list(net.state_dict())
+    use_batch_statistics(net, 'instance')
+    x = torch.rand(5, 4, 6, 6)
+    expected = F.hardswish(F.instance_norm(F.instance_norm(x, **plain), **activated))
+    torch.testing.assert_close(net(x), expected)
+    assert list(net.state_dict()) == [name for name in names if name.endswith(('weight', 'bias'))]
+
+
+def test_instance_norm_does_not_drop_what_a_batch_norm_does_beside():
+    with pytest.raises(ValueError, match="0 is a Activated, which does more.*norm='task_batch'"):
+        use_batch_statistics(nn.Sequential(Activated(4)), 'instance')
+
+
 def test_synchronized_and_unknown_norms_are_refused():
     with pytest.raises(ValueError, match='0 is a SyncBN'):
         use_batch_statistics(nn.Sequential(nn.SyncBatchNorm(2)))

@@ -118,6 +118,14 @@ def test_model_with_an_attack_of_foolbox_can_be_copied(monkeypatch, build):
     assert copy.deepcopy(build(test_attacks=attacks)).test_attacks['pgd'].eps == 8 / 255
 
 
+def test_attack_that_foolbox_lacks_is_named(monkeypatch):
+    library = types.ModuleType('foolbox')
+    library.attacks = types.SimpleNamespace(LinfPGD=Constant)
+    monkeypatch.setitem(sys.modules, 'foolbox', library)
+    with pytest.raises(ValueError, match="foolbox.attacks has no attack 'LinfPDG'"):
+        FoolboxAttack('LinfPDG')
+
+
 class Constant:
     """As foolbox's attacks are made: without a network."""
 

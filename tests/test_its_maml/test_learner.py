@@ -183,6 +183,12 @@ def test_settings_that_episodes_would_ignore_are_refused(build, network, change,
         build()
 
 
+def test_head_with_two_features_for_an_image_is_refused(build, network):
+    network['head'] = dict(type='DeiTClsHead', num_classes=3, in_channels=16)
+    with pytest.raises(ValueError, match='two features for an image.*VisionTransformerClsHead'):
+        build()
+
+
 def test_unknown_engine_and_missing_head_are_refused():
     with pytest.raises(ValueError, match="got 'fast'"):
         Learner(nn.Linear(1, 1), 'fast')

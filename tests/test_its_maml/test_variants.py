@@ -149,6 +149,10 @@ def test_heads_that_do_not_fit_are_named(build, network):
     network['head'] = dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16)
     with pytest.raises(ValueError, match='needs a LinearClsHead, got VisionTransformerClsHead'):
         build('RobustProtoNet')
+    network['head'] = dict(type='CosineClsHead', num_classes=3, in_channels=16)
+    with pytest.raises(ValueError, match='with a CosineClsHead logits are not distances'):
+        build('RobustProtoNet')
+    assert build('RobustANIL').base == 'ANIL'
 
 
 def test_support_is_not_attacked_by_a_head_that_does_not_know_its_ways(build):
@@ -180,5 +184,5 @@ def test_names_of_the_variants(build):
     assert method_name(build('RobustProtoNet', reg_weight=0.0), 1, 1) == 'ProtoNet'
     assert method_name(build('RobustProtoNet'), 5, 1) == 'ITS-ProtoNet'
     assert method_name(build('RobustANIL'), 1, 1).startswith('R-ANIL (plain')
-    assert method_name(build('RobustBaselinePlusPlus', reg_weight=0.0), 1, 1) == 'Baseline++'
     assert build('RobustProtoNet').describe().startswith('distances to class means; outer loss')
+    assert method_name(build('RobustBaselinePlusPlus', reg_weight=0.0), 1, 1) == 'Baseline++'
