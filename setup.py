@@ -59,7 +59,8 @@ class BuildWithMim(build_py):
 
 
 # For exporting to ONNX, and the networks that benchmarks compare with.
-EXPORT_AND_PEERS = ['onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'onnxruntime>=1.20,<2', 'timm>=1.0.20,<2']
+EXPORT = ['onnx>=1.17,<2', 'onnxscript>=0.5,<1', 'onnxruntime>=1.20,<2']
+EXPORT_AND_PEERS = [*EXPORT, 'timm>=1.0.20,<2']
 
 setup(
     name='mmplugins',
@@ -113,7 +114,7 @@ setup(
         'spsa': EXPORT_AND_PEERS,
         'dsnet': [*EXPORT_AND_PEERS, 'scikit-learn>=1.5,<2'],
         # Not torchattacks, which pins an old requests: the attack says how to install it.
-        'maml': ['scikit-learn>=1.5,<2', 'scikit-dimension>=0.5,<0.6'],
+        'maml': [*EXPORT, 'scikit-learn>=1.5,<2', 'scikit-dimension>=0.5,<0.6'],
         'prae': ['ensemble-boxes>=1.0.9,<2'],
         'pti': [
             *('diffusers>=0.39,<0.40', 'transformers>=4.57,<5', 'safetensors>=0.8,<0.9'),

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from mmplugins.its_maml import DigitsDataset, LeafFolderDataset, PackedDataset
+from mmplugins.its_maml.verbs import predict
 
 
 @pytest.fixture
@@ -84,6 +85,17 @@ def test_leaf_folders_are_classes(folders):
     assert dataset.CLASSES == ('Greek/01', 'Greek/02', 'Greeklish/01')
     assert dataset.get_gt_labels().tolist() == [0, 0, 1, 2]
     assert dataset.get_data_info(2)['img_path'].endswith('Greek/02/a.jpg')
+
+
+def test_hidden_files_and_those_of_an_archive_are_no_images(folders, tmp_path):
+    """As macOS and notebooks leave them; the folder itself may be hidden."""
+    root = folders.rename(tmp_path.parent / f'.{tmp_path.name}')
+    for name in ('Greek/01/._a.png', 'Greek/.ipynb_checkpoints/a.png', '__MACOSX/Greek/01/a.png'):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b'')
+    dataset = LeafFolderDataset(data_root=str(root))
+    assert dataset.CLASSES == ('Greek/01', 'Greek/02', 'Greeklish/01') and len(dataset) == 4
+    assert len(predict.image_files(root)) == 4
 
 
 def test_a_parent_takes_all_below_it(folders):

@@ -97,15 +97,18 @@ def test_classes_are_drawn_evenly(make):
 
 
 def test_class_with_too_few_images_is_named(make):
-    with pytest.raises(ValueError, match=r'class val/\S+ has 20 images.*6 shots \+ 15 queries.*at most 5 shots'):
+    source = r'class val/\S+ of PackedDataset, \S+omniglot, part val'
+    with pytest.raises(ValueError, match=source + r' has 20 images.*6 shots \+ 15 queries.*at most 5 shots'):
         make(shots=6, queries=15)
     with pytest.raises(ValueError, match='use fewer than 20 queries'):
         make(shots=1, queries=20)
 
 
 def test_more_ways_than_classes_are_refused(make):
-    with pytest.raises(ValueError, match='100 ways, but there are 94 classes'):
+    with pytest.raises(ValueError, match=r'100 ways, but PackedDataset, \S+, part val has 94 classes: add classes or'):
         make(ways=100)
+    with pytest.raises(ValueError, match='part test has 3 classes.*divides 30 classes or more'):
+        make(class_split=dict(part='test', ratio=(0.8, 0.17, 0.03)))
 
 
 @pytest.mark.parametrize('name', ['ways', 'shots', 'queries', 'num_episodes'])
@@ -142,6 +145,11 @@ def test_split_of_classes():
     assert parts[0] != list(range(64)) and split_classes(range(100), 'train', seed=1) != parts[0]
     with pytest.raises(ValueError, match="part='dev'"):
         split_classes(range(10), 'dev')
+
+
+def test_of_thirty_classes_each_part_has_five():
+    for number in range(30, 200):
+        assert min(len(split_classes(range(number), part)) for part in ('train', 'val', 'test')) >= 5, number
 
 
 def test_split_in_a_dataset(make):

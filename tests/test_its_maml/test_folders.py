@@ -94,6 +94,20 @@ def test_folders_of_a_part_are_told_from_files_by_their_kind(make, monkeypatch):
     assert len(members(root, 'train')) == 3
 
 
+def test_hidden_files_are_not_what_a_list_names(make):
+    root = make('images/a.png', '__MACOSX/images/a.png', '.cache/a.png')
+    (root / '__MACOSX/train.csv').write_text('')
+    (root / 'train.csv').write_text('filename,label\na.png,one\n')
+    assert members(root, 'train') == {'one': ['images/a.png']}
+
+
+def test_a_hidden_folder_makes_no_part(make):
+    root = make(
+        *(f'{name}/1.png' for name in ('train', 'bus', 'car', 'ship', 'bike')), 'train/.ipynb_checkpoints/1.png'
+    )
+    assert len(members(root, 'train')) == 3
+
+
 def test_a_class_may_be_called_train(make):
     root = make(*(f'{name}/1.png' for name in ('train', 'bus', 'car', 'ship', 'bike')))
     assert len(members(root, 'train')) == 3

@@ -37,6 +37,24 @@ def test_adapted_network_is_the_learner_after_its_support(build, episode, norm):
         torch.testing.assert_close(one, network(query)[:1])
 
 
+@pytest.mark.filterwarnings('ignore:.*batch norms')
+@pytest.mark.parametrize('norm', ['task_batch', 'instance'])
+def test_images_that_are_predicted_alone_are_in_batches(build, episode, norm, monkeypatch):
+    network = AdaptedNetwork(build(norm=norm), episode['support'][0], episode['support_labels'][0])
+    query = episode['query'][0]
+    whole, sizes = network(query).softmax(-1), []
+    monkeypatch.setattr(predict, 'BATCH', 5)
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    torch.testing.assert_close(predict.predict(network, query), whole)
+    assert sizes == ([12] if norm == 'task_batch' else [5, 5, 2])
+
+
+def test_packages_for_onnx_are_looked_for_before_anything_else(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    assert main(['predict', 'absent.pth', '--support', 'a', '--query', 'b', '--onnx', 'c.onnx']) == 1
+    assert '--onnx needs onnxscript: pip install onnx onnxscript onnxruntime' in capsys.readouterr().err
+
+
 @pytest.fixture(scope='module')
 def birds(tmp_path_factory) -> Path:
     """15 classes of 18 pictures, each class of a colour of its own, and lists as easy-few-shot-learning has them."""

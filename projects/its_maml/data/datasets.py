@@ -5,7 +5,7 @@ Not in the paper: which files hold the images. The paper uses miniImageNet, CIFA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,22 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
+
+
+def is_junk(path: Path) -> bool:
+    """Whether a path, relative to the data, is hidden or below ``__MACOSX``, which macOS adds to its archives."""
+    return any(part.startswith('.') or part == '__MACOSX' for part in path.parts)
+
+
+def files_below(root: Path, suffixes: Container[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the files of some kinds below a folder, sorted; without hidden ones, see ``is_junk``.
+
+    Args:
+        root: The folder; itself and its parents may be hidden.
+        suffixes: In small letters, of images by default.
+    """
+    files = (path for path in root.rglob('*') if path.suffix.lower() in suffixes)
+    return sorted(path for path in files if not is_junk(path.relative_to(root)))
 
 
 class ArrayDataset(BaseDataset):
@@ -141,7 +157,7 @@ class DigitsDataset(ArrayDataset):
 class LeafFolderDataset(BaseDataset):
     """Every folder that holds images is a class, however deep it lies, as Omniglot's ``<alphabet>/<character>/*.png``.
 
-    For one level of folders mmpretrain's ``CustomDataset`` does the same.
+    For one level of folders mmpretrain's ``CustomDataset`` does the same. Hidden files and folders are left out.
 
     Args:
         data_root, data_prefix: The folder that is searched.
@@ -159,7 +175,7 @@ class LeafFolderDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """List the images of the chosen folders."""
         root = Path(self.img_prefix)
-        files = sorted(path for path in root.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = files_below(root)
         names = sorted({path.parent.relative_to(root).as_posix() for path in files})
         if not names:
             raise FileNotFoundError(f'no images below {root.resolve()}; expected <folders>/<class>/*.png')

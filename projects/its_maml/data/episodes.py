@@ -71,7 +71,7 @@ class EpisodicDataset(Dataset):
             members[label].append(position)
         self.classes = sorted(members) if class_split is None else split_classes(sorted(members), **class_split)
         self._members = {label: np.array(members[label]) for label in self.classes}
-        self._check()
+        self._check(part=(class_split or {}).get('part') or getattr(self.dataset, 'part', ''))
 
     @property
     def metainfo(self) -> dict:
@@ -83,17 +83,22 @@ class EpisodicDataset(Dataset):
         names = self.dataset.metainfo.get('classes')
         return names[label] if names else str(label)
 
-    def _check(self) -> None:
+    def _check(self, part: str) -> None:
+        root = getattr(self.dataset, 'data_root', '')
+        source = ', '.join(filter(None, (type(self.dataset).__name__, root, part and f'part {part}')))
         if self.ways > len(self.classes):
-            raise ValueError(f'{self.ways} ways, but there are {len(self.classes)} classes')
+            raise ValueError(
+                f'{self.ways} ways, but {source} has {len(self.classes)} classes: add classes or take fewer ways. '
+                'Where a seed divides 30 classes or more 64 : 16 : 20, each part has at least 5'
+            )
         smallest = min(self.classes, key=lambda label: len(self._members[label]))
         images = len(self._members[smallest])
         if images < self.shots + self.queries:
             most = images - self.queries
             hint = f'at most {most} shots are possible' if most > 0 else f'use fewer than {images} queries'
             raise ValueError(
-                f'class {self.class_name(smallest)} has {images} images, but an episode takes {self.shots} shots + '
-                f'{self.queries} queries of a class; with {self.queries} queries {hint}'
+                f'class {self.class_name(smallest)} of {source} has {images} images, but an episode takes '
+                f'{self.shots} shots + {self.queries} queries of a class; with {self.queries} queries {hint}'
             )
 
     def __len__(self) -> int:

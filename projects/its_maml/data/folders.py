@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 from mmpretrain.registry import DATASETS
 
-from .datasets import IMAGE_SUFFIXES, LeafFolderDataset
+from .datasets import IMAGE_SUFFIXES, LeafFolderDataset, files_below, is_junk
 from .episodes import split_classes
 
 PARTS = ('train', 'val', 'test')
@@ -101,7 +101,7 @@ class FewShotFolder(LeafFolderDataset):
     def load_data_list(self) -> list[dict]:
         """Find the division, and list the images of the part."""
         root = Path(self.data_root)
-        tables = sorted(path for path in root.rglob('*') if path.suffix in READERS)
+        tables = files_below(root, READERS)
         lists = {part: [path for path in tables if path.stem in names] for part, names in NAMES.items()}
         folders = {part: folder_of_classes(root, names) for part, names in NAMES.items()}
         own, folder = lists[self.part], folders[self.part]
@@ -109,7 +109,7 @@ class FewShotFolder(LeafFolderDataset):
         if len(own) > 1:
             raise ValueError(f'{[str(path) for path in own]} all list the part {self.part}: keep one')
         if own:
-            how, data_list = str(own[0]), self._of_list(root, READERS[own[0].suffix](own[0]), own[0])
+            how, data_list = str(own[0]), self._of_list(root, READERS[own[0].suffix.lower()](own[0]), own[0])
         elif folder:
             self.data_prefix = dict(img_path=str(folder))
             how, data_list = str(folder), super().load_data_list()
@@ -127,10 +127,9 @@ class FewShotFolder(LeafFolderDataset):
 
     def _of_list(self, root: Path, members: dict[str, list[str]], file: Path) -> list[dict]:
         by_end = defaultdict(list)  # name to paths, of images and of their folders
-        for path in sorted(root.rglob('*')):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                by_end[path.name].append(path)
-                by_end[path.parent.name].append(path)
+        for path in files_below(root):
+            by_end[path.name].append(path)
+            by_end[path.parent.name].append(path)
         data_list = []
         for label, (name, entries) in enumerate(members.items()):
             for entry in entries:
@@ -151,9 +150,15 @@ class FewShotFolder(LeafFolderDataset):
         return [dict(one, gt_label=place[one['gt_label']]) for one in data_list if one['gt_label'] in place]
 
 
+def is_class(path: Path) -> bool:
+    """Whether a path may be the folder of a class."""
+    return path.is_dir() and not is_junk(Path(path.name))
+
+
 def folder_of_classes(root: Path, names: tuple[str, ...]) -> Path | None:
     """Return the first folder of one of the names that holds folders: one of images is a class that is called so."""
-    return next((root / name for name in names if any(path.is_dir() for path in (root / name).glob('*'))), None)
+    folders = (root / name for name in names)
+    return next((folder for folder in folders if any(map(is_class, folder.glob('*')))), None)
 
 
 def longest_ends(paths: list[Path], entry: str) -> list[Path]:
