@@ -68,11 +68,9 @@ class CAEv1(PretrainMixin, BaseSelfSupervisor):
         if momentum:
             self.teacher = deepcopy(self.backbone).requires_grad_(False)
             self.last_seen = torch.tensor(torch.nan)  # unlike any value: the first step always counts
-        num_tokens = getattr(self.target_generator, 'num_tokens', 0)
-        if num_tokens > self.neck.head.out_features:
-            raise ValueError(
-                f'{num_tokens} tokens of the target, but num_classes={self.neck.head.out_features} of the neck'
-            )
+        num_tokens, num_classes = getattr(self.target_generator, 'num_tokens', 0), self.neck.head.out_features
+        if num_tokens not in (0, num_classes):  # a larger number would predict tokens that no patch can have
+            raise ValueError(f'{num_tokens} tokens of the target, but num_classes={num_classes} of the neck')
         if not self.head.recon_weight:  # so that DDP need not look for parameters without gradient
             for part in (self.neck.decoders, self.neck.norm_decoder, self.neck.head):
                 part.requires_grad_(False)
@@ -148,7 +146,7 @@ class CAEv1(PretrainMixin, BaseSelfSupervisor):
         latents, pred = self.neck(self.backbone(images, places), places, decode=bool(self.head.recon_weight))
         losses = {}
         if self.head.recon_weight:
-            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), places.masked)
+            losses['loss_recon'] = self.head.recon_loss(pred, self.make_target(target_images), places)
         if self.head.align_weight:
             losses['loss_align'] = self.head.align_loss(latents, align_target)
         return losses

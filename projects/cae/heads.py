@@ -34,25 +34,28 @@ class CAEv1Head(BaseModule):
             raise ValueError(f'recon_weight={recon_weight}, align_weight={align_weight}: there is nothing to learn')
         self.recon_weight, self.align_weight = recon_weight, align_weight
 
-    def recon_loss(self, pred: Tensor, target: Tensor, masked_places: Tensor) -> Tensor:
+    def recon_loss(self, pred: Tensor, target: Tensor, places: Places) -> Tensor:
         """Weighted reconstruction loss.
 
         Args:
             pred: ``(B, M, K)`` logits, or ``(B, M, C)``.
             target: ``(B, N)`` token ids, ``(B, K, h, w)`` logits of a tokenizer (the host's DALL-E gives these), or
-                ``(B, N, C)`` values.
-            masked_places: ``(B, M)``.
+                ``(B, N, C)`` values, maybe with a CLS token in front, which is left out.
+            places: Of the visible and the masked patches in the grid.
 
         Raises:
-            ValueError: Predictions and targets do not fit; the config's ``num_classes`` is wrong.
+            ValueError: Predictions and targets do not fit: the config's ``num_classes`` is wrong, or the target is not
+                of the patches of the grid.
         """
         if target.dim() == 4:
             check_channels(pred, target.size(1))
             target = target.argmax(dim=1).flatten(1)
+        # Others would be compared in silence, each with the pixels of another place.
+        extra = count_extra(target, places, most=target.dim() - 2)
         if target.dim() == 2:
-            loss = F.cross_entropy(pred.flatten(0, 1).float(), target.gather(1, masked_places).flatten())
+            loss = F.cross_entropy(pred.flatten(0, 1).float(), target.gather(1, places.masked).flatten())
         else:
-            target = tokens_at(target, masked_places)
+            target = tokens_at(target[:, extra:], places.masked)
             check_channels(pred, target.size(-1))
             loss = F.mse_loss(pred.float(), target.float())
         return self.recon_weight * loss
@@ -66,6 +69,28 @@ def check_channels(pred: Tensor, channels: int) -> None:
     """Raise ``ValueError`` where predictions ``(B, K, C)`` and a target differ in channels or tokens."""
     if pred.size(-1) != channels:
         raise ValueError(f'{channels} channels or tokens of the target, but num_classes={pred.size(-1)} of the neck')
+
+
+def count_extra(target: Tensor, places: Places, most: int = 1) -> int:
+    """Return how many tokens a target ``(B, N, …)`` or ``(B, 1 + N, …)`` has in front of its patches.
+
+    Args:
+        target: Token ids or values.
+        places: Of the visible and the masked patches in the grid.
+        most: 0: a CLS token is an error.
+
+    Raises:
+        ValueError: It has not a token for each patch.
+    """
+    num_patches = places.visible.size(1) + places.masked.size(1)
+    extra = target.size(1) - num_patches
+    if not 0 <= extra <= most:
+        raise ValueError(
+            f'a target of {target.size(1)} tokens, of shape {tuple(target.shape)}, for the {num_patches} patches of '
+            "the backbone's grid: set the patch size of the target, or the size of the images that it sees "
+            '(second_size of the crop)'
+        )
+    return extra
 
 
 @MODELS.register_module()
@@ -108,10 +133,9 @@ class CAEv2Head(BaseModule):
         Raises:
             ValueError: The target has no token per patch, or no CLS where one is needed.
         """
-        num_patches = places.visible.size(1) + places.masked.size(1)
-        extra = target.size(1) - num_patches
-        if target.dim() != 3 or extra not in (0, 1):
-            raise ValueError(f'a target of shape {tuple(target.shape)} for {num_patches} patches, with or without CLS')
+        if target.dim() != 3:
+            raise ValueError(f'a target of shape {tuple(target.shape)}: features of tokens have three dimensions')
+        extra = count_extra(target, places)
         if self.on_cls and not extra:
             raise ValueError('the target has no CLS token: set with_cls=False in the head')
         patches = target[:, extra:]

@@ -21,15 +21,34 @@ def test_tokens_cross_entropy(places):
     masked = places[1]
     pred, ids = torch.randn(2, 6, 20), torch.randint(20, (2, 15))
     expected = [-pred[b, k].log_softmax(0)[ids[b, masked[b, k]]] for b in range(2) for k in range(6)]
-    torch.testing.assert_close(CAEv1Head().recon_loss(pred, ids, masked), torch.stack(expected).mean())
+    torch.testing.assert_close(CAEv1Head().recon_loss(pred, ids, places), torch.stack(expected).mean())
     logits = F.one_hot(ids, 20).float().transpose(1, 2).unflatten(2, (3, 5))  # what the host's DALL-E gives
-    torch.testing.assert_close(CAEv1Head(3.0).recon_loss(pred, logits, masked), 3 * torch.stack(expected).mean())
+    torch.testing.assert_close(CAEv1Head(3.0).recon_loss(pred, logits, places), 3 * torch.stack(expected).mean())
 
 
 def test_values_squared_error(places):
     pred, target = torch.randn(2, 6, 20), torch.randn(2, 15, 20)
     expected = torch.stack([(pred[b] - target[b, places[1][b]]).square() for b in range(2)]).mean()
-    torch.testing.assert_close(CAEv1Head().recon_loss(pred, target, places[1]), expected)
+    torch.testing.assert_close(CAEv1Head().recon_loss(pred, target, places), expected)
+    target = torch.cat([torch.randn(2, 1, 20), target], dim=1)  # with a CLS token in front
+    torch.testing.assert_close(CAEv1Head().recon_loss(pred, target, places), expected)
+
+
+@pytest.mark.parametrize(
+    'target',
+    [
+        torch.randint(20, (2, 60)),
+        torch.randint(20, (2, 16)),  # ids have no class token: it is another grid
+        torch.randint(20, (2, 14)),
+        torch.randn(2, 20, 6, 10),
+        torch.randn(2, 60, 20),
+        torch.randn(2, 14, 20),
+    ],
+    ids=lambda target: str(tuple(target.shape)),
+)
+def test_targets_of_another_grid(places, target):
+    with pytest.raises(ValueError, match="for the 15 patches of the backbone's grid: set the patch size of the target"):
+        CAEv1Head().recon_loss(torch.randn(2, 6, 20), target, places)
 
 
 def test_alignment_squared_error_without_gradient_to_the_target():
@@ -48,7 +67,7 @@ def test_weights_must_leave_something(weights):
 
 def test_codebook_larger_than_the_read_out(places):
     with pytest.raises(ValueError, match='21 channels or tokens of the target, but num_classes=20'):
-        CAEv1Head().recon_loss(torch.randn(2, 6, 20), torch.randn(2, 21, 3, 5), places.masked)
+        CAEv1Head().recon_loss(torch.randn(2, 6, 20), torch.randn(2, 21, 3, 5), places)
 
 
 def test_latent_loss_of_perfect_and_opposite_predictions(places):
@@ -102,7 +121,7 @@ def test_half_precision_is_compared_in_float32(places):
 def test_bad_targets(places):
     with pytest.raises(ValueError, match='no CLS token: set with_cls=False'):
         pick(torch.randn(2, 15, 8), places)
-    with pytest.raises(ValueError, match=r'shape \(2, 20, 8\) for 15 patches'):
+    with pytest.raises(ValueError, match=r'of shape \(2, 20, 8\), for the 15 patches'):
         pick(torch.randn(2, 20, 8), places)
     with pytest.raises(ValueError, match='7 channels or tokens of the target, but num_classes=8'):
         CAEv2Head().loss([torch.randn(2, 3, 8)], [torch.randn(2, 3, 7)])
