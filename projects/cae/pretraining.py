@@ -11,7 +11,7 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmplugins.utils.encoders import is_pretrained
+from mmplugins.utils.encoders import pretrained_of
 
 from .tokens import common_count
 
@@ -28,7 +28,7 @@ def note_num_masked(preprocessor: nn.Module, args: tuple) -> None:
 def is_from_file(target: nn.Module) -> bool:
     """Tell whether the weights of a target, or of a part of it, are read from where they were published."""
     return any(
-        getattr(part, 'published', False) or is_pretrained(getattr(part, 'init_cfg', None)) for part in target.modules()
+        getattr(part, 'published', False) or pretrained_of(getattr(part, 'init_cfg', None)) for part in target.modules()
     )
 
 

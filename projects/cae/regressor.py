@@ -20,7 +20,7 @@ from mmpretrain.models.utils import build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from mmplugins.utils.encoders import is_pretrained
+from mmplugins.utils.encoders import pretrained_of
 
 from .layers import NORM_CFG, CAEEncoderLayer, CAERegressorLayer, drop_path_rates
 from .tokens import Places, sincos_table, split_places, tokens_at
@@ -118,7 +118,7 @@ class CAERegressorNeck(CAENeck):
     def init_weights(self) -> None:
         """Initialize as the authors do: Xavier for each linear, the head included; the host treats it apart."""
         BaseModule.init_weights(self)
-        if is_pretrained(self.init_cfg):
+        if pretrained_of(self.init_cfg):
             return
         self.apply(self._init_weights)
         trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)

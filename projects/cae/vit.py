@@ -19,7 +19,7 @@ from mmpretrain.models.utils import build_norm_layer, resize_pos_embed
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from mmplugins.utils.encoders import is_pretrained
+from mmplugins.utils.encoders import pretrained_of
 
 from .layers import NORM_CFG, CAEEncoderLayer, drop_path_rates
 from .sizes import arch_of, pair
@@ -179,8 +179,8 @@ class CAEViT(BaseBackbone):
 
     def init_weights(self) -> None:
         """Initialize as the authors do, or load what ``init_cfg`` names; see :func:`load_encoder`."""
-        if is_pretrained(self.init_cfg):
-            load_encoder(self, self.init_cfg['checkpoint'], self.init_cfg.get('num_heads'), self.init_cfg.get('prefix'))
+        if file := pretrained_of(self.init_cfg):
+            load_encoder(self, file['checkpoint'], file.get('num_heads'), file.get('prefix'))
             return
         super().init_weights()
         self.pos_embed.data.copy_(sincos_table(self.patch_resolution, self.embed_dims))

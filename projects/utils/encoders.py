@@ -158,5 +158,11 @@ def is_published(network: nn.Module) -> bool:
 
 
 def is_pretrained(init_cfg: dict | list | None) -> bool:
-    """Tell whether ``init_cfg`` names a file."""
-    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+    """Tell whether ``init_cfg`` is one entry, and names a file."""
+    return isinstance(init_cfg, dict) and pretrained_of(init_cfg) is not None
+
+
+def pretrained_of(init_cfg: dict | list | None) -> dict | None:
+    """Return the entry of ``init_cfg``, one or a list of them, that names a file; None if there is none."""
+    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or ()
+    return next((entry for entry in entries if entry.get('type') == 'Pretrained'), None)

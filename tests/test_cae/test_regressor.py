@@ -133,3 +133,13 @@ def test_rescaled_start_values():
 def test_bad_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         CAERegressorNeck(**{**SIZES, **change})
+
+
+def test_a_file_may_stand_in_a_list(tmp_path):
+    neck = CAERegressorNeck(**SIZES)
+    torch.save(dict(state_dict=neck.state_dict()), tmp_path / 'neck.pth')
+    file = dict(type='Pretrained', checkpoint=str(tmp_path / 'neck.pth'))
+    again = CAERegressorNeck(**SIZES, init_cfg=[dict(type='Xavier', layer='Linear'), file])
+    again.init_weights()
+    for name, value in neck.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name

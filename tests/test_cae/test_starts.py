@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -10,6 +11,7 @@ from mmplugins.cae import CAEDenseViT, CAEViT, ViTPyramid
 from mmplugins.cae.__main__ import main
 from mmplugins.cae.transfer.finetune_vit import CAEFinetuneViT
 from mmplugins.cae.weights.huggingface import write_folder
+from mmplugins.cae.weights.start import heads_in_config
 from mmplugins.utils.weights import read_weights
 
 transformers = pytest.importorskip('transformers')
@@ -154,7 +156,7 @@ DEIT_TINY = dict(embed_dims=192, num_layers=1, num_heads=3, feedforward_channels
 
 
 @torch.no_grad()
-def test_number_of_heads_goes_with_the_weights(tmp_path):
+def test_number_of_heads_goes_with_the_weights(tmp_path, capsys):
     sizes = {**SIZES, 'embed_dim': 192, 'depth': 1, 'num_heads': 3}
     theirs = randomized(timm.create_model('vit_tiny_patch16_224', num_classes=0, **sizes))
     torch.save(theirs.state_dict(), tmp_path / 'deit.pth')
@@ -172,7 +174,46 @@ def test_number_of_heads_goes_with_the_weights(tmp_path):
     model = randomized(CAEViT(arch, 32, 8))
     torch.save({f'backbone.{name}': value for name, value in model.state_dict().items()}, tmp_path / 'cae.pth')
     assert main(['export', str(tmp_path / 'cae.pth'), str(tmp_path / 'hf'), '--to', 'hf']) == 0
+    assert '12 heads are assumed, as CAE has with 192 channels' in capsys.readouterr().out
     assert torch.equal(start(tmp_path / 'hf/model.safetensors', arch=arch)(IMAGES)[0], model(IMAGES)[0])
+
+
+@pytest.mark.parametrize(
+    ('arch', 'heads'),
+    [
+        (DEIT_TINY, 3),
+        ('tiny', 12),
+        (dict(DEIT_TINY, embed_dims=384), None),  # of another network
+    ],
+    ids=['dict', 'name', 'other'],
+)
+def test_number_of_heads_is_that_of_the_config_in_a_checkpoint(tmp_path, capsys, arch, heads):
+    model = randomized(CAEViT(DEIT_TINY, 32, 8))
+    state = {f'backbone.{name}': value for name, value in model.state_dict().items()}
+    text = Config(dict(model=dict(backbone=dict(type='CAEViT', arch=arch), neck=dict(num_heads=5)))).pretty_text
+    torch.save(dict(state_dict=state, meta=dict(cfg=text)), tmp_path / 'epoch_1.pth')
+    assert main(['export', str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'hf'), '--to', 'hf']) == 0
+    assert ('heads are assumed' in capsys.readouterr().out) == (heads is None)
+    found = transformers.BeitConfig.from_pretrained(tmp_path / 'hf').num_attention_heads
+    assert found == (heads or 12)
+    if heads == 3:
+        with pytest.raises(ValueError, match='of a ViT with 3 heads, the model has 12'):
+            start(tmp_path / 'epoch_1.pth', arch={**DEIT_TINY, 'num_heads': 12})
+
+
+@pytest.mark.parametrize('text', ['', 'model = (', 'model = build()', "a.b = 1; model = dict(type='CAEv2')"], ids=str)
+def test_configs_that_do_not_say_the_number_of_heads(text):
+    assert heads_in_config(text, 192) is None
+
+
+def test_a_file_may_stand_in_a_list(tmp_path):
+    model = randomized(CAEViT(ARCH, 32, 8))
+    torch.save({f'backbone.{name}': value for name, value in model.state_dict().items()}, tmp_path / 'ours.pth')
+    entries = [dict(type='TruncNormal', layer='Conv2d'), dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth'))]
+    again = CAEViT(ARCH, 32, patch_size=8, init_cfg=entries)
+    again.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mmplugins.utils.encoders import is_pretrained
+from mmplugins.utils.encoders import pretrained_of
 from mmplugins.utils.weights import load_strictly, read_weights
 
 from .precision import SinglePrecision
@@ -41,6 +41,6 @@ class DALLETokenTarget(SinglePrecision, DALLEEncoder):
 
     def init_weights(self) -> None:
         """Read the file of ``init_cfg``."""
-        if is_pretrained(self.init_cfg):
-            source = self.init_cfg['checkpoint']
+        if file := pretrained_of(self.init_cfg):
+            source = file['checkpoint']
             load_strictly(self, read_weights(source), source)

@@ -15,7 +15,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmplugins.utils.encoders import features_of, is_pretrained, is_published
+from mmplugins.utils.encoders import features_of, is_published, pretrained_of
 from mmplugins.utils.weights import is_torchscript, load_strictly, read_weights
 
 
@@ -39,17 +39,18 @@ class FrozenFeatureTarget(BaseModule):
     def __init__(self, backbone: dict, grid_size: tuple[int, int] | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone) if isinstance(backbone, dict) else backbone
-        self.published = is_pretrained(init_cfg) or (isinstance(backbone, dict) and is_published(self.backbone))
+        self.published = bool(pretrained_of(init_cfg)) or (isinstance(backbone, dict) and is_published(self.backbone))
         self.grid_size = None if grid_size is None else tuple(grid_size)
         self.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Read the file of ``init_cfg``, or initialize the backbone as its own config says."""
-        if not is_pretrained(self.init_cfg):
+        file = pretrained_of(self.init_cfg)
+        if not file:
             return super().init_weights()
-        source = self.init_cfg['checkpoint']
+        source = file['checkpoint']
         network = getattr(self.backbone, 'timm_model', self.backbone)
-        return load_strictly(network, read_weights(source), source, self.init_cfg.get('prefix'))
+        return load_strictly(network, read_weights(source), source, file.get('prefix'))
 
     def train(self, mode: bool = True) -> FrozenFeatureTarget:
         """Stay in evaluation mode."""
@@ -144,8 +145,8 @@ class CLIPVisionTarget(BaseModule):
 
     def init_weights(self) -> None:
         """Read the file of ``init_cfg``."""
-        if is_pretrained(self.init_cfg):
-            source = self.init_cfg['checkpoint']
+        if file := pretrained_of(self.init_cfg):
+            source = file['checkpoint']
             if self.activation is None and not is_torchscript(source):
                 raise ValueError(
                     f"{source} is not OpenAI's own archive and does not say its activation: set activation='gelu' "

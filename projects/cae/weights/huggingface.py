@@ -19,7 +19,7 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
     Args:
         state: Weights with our names.
         folder: To write.
-        num_heads: Where it is not what :func:`heads_of` takes it for.
+        num_heads: None: what :func:`heads_of` takes it for; it is printed if no weight shows it.
 
     Returns:
         How many weights were written.
@@ -41,9 +41,13 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
         raise ValueError(f'BEiT of transformers takes square images; this model has a grid of {grid}')
     if not {'backbone.ln1.weight', 'backbone.ln2.weight'} & set(state):
         raise ValueError('BEiT of transformers has a norm behind its layers; this encoder has none')
-    num_heads = num_heads or heads_of(state)
+    has_table = any(name.endswith('relative_position_bias_table') for name in state)
     if not num_heads:
-        raise ValueError(f'no weight shows the number of heads of a model of {dims} channels: add --num-heads')
+        num_heads = heads_of(state)
+        if not num_heads:
+            raise ValueError(f'no weight shows the number of heads of a model of {dims} channels: add --num-heads')
+        if not has_table:
+            print(f'{num_heads} heads are assumed, as CAE has with {dims} channels; --num-heads says another number')
     config = BeitConfig(
         architectures=['BeitForImageClassification' if has_head else 'BeitModel'],
         hidden_size=dims,
@@ -56,7 +60,7 @@ def write_folder(state: dict[str, Tensor], folder: str | Path, num_heads: int | 
         num_channels=state['backbone.patch_embed.projection.weight'].shape[1],
         use_mask_token=False,
         use_absolute_position_embeddings=True,
-        use_relative_position_bias=any(name.endswith('relative_position_bias_table') for name in state),
+        use_relative_position_bias=has_table,
         layer_scale_init_value=0.1 if 'backbone.layers.0.gamma_1' in state else 0,
         use_mean_pooling='backbone.ln2.weight' in state,
         num_labels=len(state['head.fc.weight']) if has_head else 2,

@@ -5,6 +5,7 @@ Not in the papers: our decision, because most of what is wrong here loads in sil
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mmplugins.utils.weights import read_checkpoint
 
-from ..sizes import ARCHS
+from ..sizes import ARCHS, arch_of
 from .layouts import encoder_of, layout_of
 from .parts import State
 from .shapes import names
@@ -40,6 +41,27 @@ def heads_of(state: Mapping[str, Tensor], layout: str = 'ours') -> int | None:
     return {arch['embed_dims']: arch['num_heads'] for arch in ARCHS.values()}.get(dims)
 
 
+def heads_in_config(text: str, dims: int) -> int | None:
+    """Return the number of heads that the text of a config says, as checkpoints of mmengine hold it; None if not.
+
+    Args:
+        text: Of which nothing is run.
+        dims: Channels of the encoder; a backbone of another width is not the one that is asked for.
+    """
+    try:
+        lines = [line for line in ast.parse(text).body if isinstance(line, ast.Assign)]
+        found = next(line.value for line in lines if line.targets[0].id == 'model')
+        for key in ('backbone', 'arch'):
+            found = next(entry.value for entry in found.keywords if entry.arg == key)
+        if isinstance(found, ast.Call):  # dict(embed_dims=…)
+            arch = {entry.arg: ast.literal_eval(entry.value) for entry in found.keywords}
+        else:
+            arch = arch_of(ast.literal_eval(found))
+        return arch['num_heads'] if arch['embed_dims'] == dims else None
+    except (AttributeError, KeyError, StopIteration, SyntaxError, TypeError, ValueError):  # written in another way
+        return None
+
+
 def read_model(
     source: str, rename: Callable[[State, str], State], num_heads: int | None = None, prefix: str | None = None
 ) -> tuple[State, str, int | None]:
@@ -53,8 +75,8 @@ def read_model(
 
     Returns:
         Weights with our names, the layout of the file, and the number of heads: from ``meta``, where ``convert`` notes
-        it, from the ``config.json`` of transformers beside the file, or from :func:`heads_of`. A custom ``arch`` in a
-        file of ours may have any number: None.
+        it, or the config in it, from the ``config.json`` of transformers beside the file, or from :func:`heads_of`.
+        A custom ``arch`` in a file of ours that says nothing may have any number: None.
 
     Raises:
         ValueError: See :func:`to_ours`.
@@ -68,6 +90,8 @@ def read_model(
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
     stated, config = meta.get('num_heads'), Path(source).with_name('config.json')
+    if layout == 'ours' and not stated and prefix in (None, 'backbone.'):
+        stated = heads_in_config(str(meta.get('cfg', '')), state['backbone.cls_token'].size(-1))
     if layout == 'hf' and config.is_file():
         stated = json.loads(config.read_text(encoding='utf-8')).get('num_attention_heads')
     return state, layout, num_heads or stated or (None if layout == 'ours' else heads_of(state, layout))
