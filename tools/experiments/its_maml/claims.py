@@ -256,7 +256,7 @@ EXPERIMENT = Experiment(
             functools.partial(meta_train, data=data),
             tuple(arms),
             (0, 1, 2),
-            minutes={arm: 5.0 * setting.get('longer', 1) for arm, setting in arms.items()},
+            minutes={arm: 1.5 + 0.9 * setting.get('longer', 1) for arm, setting in arms.items()},
             after={PLAIN: MAML} if data == 'omniglot' else {},
         )
         for data, arms in ARMS.items()
