@@ -1,5 +1,5 @@
 # CAE, ViT-B/16, ImageNet-1K. Paper recipe: 32 GPUs x 64 images, 300 epochs. Not run by us.
-# Needs the encoder of DALL-E's tokenizer, OpenAI's own file, where `checkpoint` says.
+# Needs the encoder of DALL-E's tokenizer, OpenAI's own file (link in the README), where `checkpoint` says.
 _base_ = './_base_/pretrain_in1k.py'
 
 model = dict(

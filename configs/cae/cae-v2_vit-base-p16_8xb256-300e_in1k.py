@@ -1,5 +1,5 @@
 # CAE v2, ViT-B/16, ImageNet-1K, target CLIP ViT-B/16. Paper recipe: 8 GPUs x 256 images, 300 epochs. Not run by us.
-# Needs OpenAI's ViT-B-16.pt where `checkpoint` says.
+# Needs OpenAI's ViT-B-16.pt (link in the README of the plugin) where `checkpoint` says.
 _base_ = './_base_/pretrain_in1k.py'
 
 model = dict(

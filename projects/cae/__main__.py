@@ -19,6 +19,8 @@ def run_fit(args: argparse.Namespace) -> None:
     files = sorted(path for path in args.folder.rglob('*') if path.suffix.lower() in IMAGES)
     if not files:
         raise ValueError(f'no images in {args.folder}')
+    if len(args.img_size) > 2:
+        raise ValueError(f'--img-size takes a height and a width, or one number for both, got {args.img_size}')
     size = tuple(args.img_size * 2 if len(args.img_size) == 1 else args.img_size)
     centers = fit_codebook(files, args.out, args.num_tokens, args.patch_size, size, args.window, seed=args.seed)
     print(f'{len(centers)} tokens of {len(files)} images -> {args.out.with_suffix(".npz")}')

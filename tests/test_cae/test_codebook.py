@@ -62,6 +62,17 @@ def test_kmeans_fills_empty_clusters():
     assert torch.isfinite(centers).all() and len(nearest(points, centers).unique()) > 3
 
 
+def test_kmeans_holds_few_distances_at_once(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(codebook, 'DISTANCES', 100)
+    monkeypatch.setattr(codebook, 'nearest', lambda part, centers: sizes.append(len(part)) or nearest(part, centers))
+    points = torch.randn(60, 3)
+    centers = fit_kmeans(points, 7)
+    assert max(sizes) * 7 <= 100
+    monkeypatch.undo()
+    torch.testing.assert_close(centers, fit_kmeans(points, 7))
+
+
 def test_kmeans_is_decided_by_the_seed():
     points = torch.randn(300, 3)
     assert torch.equal(fit_kmeans(points, 7, seed=1), fit_kmeans(points, 7, seed=1))
@@ -121,6 +132,14 @@ def test_corrupt_files_are_named(photos, tmp_path, name):
     (tmp_path / name).write_bytes(b'no image' if name == 'text.png' else whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=rf'{name} is not an image that can be read'):
         fit_codebook([*photos, tmp_path / name], tmp_path / 'x.npz', 2, 4, (8, 16))
+
+
+@pytest.mark.parametrize(
+    ('patch', 'size'), [(0, (8, 16)), (-4, (8, 16)), (4, (0, 16)), (4, (8, -16)), (5, (8, 16))], ids=str
+)
+def test_patches_must_divide_the_images(photos, tmp_path, patch, size):
+    with pytest.raises(ValueError, match=f'patch_size={patch}, .*each side must be a multiple of the patch size'):
+        fit_codebook(photos, tmp_path / 'x.npz', 2, patch, size)
 
 
 def test_colors_are_rgb(tmp_path):

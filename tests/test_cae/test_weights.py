@@ -236,5 +236,12 @@ def test_fit_codebook_of_a_folder(repo, tmp_path, capsys):
     centers, patch_size, window = load_codebook(tmp_path / 'tokens.npz')
     assert (tuple(centers.shape), patch_size, window) == ((7, 192), 8, 8)
     assert '7 tokens of' in capsys.readouterr().out
+    for more, message in (
+        (['--img-size', '16', '24', '32'], '--img-size takes a height and a width, or one number for both'),
+        (['--patch-size', '0'], 'patch_size=0'),
+        (['--img-size', '20'], 'each side must be a multiple of the patch size'),
+    ):
+        assert main(['fit-codebook', str(folder), str(out), *options, *more]) == 1
+        assert message in capsys.readouterr().err
     assert main(['fit-codebook', str(tmp_path / 'none'), str(out)]) == 1
     assert 'fit-codebook: no images in' in capsys.readouterr().err

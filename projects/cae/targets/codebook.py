@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mmplugins.utils.atomic import replacing
 
+DISTANCES = 2**24  # of points to centers, held at once; 64 MiB
 SHIPPED = Path(__file__).parent / 'codebooks'
 
 
@@ -71,8 +72,9 @@ def fit_kmeans(points: Tensor, num_tokens: int, iterations: int = 20, seed: int 
         return points[torch.randperm(len(points), generator=generator)[:count]]
 
     centers = random_points(num_tokens)
+    rows = max(1, DISTANCES // num_tokens)
     for _ in range(iterations):
-        owner = torch.cat([nearest(part, centers) for part in points.split(65536)])
+        owner = torch.cat([nearest(part, centers) for part in points.split(rows)])
         counts = torch.bincount(owner, minlength=num_tokens)
         sums = torch.zeros_like(centers).index_add_(0, owner, points)
         centers = sums / counts.clamp(min=1)[:, None]
@@ -143,7 +145,7 @@ def fit_codebook(
         patch_size: Pixels.
         img_size: Each image is resized to ``(H, W)`` first.
         window: Pixels around a patch that count; default: the patch.
-        max_patches: A random part is taken where there are more; all that is held in memory.
+        max_patches: A random part is taken where there are more; all of them are held in memory.
         iterations: Of k-means.
         seed: Of the random parts.
 
@@ -151,10 +153,16 @@ def fit_codebook(
         Centers ``(K, P)``, as written.
 
     Raises:
-        ValueError: There are no images, a file is none, or there are fewer patches than tokens.
+        ValueError: There are no images, a file is none, patches do not divide them, or there are fewer patches than
+            tokens.
     """
     if not files:
         raise ValueError('no images to fit a codebook to')
+    if patch_size < 1 or any(side < 1 or side % patch_size for side in img_size):
+        raise ValueError(
+            f'patch_size={patch_size}, img_size={tuple(img_size)}: each side must be a multiple of the patch size, and '
+            'all must be above 0'
+        )
     window = window or patch_size
     points = random_windows(files, img_size, patch_size, window, max_patches, seed)
     centers = fit_kmeans(points, num_tokens, iterations, seed).half()
