@@ -1,4 +1,4 @@
-# ITS-MAML, CIFAR-FS, Conv4-16/32, 5-way 1-shot, 3 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 5 hours
+# ITS-MAML, CIFAR-FS, Conv4-16/32, 5-way 1-shot, 3 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 2 hours
 # of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'
 train_dataloader = dict(dataset=dict(shots=3))

@@ -1,5 +1,5 @@
-# ITS-MAML, CIFAR-FS, Conv4-16/32, 5-way 5-shot, 7 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 11 hours
-# of one CPU core. Not run by us.
+# ITS-MAML, CIFAR-FS, Conv4-16/32, 5-way 5-shot, 7 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 2.5
+# hours of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'
 train_dataloader = dict(dataset=dict(shots=7))
 val_dataloader = dict(dataset=dict(shots=5))

@@ -1,4 +1,4 @@
-# ITS-MAML, miniImageNet, Conv4-32, 5-way 5-shot, 7 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 117
+# ITS-MAML, miniImageNet, Conv4-32, 5-way 5-shot, 7 shots in training. 1 GPU x 4 tasks, 15,000 updates, about 60
 # hours of one CPU core. Not run by us.
 _base_ = './_base_/mini-imagenet.py'
 train_dataloader = dict(dataset=dict(shots=7))

@@ -1,5 +1,5 @@
-# ITS-MAML on images of your own: a backbone of mmpretrain. 5-way 1-shot, 3 shots in training. 1 GPU x 4 tasks, 15,000
-# updates, about 207 hours of one CPU core. Not run by us.
+# ITS-MAML on images of your own: a backbone of mmpretrain. 5-way 1-shot, 3 shots in training. 1 GPU x 4 tasks,
+# 15,000 updates, about 105 hours of one CPU core for the training alone. Not run by us.
 _base_ = './_base_/custom.py'
 model = dict(
     network=dict(

@@ -1,4 +1,4 @@
-# MAML without adversarial term, CIFAR-FS, Conv4-16/32, 5-way 1-shot. 1 GPU x 4 tasks, 15,000 updates, about 2 hours
+# MAML without adversarial term, CIFAR-FS, Conv4-16/32, 5-way 1-shot. 1 GPU x 4 tasks, 15,000 updates, about 1 hour
 # of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'
 model = dict(attack=None, reg_weight=0.0)

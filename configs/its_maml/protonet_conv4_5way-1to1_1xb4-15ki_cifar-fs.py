@@ -1,4 +1,4 @@
 # Prototypical networks (Snell et al., 2017), on the same episodes. CIFAR-FS, 5-way 1-shot. 1 GPU x 4 tasks, 15,000
-# updates, about 40 minutes of one CPU core. Not run by us.
+# updates, about 30 minutes of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'
 model = dict(type='RobustProtoNet', attack=None, reg_weight=0.0)

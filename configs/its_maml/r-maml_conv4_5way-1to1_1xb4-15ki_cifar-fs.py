@@ -1,3 +1,3 @@
-# R-MAML, CIFAR-FS, Conv4-16/32, 5-way 1-shot, second order: the baseline with as many shots in training as in test. 1
-# GPU x 4 tasks, 15,000 updates, about 3 hours of one CPU core. Not run by us.
+# R-MAML, CIFAR-FS, Conv4-16/32, 5-way 1-shot, second order: the baseline with as many shots in training as in test.
+# 1 GPU x 4 tasks, 15,000 updates, about 1.5 hours of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'

@@ -1,4 +1,4 @@
 # R-MAML as its code does it: first-order gradients. CIFAR-FS, Conv4-16/32, 5-way 1-shot. 1 GPU x 4 tasks, 15,000
-# updates, about 3 hours of one CPU core. Not run by us.
+# updates, about 1 hour of one CPU core. Not run by us.
 _base_ = './_base_/cifar-fs.py'
 model = dict(first_order=True)

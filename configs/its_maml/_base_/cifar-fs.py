@@ -12,23 +12,13 @@ model = dict(
         pgd20=dict(type='LinfAttack', eps=8 / 255, steps=20)))
 
 data_root = 'data/cifar-fs/'
-splits = 'data/cifar-fs/splits/bertinetto/'
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_dataloader = dict(
     dataset=dict(
-        cache=True,
-        dataset=dict(
-            type='LeafFolderDataset', data_root=data_root, data_prefix='data', classes=splits + 'train.txt',
-            pipeline=pipeline)))
+        cache=True, dataset=dict(type='FewShotFolder', data_root=data_root, part='train', pipeline=pipeline)))
 val_dataloader = dict(
     dataset=dict(
-        cache=True,
-        dataset=dict(
-            type='LeafFolderDataset', data_root=data_root, data_prefix='data', classes=splits + 'val.txt',
-            pipeline=pipeline)))
+        cache=True, dataset=dict(type='FewShotFolder', data_root=data_root, part='val', pipeline=pipeline)))
 test_dataloader = dict(
     dataset=dict(
-        cache=True,
-        dataset=dict(
-            type='LeafFolderDataset', data_root=data_root, data_prefix='data', classes=splits + 'test.txt',
-            pipeline=pipeline)))
+        cache=True, dataset=dict(type='FewShotFolder', data_root=data_root, part='test', pipeline=pipeline)))

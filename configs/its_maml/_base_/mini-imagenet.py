@@ -1,4 +1,5 @@
-# miniImageNet, 84x84, folders {train,val,test}/<class>/*.jpg with 64, 16, 20 classes. Attack 4/255, test 2/255.
+# miniImageNet, 84x84, 64, 16, 20 classes: folders {train,val,test}/<class>/*.jpg, or images/*.jpg with a list
+# {train,val,test}.csv (Ravi and Larochelle, 2017). Attack 4/255, test 2/255.
 _base_ = './r-maml.py'
 
 model = dict(
@@ -10,8 +11,8 @@ model = dict(
 data_root = 'data/mini-imagenet/'
 pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(84, 84)), dict(type='PackInputs')]
 train_dataloader = dict(
-    dataset=dict(dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=pipeline)))
+    dataset=dict(dataset=dict(type='FewShotFolder', data_root=data_root, part='train', pipeline=pipeline)))
 val_dataloader = dict(
-    dataset=dict(dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=pipeline)))
+    dataset=dict(dataset=dict(type='FewShotFolder', data_root=data_root, part='val', pipeline=pipeline)))
 test_dataloader = dict(
-    dataset=dict(dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='test', pipeline=pipeline)))
+    dataset=dict(dataset=dict(type='FewShotFolder', data_root=data_root, part='test', pipeline=pipeline)))

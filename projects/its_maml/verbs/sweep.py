@@ -45,7 +45,11 @@ def arm_config(
 
 
 class TrainingClock(Hook):
-    """Count processor seconds of training over its resumes: those that led to a checkpoint are in it."""
+    """Count processor seconds of training over its resumes: those that led to a checkpoint are in it.
+
+    They are those of this process: validations during the training are in them, the workers of its data loaders, which
+    are processes of their own, are not.
+    """
 
     def __init__(self) -> None:
         self.start = time.process_time()
@@ -93,7 +97,8 @@ def run_arm(cfg: Config, folder: Path, **row) -> dict:
         **row: Put into the result as they are.
 
     Returns:
-        The row of ``evaluate`` with processor ``seconds`` of training and ``images`` that were seen.
+        The row of ``evaluate`` with processor ``seconds`` of training, see ``TrainingClock``, and ``images`` that
+        were seen.
 
     Raises:
         ValueError: The folder holds an arm of another config.
