@@ -11,7 +11,7 @@ from mmplugins.utils.verbs import run_verb
 
 from .pairs.lists import read_pairs
 from .verbs.app import CSS, build_app
-from .verbs.arguments import add_editor_arguments, build_editor, unknown_words
+from .verbs.arguments import TUNED, add_editor_arguments, build_editor, unknown_words
 from .verbs.batch import BatchRun
 from .verbs.editing import edit_batch, make_loader, settings_of
 from .verbs.report import identify, save_sample, summary_line
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument('--image', required=True)
         one.add_argument('--source-prompt', help='what is in the image; needed by null-text and --init source')
     edit.add_argument('--prompt', required=True, help='what the edited image should show')
-    invert.add_argument('--prompt', default='', help='of the edit; needed with --init target only')
+    invert.add_argument('--prompt', default='', help='of the edit; needed with --init target or --tokens content')
     batch.add_argument('pairs', help='our JSON, mapping_file.json of PIE-Bench, or a folder of images and text files')
     batch.add_argument('--image-root', help='folder that paths in the JSON start from')
     batch.add_argument('--prompt', help='for the images of a folder that have no text file')
@@ -60,8 +60,11 @@ def run_edit(args: argparse.Namespace) -> None:
 
 def run_invert(args: argparse.Namespace) -> None:
     """Invert one image."""
-    if not args.prompt and args.method == 'pti' and args.init == 'target':
-        raise ValueError('--init target starts from the prompt of the edit: give --prompt, or leave --init out')
+    if not args.prompt:
+        if args.method in ('pti', 'ddim') and args.init == 'target':
+            raise ValueError('--init target starts from the prompt of the edit: give --prompt, or leave --init out')
+        if args.method in TUNED and args.tokens == 'content':
+            raise ValueError('--tokens content tunes those of the prompt of the edit: give --prompt, or leave it out')
     run_one(args, edits=False)
 
 

@@ -75,7 +75,8 @@ def spans_of(parts: DiffusionParts, prompt: str) -> list[tuple[str, tuple[int, i
     """Words of a prompt with the first of their tokens and the one behind the last; the first token of all is 1."""
     found, start = [], 1
     for word in prompt.split():
-        end = start + len(parts.tokenizer(word).input_ids) - 2  # without begin and end
+        text = parts.pipeline.maybe_convert_prompt(word, parts.tokenizer)  # a learned word may stand for several tokens
+        end = start + len(parts.tokenizer(text).input_ids) - 2  # without begin and end
         found.append((word, (start, end)))
         start = end
     return found
@@ -92,8 +93,9 @@ def move_of(source: list, target: list, length: int) -> Tensor:
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind in ('equal', 'replace'):
             for (_, (start, end)), (_, (first, last)) in zip(source[a:b], target[c:d], strict=False):
-                if end - start == last - first:  # token by token
-                    move[range(start, min(end, length)), range(first, min(last, length))] = 1
+                if end - start == last - first:  # token by token, as far as the model reads both
+                    count = min(end - start, length - start, length - first)
+                    move[range(start, start + count), range(first, first + count)] = 1
                 else:
                     move[start:end, first:last] = 1 / (last - first)
     # End and padding follow the words.

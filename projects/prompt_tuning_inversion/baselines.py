@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors, warn_guidance
+from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors, prompts_for, warn_guidance
 from .inversion import Inversion
 from .prompt_tuning import PromptTuningInversion
 from .tuning import TuningEditor
@@ -121,6 +121,7 @@ class SDEditEditor(InversionEditor):
         progress: Progress | None = None,
     ) -> Inversion:
         """Encode the images and draw the noise."""
+        prompts_for(len(images), prompts, source_prompts)
         latents = self.parts.encode_image(images)
         # Drawn on the CPU, so that all devices draw the same.
         noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(self.seed)).to(latents)

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from .baselines import SDEditEditor
-from .editor import Progress, SourcePrompts, guide, normal_tensors
+from .editor import Progress, SourcePrompts, guide, normal_tensors, prompts_for
 from .inversion import Inversion
 
 
@@ -44,6 +44,7 @@ class EditFriendlyEditor(SDEditEditor):
         progress: Progress | None = None,
     ) -> Inversion:
         """Noise every level by itself, then find the noise of each step (equations 5 and 6)."""
+        _, source_prompts = prompts_for(len(images), prompts, source_prompts)
         with self.parts.frozen():
             latents = self.parts.encode_image(images)
             null = self.parts.encode_text([''] * len(images))

@@ -112,7 +112,7 @@ class InversionEditor(BaseModel):
         """Stage 1: images ``(B, 3, H, W)`` in [-1, 1], the prompts of the edit and, where needed, of the images.
 
         Raises:
-            ValueError: A prompt that is needed is missing.
+            ValueError: A prompt that is needed is missing, or the number of prompts is not that of the images.
         """
 
     @abstractmethod
@@ -143,10 +143,7 @@ class InversionEditor(BaseModel):
         """
         eta = self.etas[0] if eta is None else float(eta)
         check_eta(eta)
-        prompts = [prompts] * len(inversion) if isinstance(prompts, str) else list(prompts)
-        source_prompts = [source_prompts] * len(inversion) if isinstance(source_prompts, str) else source_prompts
-        if len(prompts) != len(inversion):
-            raise ValueError(f'{len(prompts)} prompts for {len(inversion)} images')
+        prompts, source_prompts = prompts_for(len(inversion), prompts, source_prompts)
         if inversion.settings != self.settings():
             changed = [key for key, value in self.settings().items() if inversion.settings.get(key) != value]
             raise ValueError(f'the inversion was made with other settings ({", ".join(changed)}): invert again')
@@ -264,6 +261,23 @@ class InversionEditor(BaseModel):
             if sample.get('mask') is not None:
                 sample.mask = sample.mask.cpu()  # every metric asks it and multiplies by it
             sample.set_data(dict(edits=edits[:, place], etas=etas))
+
+
+def prompts_for(
+    count: int, prompts: Sequence[str], source_prompts: SourcePrompts = None
+) -> tuple[list[str], list[str | None] | None]:
+    """Prompts of the edits and of the images, one for each of ``count`` images; a single string serves all.
+
+    Raises:
+        ValueError: The number of prompts is not that of the images.
+    """
+    found = []
+    for name, given in (('prompts', prompts), ('source prompts', source_prompts)):
+        given = [given] * count if isinstance(given, str) else given if given is None else list(given)
+        if given is not None and len(given) != count:
+            raise ValueError(f'{len(given)} {name} for {count} images')
+        found.append(given)
+    return tuple(found)
 
 
 def guide(uncond: Tensor | None, cond: Tensor | None, guidance: float) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention_control import AttentionControl, AttentionMaps
-from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors
+from .editor import InversionEditor, Progress, SourcePrompts, guide, normal_tensors, prompts_for
 from .inversion import Inversion
 
 TOKENS = ('all', 'content')
@@ -147,11 +147,7 @@ class TuningEditor(InversionEditor):
             FloatingPointError: A loss is not finite.
         """
         count = len(images)
-        prompts = [prompts] * count if isinstance(prompts, str) else list(prompts)
-        source_prompts = [source_prompts] * count if isinstance(source_prompts, str) else source_prompts
-        for name, given in (('prompts', prompts), ('source prompts', source_prompts)):
-            if given is not None and len(given) != count:
-                raise ValueError(f'{len(given)} {name} for {count} images')
+        prompts, source_prompts = prompts_for(count, prompts, source_prompts)
         if self.needs_source_prompt and None in (source_prompts or [None]):
             raise ValueError(f'{type(self).__name__} needs a prompt that says what is in the image (source prompt)')
         with self.parts.frozen():

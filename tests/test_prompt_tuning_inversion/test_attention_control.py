@@ -89,9 +89,14 @@ def words(*lengths: int) -> list:
         (words(1, 2), [('a', (1, 2)), ('x', (2, 3))], [{0: 1}, {1: 1}, {2: 1, 3: 1}, {4: 1}, {5: 1}, {}]),
         (words(1, 1), [('a', (1, 2)), ('x', (2, 3)), ('b', (3, 4))], [{0: 1}, {1: 1}, {}, {2: 1}, {3: 1}, {4: 1}]),
         (words(1, 1), [('b', (1, 2))], [{0: 1}, {2: 1}, {3: 1}, {4: 1}, {5: 1}, {}]),
+        # A word that only one of the prompts, or none, has room for.
+        (words(5, 2), [('b', (1, 3)), ('a', (3, 8))], [{0: 1}, {}, {}, {1: 1}, {2: 1}, {3: 1}]),
+        ([('b', (1, 3)), ('a', (3, 8))], words(5, 2), [{0: 1}, {}, {}, {}, {}, {}]),
+        (words(6, 2), words(1, 2), [{0: 1}, dict.fromkeys(range(1, 6), 1), {}, {}, {}, {}]),
         ([], words(1), [{0: 1}, {}, {1: 1}, {2: 1}, {3: 1}, {4: 1}]),
     ],
-    ids=['same', 'replaced', 'by a longer word', 'by a shorter word', 'new word', 'word left out', 'empty prompt'],
+    ids=['same', 'replaced', 'by a longer word', 'by a shorter word', 'new word', 'word left out',
+         'end cut', 'place cut', 'both cut', 'empty prompt'],
 )  # fmt: skip
 def test_words_and_their_tokens_are_matched(source, target, columns):
     expected = torch.zeros(6, 6)

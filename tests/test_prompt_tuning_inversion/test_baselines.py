@@ -55,6 +55,18 @@ def test_null_text_strength_zero_repeats_stage_one(make_editor, images):
     assert (inversion.losses[:, 1] <= inversion.losses[:, 0]).float().mean() > 0.7
 
 
+@pytest.mark.parametrize('kind', ['SDEditEditor', 'EditFriendlyEditor'])
+def test_prompts_are_counted_and_a_string_serves_all(make_editor, images, kind):
+    editor = make_editor(kind)
+    with pytest.raises(ValueError, match='3 prompts for 2 images'):
+        editor.invert(images, ['a'] * 3)
+    with pytest.raises(ValueError, match='1 source prompts for 2 images'):
+        editor.invert(images, TARGETS, SOURCES[:1])
+    found, expected = (editor.invert(images, *given) for given in (['a', 'ab'], [['a'] * 2, ['ab'] * 2]))
+    for name, value in expected.tensors().items():
+        assert torch.equal(found.tensors()[name], value), name
+
+
 def test_null_text_needs_the_prompt_of_the_image(make_editor, images):
     with pytest.raises(ValueError, match='NullTextInversionEditor needs a prompt that says what is in the image'):
         make_editor('NullTextInversionEditor').invert(images, TARGETS)

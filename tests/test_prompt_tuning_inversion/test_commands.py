@@ -271,9 +271,18 @@ def test_what_the_user_can_put_right_is_said_in_a_line(here, folder, capsys, arg
     assert not Path('pti_out').exists()
 
 
-def test_invert_needs_a_prompt_to_start_from_it(here, folder, capsys):
-    assert run('invert', '--image', 'photo.png', '--model', folder, *FAST, '--init', 'target') == 1
-    assert 'give --prompt, or leave --init out' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--init', 'target'], 'give --prompt, or leave --init out'),
+        (['--init', 'target', '--method', 'ddim'], 'give --prompt, or leave --init out'),
+        (['--tokens', 'content'], '--tokens content tunes those of the prompt of the edit: give --prompt'),
+    ],
+    ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
+)
+def test_invert_needs_the_prompt_that_it_depends_on(here, folder, capsys, args, message):
+    assert run('invert', '--image', 'photo.png', '--model', folder, *FAST, *args) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_weak_guidance_and_uneven_steps_are_warnings(here, folder, capsys):

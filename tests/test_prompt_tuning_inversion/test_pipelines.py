@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmplugins.prompt_tuning_inversion import DiffusionParts, LoadEditImage, PromptTuningInversion
 from mmplugins.prompt_tuning_inversion.__main__ import main
+from mmplugins.prompt_tuning_inversion.attention_control import spans_of
 from mmplugins.prompt_tuning_inversion.diffusion.folder import variant_of
 
 PROMPT = ['a red three']
@@ -268,6 +269,8 @@ def test_a_word_stands_for_its_vectors(models, family):
     assert not torch.equal(parts.encode_text(['a sparkle']), plain.encode_text(['a sparkle']))
     assert torch.equal(parts.encode_text(['a red one']), plain.encode_text(['a red one']))
     assert parts.identity != plain.identity
+    spans = spans_of(parts, 'a sparkle red')
+    assert spans[:2] == [('a', (1, 2)), ('sparkle', (2, 4))] and spans[2][1][0] == 4
 
 
 def test_sdxl_rows_are_both_encoders_and_the_pooled_embedding(tiny_pipeline):

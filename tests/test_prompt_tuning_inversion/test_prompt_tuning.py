@@ -329,6 +329,8 @@ def test_wrong_use(make_editor, images):
     inversion = editor.invert(images, 'a red one')
     with pytest.raises(ValueError, match='1 prompts for 2 images'):
         editor.edit(inversion, ['a'])
+    with pytest.raises(ValueError, match='3 source prompts for 2 images'):
+        editor.edit(inversion, 'a', source_prompts=['a'] * 3)
     with pytest.raises(ValueError, match='eta must be from 0'):
         editor.edit(inversion, 'a', 2)
     with pytest.raises(ValueError, match=r'made with other settings \(guidance\)'):

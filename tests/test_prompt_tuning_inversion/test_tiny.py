@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
+from mmplugins.prompt_tuning_inversion.tinted_digits import training
 from mmplugins.prompt_tuning_inversion.tinted_digits.dataset import COLORS, DIGITS, prompt_of, tint
 from mmplugins.prompt_tuning_inversion.tinted_digits.judge import DigitJudge, TintedDigitAccuracy, color_of, words_of
 from mmplugins.prompt_tuning_inversion.tinted_digits.parts import WORDS, build_tokenizer
@@ -140,6 +141,13 @@ def test_denoiser_trains_unet_and_text_encoder_on_latents_of_unit_variance():
     model.encode(images * 0.1)
     assert torch.equal(model.scaling_factor, factor)
     assert 'scaling_factor' in model.state_dict()
+
+
+def test_all_processes_scale_their_latents_alike(monkeypatch):
+    monkeypatch.setattr(training, 'broadcast', lambda factor: factor.fill_(3.0))  # what the first process found
+    model, images = MODELS.build(DENOISER), torch.rand(8, 3, 16, 16) * 2 - 1
+    latents = model.autoencoder.vae.encode(images).latent_dist.mode()
+    torch.testing.assert_close(model.encode(images), 3 * latents)
 
 
 def test_share_of_empty_prompts(monkeypatch):

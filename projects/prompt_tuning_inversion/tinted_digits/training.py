@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import broadcast
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
@@ -101,6 +102,7 @@ class TintedDigitDenoiser(BaseModel):
         latents = self.autoencoder.vae.encode(inputs).latent_dist.mode()
         if self.scaling_factor == 0:
             self.scaling_factor.fill_(1 / latents.std())
+            broadcast(self.scaling_factor)  # of several processes each has a batch of its own
         return latents * self.scaling_factor
 
     def forward(self, inputs: Tensor, prompt: Sequence[str], mode: str = 'loss') -> dict[str, Tensor]:
