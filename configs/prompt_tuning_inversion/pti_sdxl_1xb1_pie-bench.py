@@ -1,5 +1,5 @@
 # Prompt Tuning Inversion, Stable Diffusion XL (base 1.0) at 1024 pixels, PIE-Bench; 1 GPU x 1 image. SDXL_FOLDER names its
-# diffusers folder. Weights in bfloat16: float16 overflows in the autoencoder of SDXL. Not run by us.
+# diffusers folder. Weights in bfloat16, the autoencoder in float32. Not run by us.
 _base_ = './pti_sd15_1xb1_pie-bench.py'
 
 model = dict(

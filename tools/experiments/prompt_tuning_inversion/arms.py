@@ -20,6 +20,10 @@ EDIT_GUIDANCE = 5.0
 ETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 INITS = ('target', 'source', 'null')
+UNTUNED = (
+    'the same without tuning: from the prompt of the edit, which is guided sampling of it whatever eta, and from the '
+    'empty prompt at the best eta'
+)
 
 
 def make_tasks(group: int, count: int) -> list[dict]:
@@ -113,6 +117,7 @@ def arms() -> dict[str, dict]:
     found[f'negative-prompt {suffix}'] = dict(kind='NegativePromptEditor', guidance=EDIT_GUIDANCE)
     for name in (f'{method} {init} {suffix}' for method in ('PTI', 'DDIM') for init in INITS):
         found[name]['etas'] = ETAS
+    found[f'DDIM target {suffix}']['etas'] = (1.0,)  # whatever eta: it mixes the prompt of the edit with itself
     for name in (f'null-text {suffix}', f'negative-prompt {suffix}'):
         found[name]['etas'] = ETAS
     found[f'SDEdit {suffix}'] = dict(kind='SDEditEditor', guidance=EDIT_GUIDANCE, etas=STRENGTHS)
