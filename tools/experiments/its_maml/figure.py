@@ -18,7 +18,7 @@ def draw(found: Found, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 5, figsize=(19, 3.6), layout='constrained')
+    figure, panels = pyplot.subplots(1, 5, figsize=(21, 3.6), layout='constrained')
 
     def line(panel, names: Sequence[str], xs: Sequence[int], key: str, **style) -> None:
         values = [list(found.values('omniglot', name, key).values()) for name in names]
@@ -35,10 +35,10 @@ def draw(found: Found, path: Path) -> None:
             line(panel, WITHOUT, (1, 5), key, label=f'{name}, λ = 0', linestyle='--')
         panel.set(xlabel='training shots', ylabel=label, title='Omniglot, test with 1 shot')
     for panel, data in ((panels[2], 'omniglot'), (panels[3], 'digits')):
-        for name in found.arms(data):
-            if 'step' not in name:
-                xs, ys = (list(found.values(data, name, key).values()) for key in ('clean', 'pgd10'))
-                panel.scatter(xs, ys, s=18, label=name)
+        names = [name for name in found.arms(data) if 'step' not in name]
+        for name, color in zip(names, pyplot.get_cmap('tab20').colors, strict=False):
+            xs, ys = (list(found.values(data, name, key).values()) for key in ('clean', 'pgd10'))
+            panel.scatter(xs, ys, s=18, label=name, color=color)
         panel.set(xlabel='clean, %', ylabel='PGD-10, %', title=data)
     for name in (WITH[0], WITH[-1]):
         names = [f'{name}, 1 step', name, f'{name}, 5 steps']
@@ -47,7 +47,10 @@ def draw(found: Found, path: Path) -> None:
     panels[4].set(xlabel='inner steps in training', ylabel='accuracy, %', title='Omniglot')
     for panel in panels:
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=6)
+        beside = (
+            dict(loc='center left', bbox_to_anchor=(1, 0.5)) if panel is panels[2] else {}
+        )  # too many to stand inside
+        panel.legend(fontsize=6, **beside)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=72)
     pyplot.close(figure)
