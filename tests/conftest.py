@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.config import utils as config_utils
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 # For `experiments` and `results`. Last, because `tools/test.py` has the name of a package of Python's.
@@ -116,6 +118,34 @@ def run() -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
+
+
+@pytest.fixture(scope='session')
+def readme_models(repo) -> Callable[[str], list[str]]:
+    """Return a function that gives each ``model = …`` below "Use it in your config" in the README of a plugin."""
+
+    def models(plugin: str) -> list[str]:
+        text = (repo / f'projects/{plugin}/README.md').read_text(encoding='utf-8')
+        text = text.partition('## Use it in your config')[2].partition('\n## ')[0]
+        code = ''.join(re.findall(r'```python\n(.*?)```', text, re.DOTALL))
+        return re.findall(r'^model = \S.*\n(?:[ )].*\n)*', code, re.MULTILINE)
+
+    return models
+
+
+@pytest.fixture
+def build_over(tmp_path) -> Callable[[str, str, str], nn.Module]:
+    """Return a function that lays lines of a config over that of a host, and builds the model with a plugin."""
+
+    def build(base: str, plugin: str, lines: str) -> nn.Module:
+        imports = f"custom_imports = dict(imports=['mmplugins.{plugin}'], allow_failed_imports=False)"
+        path = tmp_path / 'mine.py'
+        path.write_text(f'_base_ = {base!r}\n{imports}\n{lines}')
+        cfg = Config.fromfile(path)
+        init_default_scope(cfg.default_scope)
+        return MODELS.build(cfg.model)
+
+    return build
 
 
 @pytest.fixture

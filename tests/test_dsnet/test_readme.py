@@ -1,10 +1,6 @@
 """The configs of the README, laid over those of the hosts."""
 
-import re
-
 import pytest
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('mmdet.models')
 
@@ -14,20 +10,9 @@ DETECT = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 SNIPPETS = [(PRETRAIN, 'backbone', 'DSNet'), (DETECT, 'backbone', 'DSNet'), (DETECT, 'neck', 'DSFPN')]
 
 
-@pytest.fixture
-def snippets(repo):
-    text = (repo / 'projects/dsnet/README.md').read_text(encoding='utf-8')
-    text = text.partition('## Use it in your config')[2].partition('\n## ')[0]
-    code = ''.join(re.findall(r'```python\n(.*?)```', text, re.DOTALL))
-    return re.findall(r'^model = \S.*\n(?:[ )].*\n)*', code, re.MULTILINE)
-
-
 @pytest.mark.parametrize('number', range(len(SNIPPETS)))
-def test_it_builds(snippets, number, tmp_path):
+def test_it_builds(readme_models, build_over, number):
     base, part, kind = SNIPPETS[number]
-    assert len(snippets) == len(SNIPPETS)
-    imports = "custom_imports = dict(imports=['mmplugins.dsnet'], allow_failed_imports=False)"
-    (tmp_path / 'mine.py').write_text(f'_base_ = {base!r}\n{imports}\n{snippets[number]}')
-    cfg = Config.fromfile(tmp_path / 'mine.py')
-    init_default_scope(cfg.default_scope)
-    assert type(getattr(MODELS.build(cfg.model), part)).__name__ == kind
+    models = readme_models('dsnet')
+    assert len(models) == len(SNIPPETS)
+    assert type(getattr(build_over(base, 'dsnet', models[number]), part)).__name__ == kind

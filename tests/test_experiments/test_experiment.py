@@ -57,14 +57,16 @@ def test_shipped_results_are_not_overwritten(start, folders, option):
 def test_other_data_have_tasks_of_their_own(folders):
     """In the place of all others: what does not depend on the data is not run again."""
     experiment = Experiment(
-        tasks=dict(task=Task(measure, ('ours',)), fixed=Task(measure, ('alone',))),
+        tasks=dict(task=Task(measure, ('ours',), (0, 1)), fixed=Task(measure, ('alone',))),
         claims=lambda found: [Claim('Measured', 'ours', '', [], [found.row('task', 'ours', 'value', 'value')])],
         data=folders / 'small',
         on_data=lambda folder: dict(task=Task(measure, ('ours',), tuple(range(int((folder / 'number').read_text()))))),
     )
     options = ['any', '--processes', '1', '--work-dir', str(folders / 'work'), '--out', str(folders / 'out')]
     run(experiment, build_parser().parse_args([*options, '--data', str(folders / 'large')]))
-    (claim,) = json.loads((folders / 'out/claims.json').read_text())['claims']
+    record = json.loads((folders / 'out/claims.json').read_text())
+    (claim,) = record['claims']
+    assert '--seeds' not in record['command']  # five are what these data have
     assert len(claim['arms'][0]['values']) == 5 and not list((folders / 'work').rglob('alone'))
 
 

@@ -146,45 +146,37 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         kept = write_jobs(results, jobs_file, args.extend)
         if args.extend:
             results = {job: kept[job] for job in in_order([job for job in kept if (job.task, job.arm) in known], tasks)}
-        seconds = write_claims(experiment, args, context, Found(results), time.time() - start, out)
-    print(f'written to {out}; {seconds} s')
+        found = Found(results)
+        # Of the whole experiment, also of jobs that an earlier run finished.
+        seconds = max(time.time() - start, found.seconds() / args.processes)
+        write_claims(experiment, words_of(tasks, args, found), context, found, seconds, out)
+    print(f'written to {out}; {seconds:.0f} s')
 
 
 def write_claims(
-    experiment: Experiment, args: argparse.Namespace, context: Context, found: Found, seconds: float, out: Path
-) -> int:
-    """Judge what was found; write, draw and say it.
-
-    Returns:
-        Seconds of the whole experiment, also of jobs that an earlier run finished.
-    """
-    seconds = max(seconds, found.seconds() / args.processes)
+    experiment: Experiment, words: list[str], context: Context, found: Found, seconds: float, out: Path
+) -> None:
+    """Judge what was found; write, draw and say it."""
     path = out / 'claims.json'
     earlier = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else dict(claims=[])
     claims = [to_json(after_looks(claim, earlier['claims'])) for claim in experiment.claims(found)]
     claims = keep_older(claims, earlier)
     record = origin(seconds, *experiment.packages) | found.origin()
-    record |= dict(command=command_of(words_of(experiment, args, found)), minutes=found.cost())
+    record |= dict(command=command_of(words), minutes=found.cost())
     write_text(path, json.dumps(dict(**record, claims=claims), indent=1) + '\n')
     if claims:
         draw_claims(claims, out / 'claims.png')
     if experiment.finish:
         experiment.finish(found, context, out)
     print('\n'.join(verdict_lines(claims)))
-    return record['seconds']
 
 
-def words_of(experiment: Experiment, args: argparse.Namespace, found: Found) -> list[str]:
+def words_of(tasks: Mapping[str, Task], args: argparse.Namespace, found: Found) -> list[str]:
     """Words of the command that runs all of it, whatever part this call has added."""
     words = [args.plugin, *(('--data', str(args.data)) if args.data else ()), *(('--quick',) if args.quick else ())]
-    usual = {seed for task in experiment.tasks.values() if len(task.seeds) > 1 for seed in task.seeds}
-    seeds = {
-        seed
-        for name, arms in found.results.items()
-        if name in experiment.tasks and len(experiment.tasks[name].seeds) > 1
-        for rows in arms.values()
-        for seed in rows
-    }
+    several = {name: task.seeds for name, task in tasks.items() if len(task.seeds) > 1}
+    usual = {seed for seeds in several.values() for seed in seeds}
+    seeds = {seed for name in several for rows in found.results.get(name, {}).values() for seed in rows}
     if not args.quick and seeds - usual:
         words += ['--seeds', *map(str, sorted(seeds | usual))]
     return words

@@ -47,9 +47,8 @@ def draw(found: Found, path: Path) -> None:
     panels[4].set(xlabel='inner steps in training', ylabel='accuracy, %', title='Omniglot')
     for panel in panels:
         panel.grid(alpha=0.3)
-        beside = (
-            dict(loc='center left', bbox_to_anchor=(1, 0.5)) if panel is panels[2] else {}
-        )  # too many to stand inside
+        # The names of the third are too many to stand inside.
+        beside = dict(loc='center left', bbox_to_anchor=(1, 0.5)) if panel is panels[2] else {}
         panel.legend(fontsize=6, **beside)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=72)
